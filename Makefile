@@ -1,0 +1,40 @@
+# Two commands for a fresh machine; each does all of its own set-up in .venv:
+#   make demo   the main job: train, export, verify, benchmark, stream, on the embedded data set
+#   make test   the tests; make check adds lint and types
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test lint check clean
+
+demo: $(VENV)/.all
+	PATH="$(abspath $(BIN)):$$PATH" sh benchmarks/demo.sh
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: lint test
+
+clean:
+	rm -rf $(VENV) runs
+
+$(VENV)/.venv:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.all: $(VENV)/.venv pyproject.toml constraints.txt
+	$(PIP) --editable '.[all]'
+	touch $@
+
+# Model API asks for OpenCV's headless build, which would overwrite the files of the other build beside it: --no-deps.
+$(VENV)/.dev: $(VENV)/.all
+	$(PIP) --editable '.[dev]'
+	$(PIP) --no-deps openvino-model-api
+	touch $@

@@ -1,0 +1,14 @@
+#!/bin/sh
+# The main job on the embedded data set, from images to a live stream. Run by `make demo`; needs nothing but edgecls.
+set -eu
+
+say() { printf '\n\033[1m$ %s\033[0m\n' "$*"; "$@"; }
+
+say edgecls train
+say edgecls export --target onnx
+say edgecls export --target onnx --int8
+say edgecls export --target openvino
+say edgecls export --target openvino --int8
+say edgecls export --target tensorrt --int8
+say edgecls benchmark
+say edgecls stream --camera demo --duration 8 --record runs/demo.mp4 --events runs/demo.jsonl

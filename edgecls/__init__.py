@@ -1,0 +1,38 @@
+"""edgecls: from a folder of photographs to a verified, fast classifier running on the device in front of you.
+
+>>> import edgecls
+>>> model = edgecls.load("runs/001-digits-mobilenet_v3_small")  # doctest: +SKIP
+>>> model.predict("photo.jpg").label  # doctest: +SKIP
+'seven'
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgecls.card import Card
+    from edgecls.classifier import Classifier, Prediction, load
+    from edgecls.errors import EdgeclsError
+    from edgecls.preprocess import Preprocess
+
+__version__ = "0.1.0"
+__all__ = ["Card", "Classifier", "EdgeclsError", "Prediction", "Preprocess", "__version__", "load"]
+
+_HOMES = {
+    "Card": "card",
+    "Classifier": "classifier",
+    "EdgeclsError": "errors",
+    "Prediction": "classifier",
+    "Preprocess": "preprocess",
+    "load": "classifier",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `import edgecls` costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edgecls' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"edgecls.{_HOMES[name]}"), name)

@@ -1,0 +1,46 @@
+"""The registry: every module of this package that defines `BACKEND` is a backend; a new one is one new file.
+
+Importing a backend module is cheap: the runtime itself is imported when it is used.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+from edgecls.backends.base import Backend, Session
+from edgecls.errors import ArtefactError, UsageError
+
+__all__ = ["Backend", "Session", "all_backends", "exportable", "find", "find_for_file"]
+
+
+@cache
+def all_backends() -> dict[str, Backend]:
+    """Every backend by name, in alphabetical order."""
+    modules = (import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__))
+    backends = [module.BACKEND for module in modules if hasattr(module, "BACKEND")]
+    return {backend.name: backend for backend in sorted(backends, key=lambda backend: backend.name)}
+
+
+def exportable() -> dict[str, Backend]:
+    """The backends that `edgecls export` can build for."""
+    return {name: backend for name, backend in all_backends().items() if backend.exportable}
+
+
+def find(name: str) -> Backend:
+    """The backend of that name. Raises `UsageError` that lists what there is."""
+    try:
+        return all_backends()[name]
+    except KeyError:
+        raise UsageError(f"there is no target {name!r}; choose one of {', '.join(exportable())}") from None
+
+
+def find_for_file(path: Path) -> Backend:
+    """The backend that opens a bare model file. Raises `ArtefactError` for a suffix that none opens."""
+    bare = {backend.bare_suffix: backend for backend in all_backends().values() if backend.bare_suffix}
+    try:
+        return bare[path.suffix.lower()]
+    except KeyError:
+        raise ArtefactError(f"{path} is not a model file; a bare model ends in {' or '.join(sorted(bare))}") from None

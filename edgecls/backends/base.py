@@ -1,0 +1,164 @@
+"""What a runtime must be able to do. Public methods check once; a backend fills in the small methods behind them."""
+
+from __future__ import annotations
+
+import importlib.util
+from abc import ABC, abstractmethod
+from collections import deque
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgecls.card import Card, Runtime, check_files, with_files
+from edgecls.errors import ArtefactError, BackendError, MissingExtraError, UsageError
+
+if TYPE_CHECKING:
+    from numpy import float32, uint8
+    from numpy.typing import NDArray
+    from typing_extensions import Self
+
+
+class Session(ABC):
+    """An opened model: raw images in, scores out, host to host. A context manager; use it from one thread.
+
+    `submit` and `collect` let inference overlap with other work: up to `depth` submissions may wait to be collected.
+    """
+
+    depth = 1
+
+    def __init__(self, card: Card):
+        self.card = card
+        self._waiting: deque[int] = deque()
+        self._finished: deque[NDArray[float32]] = deque()
+
+    def infer(self, images: NDArray[uint8]) -> NDArray[float32]:
+        """Scores (N, C) float32 of images (N, h, w, 3) uint8 RGB. Raises `UsageError` for any other input."""
+        return self._infer(self._checked(images))
+
+    def submit(self, images: NDArray[uint8]) -> None:
+        """Start on images as for `infer`. Raises `UsageError` where `depth` submissions are waiting already."""
+        images = self._checked(images)
+        if len(self._waiting) >= self.depth:
+            raise UsageError(f"{self.depth} submissions are waiting; collect one first")
+        self._submit(images)
+        self._waiting.append(len(images))
+
+    def collect(self) -> NDArray[float32]:
+        """Scores of the oldest submission, waiting for it if need be. Raises `UsageError` where there is none."""
+        if not self._waiting:
+            raise UsageError("nothing was submitted")
+        self._waiting.popleft()
+        return self._collect()
+
+    def close(self) -> None:
+        """Free what the runtime holds. Nothing may be asked of the session afterwards."""
+
+    @abstractmethod
+    def _infer(self, images: NDArray[uint8]) -> NDArray[float32]: ...
+
+    def _submit(self, images: NDArray[uint8]) -> None:
+        self._finished.append(self._infer(images))
+
+    def _collect(self) -> NDArray[float32]:
+        return self._finished.popleft()
+
+    def _checked(self, images: NDArray[uint8]) -> NDArray[uint8]:
+        import numpy as np
+
+        expected = self.card.input_shape
+        if images.dtype != np.uint8 or images.shape[1:] != expected or not len(images):
+            wanted = f"uint8 images (N, {', '.join(map(str, expected))})"
+            raise UsageError(f"the model takes {wanted}, got {images.dtype} {images.shape}")
+        return np.ascontiguousarray(images)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+class Backend(ABC):
+    """One runtime.
+
+    `name` is its name on the command line and in the card, `package` the Python package behind it, `extra` the
+    pip extra that brings it. `bare_suffix` is set where this backend opens model files that come alone.
+    `stand_in` names the backend that can run the same graph where this one cannot run.
+    """
+
+    name: str
+    package: str
+    extra: str | None = None
+    precisions: tuple[str, ...] = ("fp32",)
+    exportable = True
+    bare_suffix: str | None = None
+    stand_in: str | None = None
+
+    def available(self) -> str | None:
+        """Why sessions cannot be opened on this machine, or None where they can."""
+        return self._missing()
+
+    def buildable(self) -> str | None:
+        """Why bundles cannot be built on this machine, or None where they can."""
+        return self._missing()
+
+    def version(self) -> str | None:
+        """Version of the installed runtime, or None."""
+        from importlib import metadata
+
+        try:
+            return metadata.version(self.package)
+        except metadata.PackageNotFoundError:
+            return None
+
+    def build(self, graph: Path, card: Card, out: Path, device: str | None = None) -> Card:
+        """Turn an ONNX graph of the card's precision into a bundle's files in the folder `out`.
+
+        Returns the card completed with runtime and file hashes; writing it is the caller's job. Raises `BackendError`.
+        """
+        self.check_request(card.precision, device)
+        if reason := self.buildable():
+            raise BackendError(reason)
+        card = replace(card, target=self.name)
+        runtime, names = self._build(graph, card, out, device)
+        return with_files(replace(card, runtime=runtime), out, names)
+
+    def check_request(self, precision: str, device: str | None) -> None:
+        """Raise `UsageError` where this backend has no such precision or builds nothing per device."""
+        if precision not in self.precisions:
+            raise UsageError(f"target {self.name} has no precision {precision}; it has {', '.join(self.precisions)}")
+        self._check_device(device)
+
+    def open(self, place: Path, card: Card, threads: int | None = None) -> Session:
+        """Open a bundle's folder, or a bare model file with the card that was read from it.
+
+        `threads` limits the processor threads, None leaves the choice to the runtime. Raises `ArtefactError` for files
+        that do not fit the card and `BackendError` where the runtime is missing or refuses them.
+        """
+        if reason := self.available():
+            raise BackendError(f"{place} cannot run here: {reason}")
+        if place.is_dir():
+            check_files(card, place)
+            place = place / card.model_file
+        return self._open(place, card, threads)
+
+    def read_embedded(self, file: Path) -> Card:
+        """The card inside a bare model file. Raises `ArtefactError` where there is none."""
+        raise ArtefactError(f"{file}: {self.name} files carry no card; give the folder that holds card.json")
+
+    @abstractmethod
+    def _open(self, file: Path, card: Card, threads: int | None) -> Session: ...
+
+    def _build(self, graph: Path, card: Card, out: Path, device: str | None) -> tuple[Runtime, list[str]]:  # noqa: ARG002
+        """Write the model files to `out`; return the runtime and their names, the one to open first at the front."""
+        raise UsageError(f"{self.name} is not an export target")
+
+    def _check_device(self, device: str | None) -> None:
+        if device is not None:
+            raise UsageError(f"target {self.name} builds one bundle for every device; leave --device out")
+
+    def _missing(self) -> str | None:
+        """One line on the missing package, or None where it is installed."""
+        if importlib.util.find_spec(self.package) is not None:
+            return None
+        return str(MissingExtraError(self.package, self.extra or "all", f"the {self.name} backend"))

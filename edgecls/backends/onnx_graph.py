@@ -1,0 +1,52 @@
+"""What the backends that ship ONNX files share: embedding the card, and looking at the quantizers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edgecls.card import EMBEDDED_KEY, Card
+
+
+def embed_card(graph: Path, card: Card, out: Path) -> None:
+    """Copy the ONNX file `graph` to `out` with the card and Model API's `model_info` keys in its metadata."""
+    import onnx
+
+    model = onnx.load(graph)
+    entries = {EMBEDDED_KEY: card.embedded(), **{f"model_info {k}": v for k, v in card.model_info().items()}}
+    onnx.helper.set_model_props(model, entries)
+    onnx.save(model, out)
+
+
+def quantizer_faults(graph: Path) -> list[str]:
+    """Quantizers that TensorRT does not take as meant: one line each, naming the node; empty where all are fine.
+
+    TensorRT wants signed int8 with zero point 0. An asymmetric quantizer it refuses; a uint8 one with zero point 0 it
+    reads as int8 with a mere warning, so that everything above half of the range saturates: accuracy collapses without
+    an error. https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html
+    """
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, numpy_helper
+
+    model = onnx.load(graph)
+    constants: dict[str, Any] = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            constants.update((node.output[0], each.t) for each in node.attribute if each.name == "value")
+    faults = []
+    for node in model.graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        name = f"{node.op_type} {node.name or node.output[0]}"
+        zero = constants.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+        if zero is None:
+            # ONNX's default zero point is uint8 0 unless the quantized input says otherwise.
+            stored = constants.get(node.input[0])
+            if node.op_type == "QuantizeLinear" or (stored is not None and stored.data_type != TensorProto.INT8):
+                faults.append(f"{name} has no zero point, which means unsigned")
+        elif zero.data_type != TensorProto.INT8:
+            faults.append(f"{name} is {TensorProto.DataType.Name(zero.data_type).lower()}, not int8")
+        elif np.any(numpy_helper.to_array(zero)):
+            faults.append(f"{name} is asymmetric (zero point {numpy_helper.to_array(zero).ravel()[0]})")
+    return faults

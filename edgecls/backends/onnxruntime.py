@@ -1,0 +1,79 @@
+"""ONNX Runtime on the processor: the backend that every install has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgecls.backends.base import Backend, Session
+from edgecls.backends.onnx_graph import embed_card
+from edgecls.card import EMBEDDED_KEY, INPUT_NAME, OUTPUT_NAME, Card, Runtime
+from edgecls.errors import ArtefactError, MissingExtraError
+
+if TYPE_CHECKING:
+    from numpy import float32, uint8
+    from numpy.typing import NDArray
+
+MODEL_FILE = "model.onnx"
+
+
+class OnnxRuntimeSession(Session):
+    """One `InferenceSession`."""
+
+    def __init__(self, file: Path, card: Card, threads: int | None):
+        super().__init__(card)
+        self._session = _create(file, threads)
+
+    def _infer(self, images: NDArray[uint8]) -> NDArray[float32]:
+        return self._session.run([OUTPUT_NAME], {INPUT_NAME: images})[0]
+
+    def close(self) -> None:
+        """Stop the session's threads."""
+        self._session = None
+
+
+class OnnxRuntimeBackend(Backend):
+    """ONNX files, run by ONNX Runtime's CPU provider."""
+
+    name = "onnx"
+    package = "onnxruntime"
+    precisions = ("fp32", "fp16", "int8")
+    bare_suffix = ".onnx"
+
+    def buildable(self) -> str | None:
+        """See `Backend.buildable`."""
+        from importlib.util import find_spec
+
+        if find_spec("onnx") is None:
+            return str(MissingExtraError("onnx", "train", "exporting"))
+        return super().buildable()
+
+    def read_embedded(self, file: Path) -> Card:
+        """See `Backend.read_embedded`."""
+        metadata = _create(file, threads=1).get_modelmeta().custom_metadata_map
+        return Card.from_embedded(metadata.get(EMBEDDED_KEY), str(file))
+
+    def _open(self, file: Path, card: Card, threads: int | None) -> Session:
+        return OnnxRuntimeSession(file, card, threads)
+
+    def _build(self, graph: Path, card: Card, out: Path, device: str | None) -> tuple[Runtime, list[str]]:  # noqa: ARG002
+        embed_card(graph, card, out / MODEL_FILE)
+        return Runtime(self.package, self.version() or ""), [MODEL_FILE]
+
+
+def _create(file: Path, threads: int | None) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads or 0
+    options.inter_op_num_threads = 1
+    try:
+        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        # ONNX Runtime's exceptions share no base class of their own.
+        reason = str(error).splitlines()[0][:200]
+        raise ArtefactError(f"ONNX Runtime cannot open {file} ({reason}); export again") from error
+
+
+BACKEND = OnnxRuntimeBackend()

@@ -1,0 +1,129 @@
+"""OpenVINO: Intel processors, integrated graphics and NPUs, and fast on other x86 and Arm processors too."""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgecls.backends.base import Backend, Session
+from edgecls.card import EMBEDDED_KEY, Card, Runtime
+from edgecls.errors import ArtefactError, UsageError
+
+if TYPE_CHECKING:
+    from numpy import float32, uint8
+    from numpy.typing import NDArray
+
+MODEL_FILE = "model.xml"
+WEIGHTS_FILE = "model.bin"
+
+
+class OpenVinoSession(Session):
+    """A model compiled twice: for single images, the case that matters on a camera, and for any batch on first use."""
+
+    def __init__(self, file: Path, card: Card, threads: int | None, device: str):
+        super().__init__(card)
+        self._model = _read(file)
+        self._device = device
+        self._settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        if threads:
+            self._settings["INFERENCE_NUM_THREADS"] = threads
+        self._single = self._compile(1)
+        self._batched: Any = None
+        self._request = self._single.create_infer_request()
+        # LATENCY compiles for one request at a time; a second in flight hides pre- and postprocessing.
+        self.depth = 1 + int(self._single.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        self._idle = deque(self._single.create_infer_request() for _ in range(self.depth))
+        self._running: deque[Any] = deque()
+
+    def _compile(self, batch: int) -> Any:
+        import openvino
+
+        model = self._model.clone()
+        model.reshape([batch, *self.card.input_shape])
+        return openvino.Core().compile_model(model, self._device, self._settings)
+
+    def _infer(self, images: NDArray[uint8]) -> NDArray[float32]:
+        if len(images) == 1:
+            self._request.infer({0: images})
+            return self._request.get_output_tensor(0).data.copy()
+        if self._batched is None:
+            self._batched = self._compile(-1).create_infer_request()
+        self._batched.infer({0: images})
+        return self._batched.get_output_tensor(0).data.copy()
+
+    def _submit(self, images: NDArray[uint8]) -> None:
+        if len(images) != 1:
+            super()._submit(images)
+            self._running.append(None)
+            return
+        request = self._idle.popleft()
+        request.start_async({0: images})
+        self._running.append(request)
+
+    def _collect(self) -> NDArray[float32]:
+        request = self._running.popleft()
+        if request is None:
+            return super()._collect()
+        request.wait()
+        scores: NDArray[float32] = request.get_output_tensor(0).data.copy()
+        self._idle.append(request)
+        return scores
+
+    def close(self) -> None:
+        """Wait for what is running and free the compiled models."""
+        for request in self._running:
+            if request is not None:
+                request.wait()
+        self._single = self._batched = self._request = self._model = None
+        self._idle.clear()
+        self._running.clear()
+
+
+class OpenVinoBackend(Backend):
+    """OpenVINO IR: `model.xml` with `model.bin` beside it."""
+
+    name = "openvino"
+    package = "openvino"
+    extra = "openvino"
+    precisions = ("fp32", "fp16", "int8")
+    bare_suffix = ".xml"
+
+    def read_embedded(self, file: Path) -> Card:
+        """See `Backend.read_embedded`."""
+        if reason := self.available():
+            raise ArtefactError(f"{file} cannot be read: {reason}")
+        model = _read(file)
+        text = model.get_rt_info(EMBEDDED_KEY).astype(str) if model.has_rt_info(EMBEDDED_KEY) else None
+        return Card.from_embedded(text, str(file))
+
+    def _check_device(self, device: str | None) -> None:
+        if device is not None and device not in ("CPU", "GPU", "NPU"):
+            raise UsageError(f"OpenVINO has no device {device!r}; choose CPU, GPU or NPU")
+
+    def _open(self, file: Path, card: Card, threads: int | None) -> Session:
+        device = (card.runtime.device if card.runtime else "") or "CPU"
+        return OpenVinoSession(file, card, threads, device)
+
+    def _build(self, graph: Path, card: Card, out: Path, device: str | None) -> tuple[Runtime, list[str]]:
+        import openvino
+
+        model = _read(graph)
+        model.set_rt_info(card.embedded(), EMBEDDED_KEY)
+        for key, value in card.model_info().items():
+            model.set_rt_info(value, ["model_info", key])
+        openvino.save_model(model, out / MODEL_FILE, compress_to_fp16=False)
+        return Runtime(self.package, self.version() or "", device or "CPU"), [MODEL_FILE, WEIGHTS_FILE]
+
+
+def _read(file: Path) -> Any:
+    import openvino
+
+    try:
+        return openvino.Core().read_model(file)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0][:200]
+        raise ArtefactError(f"OpenVINO cannot read {file} ({reason}); export again") from error
+
+
+BACKEND = OpenVinoBackend()

@@ -1,0 +1,1 @@
+"""How fast a model is: one clock, and a comparison of bundles."""

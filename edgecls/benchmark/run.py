@@ -1,0 +1,138 @@
+"""Timing a run's bundles, and the torch parent, one at a time through the one clock."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgecls import env
+from edgecls.benchmark.clock import Latency, sample_session
+from edgecls.card import Golden, write_card
+from edgecls.errors import OutputError, UsageError
+from edgecls.runs import Artefact
+from edgecls.storage import write_text
+
+if TYPE_CHECKING:
+    from numpy import uint8
+    from numpy.typing import NDArray
+
+RESULT_FILE = "benchmark.json"
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """How to measure: `rounds` visits of each candidate for `seconds`, interleaved, with so many processor threads."""
+
+    rounds: int = 3
+    seconds: float = 1.0
+    threads: int | None = None
+
+    def check(self) -> None:
+        """Raise `UsageError` for values that make no sense."""
+        if self.rounds < 1 or self.seconds <= 0:
+            raise UsageError("--rounds must be at least 1 and --seconds above 0")
+        if self.threads is not None and self.threads < 1:
+            raise UsageError(f"--threads must be at least 1, not {self.threads}")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One candidate. `latency` is None where it cannot run here, for `reason`; `round_p50_ms` are the rounds' p50."""
+
+    artefact: Artefact
+    size_bytes: int
+    latency: Latency | None = None
+    round_p50_ms: tuple[float, ...] = ()
+    reason: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Target and precision."""
+        return self.artefact.card.name
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        card = self.artefact.card
+        return {
+            "name": self.name,
+            "target": card.target,
+            "precision": card.precision,
+            "top1": card.quality.top1,
+            "agreement": card.quality.agreement,
+            "verified": card.verified,
+            "size_bytes": self.size_bytes,
+            "latency": self.latency.to_json() if self.latency else None,
+            "round_p50_ms": list(self.round_p50_ms),
+            "reason": self.reason,
+        }
+
+
+def benchmark(
+    artefacts: Sequence[Artefact], config: BenchmarkConfig, tell: Callable[[str], None] = lambda _: None
+) -> list[Row]:
+    """Time each artefact on its own golden input, in interleaved rounds with one session alive at a time.
+
+    What cannot run on this machine gets a row with the reason. `tell` hears what is being timed.
+    """
+    config.check()
+    reasons = [artefact.backend.available() for artefact in artefacts]
+    samples: list[list[list[float]]] = [[] for _ in artefacts]
+    for turn in range(1, config.rounds + 1):
+        for artefact, reason, rounds in zip(artefacts, reasons, samples, strict=True):
+            if reason is None:
+                tell(f"round {turn} of {config.rounds}: {artefact.card.name}")
+                with artefact.open(config.threads) as session:
+                    rounds.append(sample_session(session, _input(artefact), config.seconds))
+    return [
+        _row(artefact, reason, rounds) for artefact, reason, rounds in zip(artefacts, reasons, samples, strict=True)
+    ]
+
+
+def _row(artefact: Artefact, reason: str | None, rounds: list[list[float]]) -> Row:
+    if reason is not None:
+        return Row(artefact, artefact.size_bytes(), reason=reason)
+    latency = Latency.of([duration for samples in rounds for duration in samples])
+    return Row(artefact, artefact.size_bytes(), latency, tuple(Latency.of(samples).p50_ms for samples in rounds))
+
+
+def _input(artefact: Artefact) -> NDArray[uint8]:
+    """One raw input: the artefact's first golden image, or noise for a bare file."""
+    import numpy as np
+
+    if artefact.place.is_dir():
+        return Golden.read(artefact.place).images[0]
+    return np.random.default_rng(0).integers(0, 256, artefact.card.input_shape, dtype=np.uint8)
+
+
+def result(rows: Sequence[Row], config: BenchmarkConfig) -> dict[str, Any]:
+    """The whole measurement as plain values, with the machine that it was made on."""
+    return {
+        "machine": env.this_machine().to_json(),
+        "versions": env.versions(),
+        "rounds": config.rounds,
+        "seconds": config.seconds,
+        "threads": config.threads,
+        "rows": [row.to_json() for row in rows],
+    }
+
+
+def write_result(rows: Sequence[Row], config: BenchmarkConfig, path: Path) -> None:
+    """Write the measurement as JSON."""
+    write_text(path, json.dumps(result(rows, config), indent=2) + "\n")
+
+
+def remember(rows: Sequence[Row]) -> None:
+    """Note each bundle's median in its card, so that the fastest one is known; a read-only bundle is left as it is."""
+    machine = env.this_machine().name
+    for row in rows:
+        artefact = row.artefact
+        if row.latency is None or not artefact.place.is_dir() or artefact.is_run:
+            continue
+        quality = replace(artefact.card.quality, latency_ms=row.latency.p50_ms, latency_machine=machine)
+        try:
+            write_card(replace(artefact.card, quality=quality), artefact.place)
+        except OutputError:
+            continue

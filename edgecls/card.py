@@ -1,0 +1,273 @@
+"""The card: the one record that travels with every artefact and holds all that a runtime needs.
+
+An artefact is a folder with `card.json`, the model file and `golden.npz`. The card is also embedded in the model file
+itself, less what can only be known after the file is written (hashes, quality), so that a bare file still runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgecls.errors import ArtefactError
+from edgecls.preprocess import Preprocess
+from edgecls.storage import sha256, write_text
+
+if TYPE_CHECKING:
+    from numpy import float32, uint8
+    from numpy.typing import NDArray
+
+SCHEMA = 1
+CARD_FILE = "card.json"
+GOLDEN_FILE = "golden.npz"
+INPUT_NAME = "image"
+OUTPUT_NAME = "scores"
+EMBEDDED_KEY = "edgecls_card"
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What the artefact was built with, and for which device where that matters."""
+
+    name: str
+    version: str
+    device: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Where the artefact comes from.
+
+    `files` maps each model file's name to its SHA-256, the file to open first. `parent` is the SHA-256 of the parent's
+    first file, `recipe` how precision was lowered, `calibration` the digest and size of the calibration manifest.
+    """
+
+    created: str = ""
+    edgecls: str = ""
+    machine: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
+    parent: str | None = None
+    data: str | None = None
+    recipe: Mapping[str, Any] | None = None
+    calibration: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What was measured; None where it was not.
+
+    `top1` and `agreement` are fractions of `images` held-out images from `split`, `drop_points` is the parent's top-1
+    minus this one's in percentage points, `max_score_difference` is absolute. `verified_with` names the runtime that
+    gave the answers, `latency_ms` is the median at batch 1 on `latency_machine`.
+    """
+
+    split: str | None = None
+    images: int | None = None
+    top1: float | None = None
+    macro_f1: float | None = None
+    agreement: float | None = None
+    drop_points: float | None = None
+    max_score_difference: float | None = None
+    verified_with: str | None = None
+    latency_ms: float | None = None
+    latency_machine: str | None = None
+
+
+@dataclass(frozen=True)
+class Card:
+    """The contract of one artefact; see the module's text. `target` names the backend that opens it."""
+
+    arch: str
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    target: str
+    precision: str = "fp32"
+    runtime: Runtime | None = None
+    lineage: Lineage = field(default_factory=Lineage)
+    quality: Quality = field(default_factory=Quality)
+    schema: int = SCHEMA
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Shape of one raw input image: (height, width, 3)."""
+        return self.preprocess.height_px, self.preprocess.width_px, 3
+
+    @property
+    def model_file(self) -> str:
+        """Name of the file that a runtime opens first."""
+        if not self.lineage.files:
+            raise ArtefactError("the card names no model file; export the run again")
+        return next(iter(self.lineage.files))
+
+    @property
+    def is_parent(self) -> bool:
+        """Whether this is a trained run, which other artefacts are compared with."""
+        return self.lineage.parent is None
+
+    @property
+    def verified(self) -> bool:
+        """Whether the answers were compared with the parent's."""
+        return self.quality.agreement is not None
+
+    @property
+    def name(self) -> str:
+        """Target and precision, the name of a bundle's folder: `onnx-int8`."""
+        return f"{self.target}-{self.precision}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, `io` included, in the order in which a person wants to read them."""
+        height, width, channels = self.input_shape
+        return {
+            "schema": self.schema,
+            "arch": self.arch,
+            "target": self.target,
+            "precision": self.precision,
+            "classes": list(self.classes),
+            "preprocess": self.preprocess.to_json(),
+            "io": {
+                "input": {
+                    "name": INPUT_NAME,
+                    "dtype": "uint8",
+                    "layout": "NHWC",
+                    "shape": [-1, height, width, channels],
+                },
+                "output": {"name": OUTPUT_NAME, "dtype": "float32", "layout": "NC", "shape": [-1, len(self.classes)]},
+            },
+            "runtime": asdict(self.runtime) if self.runtime else None,
+            "lineage": asdict(self.lineage),
+            "quality": asdict(self.quality),
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any], origin: str) -> Card:
+        """Read what `to_json` wrote; `origin` names the place in errors. Unknown fields of the same schema are ignored.
+
+        Raises `ArtefactError` for a newer schema or a record that is no card.
+        """
+        schema = record.get("schema") if isinstance(record, Mapping) else None
+        if not isinstance(schema, int):
+            raise ArtefactError(f"{origin} is not an edgecls card: it has no schema number")
+        if schema > SCHEMA:
+            raise ArtefactError(
+                f"{origin} has schema {schema}, this edgecls knows up to {SCHEMA}: pip install --upgrade edgecls"
+            )
+        try:
+            return cls(
+                arch=str(record["arch"]),
+                classes=tuple(str(name) for name in record["classes"]),
+                preprocess=Preprocess.from_json(record["preprocess"]),
+                target=str(record["target"]),
+                precision=str(record["precision"]),
+                runtime=_known(Runtime, record["runtime"]) if record.get("runtime") else None,
+                lineage=_known(Lineage, record.get("lineage") or {}),
+                quality=_known(Quality, record.get("quality") or {}),
+                schema=schema,
+            )
+        except (KeyError, TypeError) as error:
+            raise ArtefactError(f"{origin} is not a complete edgecls card ({error!r})") from error
+
+    def embedded(self) -> str:
+        """The card as text for inside the model file: without hashes of that file and without quality."""
+        record = replace(self, lineage=replace(self.lineage, files={}), quality=Quality()).to_json()
+        return json.dumps(record, separators=(",", ":"))
+
+    @classmethod
+    def from_embedded(cls, text: str | None, origin: str) -> Card:
+        """Read what `embedded` wrote. Raises `ArtefactError` where there is nothing or something else."""
+        if not text:
+            raise ArtefactError(
+                f"{origin} carries no edgecls card, so its classes and preprocessing are unknown; "
+                "use a file that `edgecls export` wrote"
+            )
+        try:
+            record = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ArtefactError(f"the card inside {origin} is damaged ({error})") from error
+        return cls.from_json(record, f"the card inside {origin}")
+
+    def model_info(self) -> dict[str, str]:
+        """The keys under `model_info` by which OpenVINO Model API runs a bare file.
+
+        Labels are separated by blanks there, so blanks inside a class name become underscores. See the
+        `ClassificationModel` wrapper's parameters in Model API's documentation.
+        """
+        resize = {"crop": "crop", "stretch": "standard", "letterbox": "fit_to_window_letterbox"}
+        interpolation = {"cubic": "CUBIC", "nearest": "NEAREST"}
+        return {
+            "model_type": "Classification",
+            "labels": " ".join("_".join(name.split()) for name in self.classes),
+            "multilabel": "False",
+            "hierarchical": "False",
+            "resize_type": resize[self.preprocess.resize],
+            "interpolation_mode": interpolation.get(self.preprocess.interpolation, "LINEAR"),
+            "reverse_input_channels": "True",
+            "output_raw_scores": "True",
+        }
+
+
+def _known(kind: Any, record: Mapping[str, Any]) -> Any:
+    return kind(**{name: value for name, value in record.items() if name in kind.__dataclass_fields__})
+
+
+def read_card(folder: Path) -> Card:
+    """Read `folder/card.json`. Raises `ArtefactError` where it is missing or unusable."""
+    path = folder / CARD_FILE
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtefactError(f"{folder} holds no {CARD_FILE}: it is neither a run nor a bundle of edgecls") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ArtefactError(f"{path} cannot be read ({error}); export or train again") from error
+    return Card.from_json(record, str(path))
+
+
+def write_card(card: Card, folder: Path) -> None:
+    """Write `folder/card.json` atomically."""
+    write_text(folder / CARD_FILE, json.dumps(card.to_json(), indent=2) + "\n")
+
+
+def with_files(card: Card, folder: Path, names: list[str]) -> Card:
+    """The card with the hashes of `names` in `folder`, the file to open first at the front."""
+    return replace(card, lineage=replace(card.lineage, files={name: sha256(folder / name) for name in names}))
+
+
+def check_files(card: Card, folder: Path) -> None:
+    """Compare every model file with its hash. Raises `ArtefactError` for a missing or changed one."""
+    for name, expected in card.lineage.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise ArtefactError(f"{path} is missing, though the card names it; copy the whole folder or export again")
+        if sha256(path) != expected:
+            raise ArtefactError(f"{path} is not the file that its card describes (SHA-256 differs); export again")
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Raw inputs (K, h, w, 3) uint8 RGB and the scores (K, C) float32 that the parent gave for them."""
+
+    images: NDArray[uint8]
+    scores: NDArray[float32]
+
+    def write(self, folder: Path) -> None:
+        """Write `folder/golden.npz`."""
+        import numpy as np
+
+        np.savez_compressed(folder / GOLDEN_FILE, images=self.images, scores=self.scores)
+
+    @classmethod
+    def read(cls, folder: Path) -> Golden:
+        """Read `folder/golden.npz`; nothing in it is ever unpickled. Raises `ArtefactError`."""
+        import zipfile
+
+        import numpy as np
+
+        path = folder / GOLDEN_FILE
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return cls(images=arrays["images"], scores=arrays["scores"])
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise ArtefactError(f"{path} is missing or damaged ({error}); export again") from error

@@ -1,0 +1,103 @@
+"""A model that is ready to classify: preprocessing, a session and the class names in one object."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgecls import env, runs
+from edgecls.data.images import read_image
+from edgecls.data.parallel import chunked, ordered_map
+from edgecls.errors import UsageError
+
+if TYPE_CHECKING:
+    from numpy import float32, uint8
+    from numpy.typing import NDArray
+    from typing_extensions import Self
+
+    from edgecls.backends import Session
+    from edgecls.card import Card
+
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one image. `score` is the probability of `label`; `ranking` holds all classes, best first."""
+
+    label: str
+    score: float
+    index: int
+    ranking: tuple[tuple[str, float], ...]
+
+    def top(self, count: int) -> tuple[tuple[str, float], ...]:
+        """The `count` best classes with their probabilities."""
+        return self.ranking[:count]
+
+
+class Classifier:
+    """Classify images with an opened model. A context manager; use it from one thread.
+
+    >>> import edgecls
+    >>> with edgecls.load("runs/001-digits-mobilenet_v3_small") as model:  # doctest: +SKIP
+    ...     print(model.predict("photo.jpg").label)
+    """
+
+    def __init__(self, card: Card, session: Session, place: Path):
+        self.card = card
+        self.session = session
+        self.place = place
+
+    def predict(self, image: NDArray[uint8] | str | Path) -> Prediction:
+        """Classify one image: a path, or BGR uint8 (H, W, 3) as OpenCV delivers it. Raises `ImageError`."""
+        pixels = read_image(Path(image)) if isinstance(image, (str, Path)) else image
+        return self.decide(self.session.infer(self.card.preprocess(pixels)[None])[0])
+
+    def predict_many(self, images: Iterable[NDArray[uint8] | str | Path]) -> Iterator[Prediction]:
+        """Classify images in order, decoding ahead in threads; memory does not grow with their number."""
+        import numpy as np
+
+        def prepared(image: NDArray[uint8] | str | Path) -> NDArray[uint8]:
+            return self.card.preprocess(read_image(Path(image)) if isinstance(image, (str, Path)) else image)
+
+        for batch in chunked(ordered_map(prepared, images), BATCH):
+            yield from map(self.decide, self.session.infer(np.stack(batch)))
+
+    def decide(self, scores: NDArray[float32]) -> Prediction:
+        """Turn the scores (C,) of one image into a prediction."""
+        probabilities = softmax(scores)
+        order = probabilities.argsort()[::-1]
+        ranking = tuple((self.card.classes[index], float(probabilities[index])) for index in order)
+        return Prediction(ranking[0][0], ranking[0][1], int(order[0]), ranking)
+
+    def close(self) -> None:
+        """Free the runtime."""
+        self.session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def load(path: str | Path | None = None, threads: int | None = None) -> Classifier:
+    """Open a bundle, a bare model file, or the best bundle of a run on this machine; None means the latest run.
+
+    Raises `ArtefactError` for files that cannot be trusted and `BackendError` where the runtime is missing.
+    """
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads must be at least 1, not {threads}")
+    artefact = runs.resolve(path, env.this_machine().name)
+    return Classifier(artefact.card, artefact.open(threads), artefact.place)
+
+
+def softmax(scores: NDArray[float32]) -> NDArray[float32]:
+    """Probabilities along the last axis, computed without overflow."""
+    import numpy as np
+
+    shifted = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    result: NDArray[float32] = shifted / shifted.sum(axis=-1, keepdims=True)
+    return result

@@ -1,0 +1,101 @@
+"""The command line: one thin module per verb, each of which parses, calls one function and prints."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from edgecls import __version__
+from edgecls.cli.benchmark import benchmark
+from edgecls.cli.doctor import doctor
+from edgecls.cli.export import export
+from edgecls.cli.info import info
+from edgecls.cli.predict import predict
+from edgecls.cli.stream import stream
+from edgecls.cli.train import train
+from edgecls.cli.verify import verify
+from edgecls.errors import EdgeclsError
+
+DEBUG_VARIABLE = "EDGECLS_DEBUG"
+INTERNAL_ERROR = 70
+"""EX_SOFTWARE of sysexits.h."""
+
+
+class _Group(TyperGroup):
+    """Turns errors into one line and an exit code; `--debug` lets them through with their traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a verb."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _say("stopped; nothing was left half-written")
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            # Whoever read our output went away; the interpreter must not complain when it flushes.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(141) from None
+        except EdgeclsError as error:
+            if os.environ.get(DEBUG_VARIABLE):
+                raise
+            _say(f"error: {error}")
+            raise typer.Exit(error.exit_code) from None
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as error:
+            if os.environ.get(DEBUG_VARIABLE) or _is_usage(error):
+                raise
+            _say(f"internal error: {type(error).__name__}: {error}; please report it with the output of --debug")
+            raise typer.Exit(INTERNAL_ERROR) from None
+
+
+def _is_usage(error: Exception) -> bool:
+    """Whether Typer itself has a message for this (a wrong option, say)."""
+    return hasattr(error, "show") and hasattr(error, "exit_code")
+
+
+def _say(line: str) -> None:
+    print(" ".join(line.split()), file=sys.stderr)
+
+
+app = typer.Typer(
+    cls=_Group,
+    name="edgecls",
+    help="From a folder of photographs to a verified, fast classifier running on the device in front of you.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _command in (train, export, benchmark, predict, stream, verify, info, doctor):
+    app.command()(_command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"edgecls {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; works after a verb too.")
+    ] = False,
+) -> None:
+    """See the help of the app."""
+
+
+def main() -> None:
+    """Run the command line."""
+    if "--debug" in sys.argv:
+        sys.argv.remove("--debug")
+        os.environ[DEBUG_VARIABLE] = "1"
+    app()

@@ -1,0 +1,45 @@
+"""What the verbs share: the console, and the words for figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+console = Console(markup=False, highlight=False)
+"""Names of classes, files and pip extras may hold square brackets, which are no markup."""
+messages = Console(stderr=True, markup=False, highlight=False)
+"""Progress and remarks, so that what is printed for machines stays clean."""
+
+
+def percent(fraction: float | None) -> str:
+    """A fraction as a percentage, or a dash where it was not measured."""
+    return "–" if fraction is None else f"{100 * fraction:.2f} %"
+
+
+def points(fraction: float | None) -> str:
+    """A fraction in hundredths without the sign, for a column that carries it, or a dash."""
+    return "–" if fraction is None else f"{100 * fraction:.2f}"
+
+
+def megabytes(size_bytes: int) -> str:
+    """Bytes in MB (10^6)."""
+    return f"{size_bytes / 1e6:.1f} MB"
+
+
+def working(step: str) -> Status:
+    """A spinner with the name of the current step; silent where standard error is no terminal."""
+    return messages.status(step)
+
+
+def shown(path: Path) -> str:
+    """A path as a person would type it: relative where that is shorter."""
+    try:
+        relative = path.resolve().relative_to(Path.cwd())
+    except ValueError:
+        return str(path)
+    return str(relative)

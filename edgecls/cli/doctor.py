@@ -1,0 +1,47 @@
+"""`edgecls doctor`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from edgecls.cli.common import console
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what this machine is and which backends work here, and what would change that."""
+    from rich.table import Table
+
+    from edgecls import env
+    from edgecls.backends import all_backends
+
+    machine, versions, backends = env.this_machine(), env.versions(), all_backends()
+    if as_json:
+        states = {
+            name: {
+                "version": b.version(),
+                "runs": b.available() or True,
+                "builds": b.exportable and (b.buildable() or True),
+            }
+            for name, b in backends.items()
+        }
+        print(json.dumps({"machine": machine.to_json(), "versions": versions, "backends": states}, indent=2))
+        return
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("processor", f"{machine.cpu} ({machine.architecture}), {machine.cores} usable cores")
+    facts.add_row("instructions", ", ".join(machine.instruction_sets) or "none that matter for int8")
+    facts.add_row("memory", f"{machine.memory_gib} GiB" if machine.memory_gib else "unknown")
+    facts.add_row("GPU", machine.gpu or "no NVIDIA GPU found")
+    facts.add_row("display", "yes" if env.has_display() else "none; streams show in the terminal")
+    facts.add_row("system", f"{machine.system}, Python {machine.python}")
+    facts.add_row("packages", ", ".join(f"{name} {version}" for name, version in versions.items()))
+    console.print(facts)
+    table = Table("backend", "version", "runs here", "builds here")
+    for name, backend in backends.items():
+        builds = (backend.buildable() or "yes") if backend.exportable else "–"
+        table.add_row(name, backend.version() or "–", backend.available() or "yes", builds)
+    console.print(table)

@@ -1,0 +1,56 @@
+"""`edgecls export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgecls.backends import exportable
+from edgecls.cli.common import console, megabytes, percent, shown, working
+from edgecls.errors import UsageError
+
+
+def export(
+    run: Annotated[Path | None, typer.Argument(help="A run's folder; the latest run unless given.")] = None,
+    target: Annotated[str, typer.Option(help=f"One of {', '.join(exportable())}.")] = "onnx",
+    int8: Annotated[bool, typer.Option("--int8", help="Quantize to 8-bit integers, calibrated on images.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Half precision.")] = False,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Folder of images to calibrate with; the run's training images unless given.")
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            "--device", "--compute-capability",
+            help="What to build for: CPU, GPU or NPU (openvino); compute capabilities such as 8.6,8.9 (tensorrt).",
+        ),
+    ] = None,
+    max_drop: Annotated[float, typer.Option(help="Points of top-1 that int8 may lose on held-out images.")] = 1.0,
+    out: Annotated[Path | None, typer.Option(help="Folder of the bundle; inside the run unless given.")] = None,
+) -> None:  # fmt: skip
+    """Build a verified bundle from a run for one runtime."""
+    from edgecls.export.bundle import ExportConfig
+    from edgecls.export.bundle import export as run_export
+
+    if int8 and fp16:
+        raise UsageError("--int8 and --fp16 exclude each other; choose one")
+    precision = "int8" if int8 else "fp16" if fp16 else "fp32"
+    with working(f"exporting {target} {precision}") as spinner:
+        bundle = run_export(
+            ExportConfig(target, run, precision, calibration, device, out, max_drop),
+            tell=lambda step: spinner.update(f"exporting {target} {precision}: {step}"),
+        )
+    card, quality = bundle.card, bundle.card.quality
+    console.print(f"bundle: {shown(bundle.place)}  ({megabytes(bundle.size_bytes())})", soft_wrap=True)
+    measured = f"top-1 {percent(quality.top1)}, " if quality.top1 is not None else ""
+    console.print(
+        f"verified with {quality.verified_with} on {quality.images} {quality.split} images: {measured}"
+        f"agreement {percent(quality.agreement)}, scores differ by up to {quality.max_score_difference:.3g}",
+        soft_wrap=True,
+    )
+    if quality.latency_ms is not None:
+        console.print(f"median latency here: {quality.latency_ms:.2f} ms")
+    if card.runtime and card.runtime.note:
+        console.print(f"note: {card.runtime.note}", soft_wrap=True)

@@ -1,0 +1,26 @@
+"""`edgecls verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgecls.cli.common import console, percent, shown
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="A bundle or a run.")],
+) -> None:
+    """Replay a bundle's golden inputs on this machine and say pass or fail."""
+    from edgecls.export.parity import replay_golden
+    from edgecls.runs import find
+
+    artefact = find(bundle)
+    quality = replay_golden(artefact)
+    console.print(
+        f"pass: {shown(artefact.place)} with {quality.verified_with}, {quality.images} golden inputs, "
+        f"agreement {percent(quality.agreement)}, scores differ by up to {quality.max_score_difference:.3g}",
+        soft_wrap=True,
+    )

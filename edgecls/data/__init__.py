@@ -1,0 +1,1 @@
+"""Images on their way in: reading, data sets, splits and batches."""

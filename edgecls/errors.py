@@ -1,0 +1,78 @@
+"""Every error that edgecls raises on purpose.
+
+Each message says in one line what is wrong and what to do next; the command line prints it and ends with `exit_code`.
+
+    EdgeclsError               1
+    ├── UsageError             2   arguments that make no sense together
+    ├── DataError              3   images and folders of images
+    │   └── ImageError         3   one image that cannot be read
+    ├── ArtefactError          4   a run, bundle or model file that is missing, foreign, damaged or too new
+    ├── BackendError           5   a runtime that is missing, or that refused the work
+    │   └── MissingExtraError  5   a package is not installed; names the pip line
+    ├── VerificationError      6   an artefact that does not do what its parent does
+    ├── SourceError            7   a camera, stream or video that cannot be opened or read
+    └── OutputError            8   a place that cannot be written
+
+Ctrl-C ends with 130 and SIGTERM with 143, as shells expect.
+"""
+
+from __future__ import annotations
+
+
+class EdgeclsError(Exception):
+    """Base of all errors raised on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(EdgeclsError):
+    """Arguments that make no sense, alone or together."""
+
+    exit_code = 2
+
+
+class DataError(EdgeclsError):
+    """A data set that cannot be used as it is."""
+
+    exit_code = 3
+
+
+class ImageError(DataError):
+    """One image that is missing, truncated or not an image."""
+
+
+class ArtefactError(EdgeclsError):
+    """A run, bundle or model file that cannot be trusted or understood."""
+
+    exit_code = 4
+
+
+class BackendError(EdgeclsError):
+    """A runtime that cannot do what was asked of it."""
+
+    exit_code = 5
+
+
+class MissingExtraError(BackendError):
+    """A Python package that this job needs is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str):
+        super().__init__(f"{purpose} needs {package}, which is not installed: pip install 'edgecls[{extra}]'")
+
+
+class VerificationError(EdgeclsError):
+    """An artefact whose answers differ from its parent's by more than is allowed."""
+
+    exit_code = 6
+
+
+class SourceError(EdgeclsError):
+    """A camera, stream, video or folder that gives no frames."""
+
+    exit_code = 7
+
+
+class OutputError(EdgeclsError):
+    """A file or folder that cannot be written."""
+
+    exit_code = 8

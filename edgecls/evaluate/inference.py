@@ -1,0 +1,39 @@
+"""Running a session over the samples of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from edgecls.data.dataset import Dataset
+from edgecls.data.parallel import chunked, ordered_map
+from edgecls.data.splits import Sample
+from edgecls.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from numpy import float32, int64, uint8
+    from numpy.typing import NDArray
+
+    from edgecls.backends import Session
+
+BATCH = 32
+
+
+def prepared(dataset: Dataset, samples: Iterable[Sample], preprocess: Preprocess) -> Iterator[NDArray[uint8]]:
+    """Each sample as the raw network input (h, w, 3) uint8 RGB, read ahead in threads."""
+    return ordered_map(lambda sample: preprocess(dataset.read(sample)), samples)
+
+
+def scores_of(session: Session, images: Iterable[NDArray[uint8]]) -> NDArray[float32]:
+    """Scores (N, C) float32 of raw inputs (h, w, 3), computed batch by batch."""
+    import numpy as np
+
+    batches = [session.infer(np.stack(batch)) for batch in chunked(images, BATCH)]
+    return np.concatenate(batches) if batches else np.empty((0, len(session.card.classes)), np.float32)
+
+
+def labels_of(samples: Sequence[Sample]) -> NDArray[int64]:
+    """Class indices (N,) of samples."""
+    import numpy as np
+
+    return np.array([sample.label for sample in samples], np.int64)

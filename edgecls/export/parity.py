@@ -1,0 +1,126 @@
+"""Does an artefact do what its parent does? Measured on held-out images, before an export is called done."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from edgecls import backends
+from edgecls.backends import Session
+from edgecls.card import Card, Golden, Quality
+from edgecls.data.dataset import open_recorded, subset
+from edgecls.errors import DataError, VerificationError
+from edgecls.evaluate.inference import labels_of, prepared, scores_of
+from edgecls.evaluate.metrics import agreement, measure
+from edgecls.runs import Artefact
+
+if TYPE_CHECKING:
+    from numpy import float32, int64, uint8
+    from numpy.typing import NDArray
+
+MAX_IMAGES = 1000
+FLOAT_TOLERANCE = {"fp32": 1e-3, "fp16": 3e-2}
+"""Largest allowed score difference of float artefacts, relative to the parent's largest score."""
+GOLDEN_MARGIN = 2.0
+"""Replayed elsewhere, scores may differ from the parent's by this many times the difference measured at export."""
+
+
+class HeldOut:
+    """Held-out images of a run with the parent's scores; without the data set, the run's golden inputs."""
+
+    def __init__(self, run: Artefact, limit: int = MAX_IMAGES):
+        import numpy as np
+
+        self.labels: NDArray[int64] | None
+        try:
+            dataset = open_recorded(run.place)
+            samples = subset(dataset, "test", limit)
+            self.images: NDArray[uint8] = np.stack(list(prepared(dataset, samples, run.card.preprocess)))
+            self.labels, self.split = labels_of(samples), "test"
+        except DataError:
+            self.images, self.labels, self.split = Golden.read(run.place).images, None, "golden"
+        with run.open() as session:
+            self.parent_scores: NDArray[float32] = scores_of(session, self.images)
+
+
+def verify_export(bundle: Artefact, held_out: HeldOut, max_drop_points: float) -> Quality:
+    """Compare a fresh bundle with its parent, through its own runtime or, where that cannot run, its stand-in.
+
+    Raises `VerificationError` where a float bundle differs visibly, or an int8 one loses more than `max_drop_points` of
+    top-1 (and more than one image, which is what a small split can resolve).
+    """
+    import numpy as np
+
+    session, runtime = open_or_stand_in(bundle)
+    with session:
+        scores = scores_of(session, held_out.images)
+    quality = Quality(
+        split=held_out.split,
+        images=len(scores),
+        agreement=agreement(scores, held_out.parent_scores),
+        max_score_difference=float(np.abs(scores - held_out.parent_scores).max()),
+        verified_with=runtime,
+    )
+    if held_out.labels is not None:
+        metrics, parent = measure(scores, held_out.labels), measure(held_out.parent_scores, held_out.labels)
+        drop = 100 * (parent.top1 - metrics.top1)
+        quality = replace(quality, top1=metrics.top1, macro_f1=metrics.macro_f1, drop_points=drop)
+    _require(bundle.card, quality, float(np.abs(held_out.parent_scores).max()), max_drop_points)
+    return quality
+
+
+def open_or_stand_in(bundle: Artefact) -> tuple[Session, str]:
+    """A session on the bundle's graph and the name of the runtime that gives the answers."""
+    backend = bundle.backend
+    if backend.available() is not None and backend.stand_in:
+        stand_in = backends.find(backend.stand_in)
+        return stand_in.open(bundle.place / bundle.card.model_file, bundle.card), f"{stand_in.package} as stand-in"
+    return bundle.open(), backend.package
+
+
+def _require(card: Card, quality: Quality, scale: float, max_drop_points: float) -> None:
+    agreed, difference = quality.agreement or 0.0, quality.max_score_difference or 0.0
+    told = f"{agreed:.2%} agreement over {quality.images} images, scores differ by up to {difference:.3g}"
+    if tolerance := FLOAT_TOLERANCE.get(card.precision):
+        if difference > tolerance * scale or agreed < 0.99:
+            raise VerificationError(f"{card.name} does not do what its parent does: {told}; nothing was written")
+        return
+    drop = quality.drop_points if quality.drop_points is not None else 100 * (1 - agreed)
+    lost = drop / 100 * (quality.images or 0)
+    if drop > max_drop_points and lost > 1:
+        raise VerificationError(
+            f"{card.name} loses {drop:.2f} points of top-1, {max_drop_points:g} are allowed ({told}); nothing was "
+            "written: calibrate with more or better images, allow more with --max-drop, or export --fp16"
+        )
+
+
+def replay_golden(bundle: Artefact) -> Quality:
+    """Run the golden inputs on this machine and compare with the parent's recorded scores.
+
+    Returns what was measured. Raises `VerificationError` where the scores differ by more
+    than was measured at export allows, or where a clear decision of the parent changes.
+    """
+    import numpy as np
+
+    golden = Golden.read(bundle.place if bundle.place.is_dir() else bundle.place.parent)
+    session, runtime = open_or_stand_in(bundle)
+    with session:
+        scores = scores_of(session, golden.images)
+    if scores.shape != golden.scores.shape:
+        raise VerificationError(
+            f"{bundle.place} gives scores {scores.shape}, its golden file has {golden.scores.shape}"
+        )
+    difference = float(np.abs(scores - golden.scores).max())
+    scale = float(np.abs(golden.scores).max())
+    measured = bundle.card.quality.max_score_difference or 0.0
+    allowed = max(GOLDEN_MARGIN * measured, FLOAT_TOLERANCE.get(bundle.card.precision, 3e-2) * scale)
+    quality = Quality("golden", len(scores), None, None, agreement(scores, golden.scores), None, difference, runtime)
+    best = np.sort(golden.scores, axis=1)
+    clear = best[:, -1] - best[:, -2] > 2 * allowed
+    changed = int((clear & (scores.argmax(axis=1) != golden.scores.argmax(axis=1))).sum())
+    if difference > allowed or changed or not np.isfinite(scores).all():
+        raise VerificationError(
+            f"{bundle.place} fails here: scores differ by up to {difference:.3g} ({allowed:.3g} allowed), "
+            f"{quality.agreement:.0%} of {len(scores)} golden answers agree; build it again on this machine"
+        )
+    return quality

@@ -1,0 +1,139 @@
+"""Geometry of an image on its way to the network: the same code in validation, calibration, parity and every runtime.
+
+Arithmetic (mean, std) is recorded here as well, but it runs inside the exported graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from edgecls.errors import ArtefactError, ImageError
+
+if TYPE_CHECKING:
+    from numpy import uint8
+    from numpy.typing import NDArray
+
+Resize = Literal["crop", "stretch", "letterbox"]
+Interpolation = Literal["linear", "area", "cubic", "nearest"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+"""Channel means of ImageNet in RGB order on a 0..1 scale, as torchvision's weights expect them."""
+IMAGENET_STD = (0.229, 0.224, 0.225)
+LETTERBOX_GREY = 114
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How an image of any size becomes the network's input.
+
+    `crop` takes the largest centred region with the aspect ratio of the input, `stretch` ignores the aspect ratio,
+    `letterbox` keeps the whole image and fills the rest with grey. `mean` and `std` are per RGB channel, on 0..1.
+
+    >>> import numpy as np
+    >>> Preprocess(height_px=64, width_px=64)(np.zeros((480, 640, 3), np.uint8)).shape
+    (64, 64, 3)
+    """
+
+    height_px: int
+    width_px: int
+    resize: Resize = "crop"
+    interpolation: Interpolation = "linear"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __call__(self, image: NDArray[uint8]) -> NDArray[uint8]:
+        """Bring one image into shape.
+
+        Takes BGR uint8 (H, W, 3) as OpenCV delivers it; grey (H, W) or (H, W, 1) and BGRA (H, W, 4) are accepted too.
+        Returns RGB uint8 (height_px, width_px, 3), contiguous. Raises `ImageError` for anything else.
+        """
+        from edgecls.opencv import cv2
+
+        image = _as_bgr(image)
+        flag = {
+            "linear": cv2.INTER_LINEAR,
+            "area": cv2.INTER_AREA,
+            "cubic": cv2.INTER_CUBIC,
+            "nearest": cv2.INTER_NEAREST,
+        }[self.interpolation]
+        if self.resize == "letterbox":
+            image = self._letterbox(image, flag)
+        else:
+            if self.resize == "crop":
+                image = self._crop(image)
+            if image.shape[:2] != (self.height_px, self.width_px):
+                image = cv2.resize(image, (self.width_px, self.height_px), interpolation=flag)
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+    def _crop(self, image: NDArray[uint8]) -> NDArray[uint8]:
+        height, width = image.shape[:2]
+        if height * self.width_px > width * self.height_px:
+            keep_h, keep_w = max(1, width * self.height_px // self.width_px), width
+        else:
+            keep_h, keep_w = height, max(1, height * self.width_px // self.height_px)
+        top, left = (height - keep_h) // 2, (width - keep_w) // 2
+        return image[top : top + keep_h, left : left + keep_w]
+
+    def _letterbox(self, image: NDArray[uint8], flag: int) -> NDArray[uint8]:
+        from edgecls.opencv import cv2
+
+        height, width = image.shape[:2]
+        scale = min(self.height_px / height, self.width_px / width)
+        new_h, new_w = max(1, round(height * scale)), max(1, round(width * scale))
+        image = cv2.resize(image, (new_w, new_h), interpolation=flag)
+        top, left = (self.height_px - new_h) // 2, (self.width_px - new_w) // 2
+        return cv2.copyMakeBorder(
+            image,
+            top,
+            self.height_px - new_h - top,
+            left,
+            self.width_px - new_w - left,
+            cv2.BORDER_CONSTANT,
+            value=(LETTERBOX_GREY,) * 3,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for the card."""
+        return {**asdict(self), "mean": list(self.mean), "std": list(self.std), "color": "rgb"}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Preprocess:
+        """Read what `to_json` wrote. Raises `ArtefactError` for a geometry that this program does not know."""
+        try:
+            preprocess = cls(
+                height_px=int(record["height_px"]),
+                width_px=int(record["width_px"]),
+                resize=record["resize"],
+                interpolation=record["interpolation"],
+                mean=_three(record["mean"]),
+                std=_three(record["std"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtefactError(f"the card's preprocess is incomplete or malformed ({error})") from error
+        for name, known in (("resize", Resize), ("interpolation", Interpolation)):
+            if (value := getattr(preprocess, name)) not in get_args(known):
+                raise ArtefactError(f"the card's preprocess asks for {name} {value!r}, known are {get_args(known)}")
+        return preprocess
+
+
+def _three(values: Any) -> tuple[float, float, float]:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
+
+
+def _as_bgr(image: NDArray[uint8]) -> NDArray[uint8]:
+    from edgecls.opencv import cv2
+
+    if getattr(image, "dtype", None) != "uint8" or image.ndim not in (2, 3) or image.size == 0:
+        what = f"{getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}"
+        raise ImageError(f"an image must be a uint8 array (H, W, 3) in BGR order, as cv2.imread gives; got {what}")
+    channels = 1 if image.ndim == 2 else image.shape[2]
+    if channels == 1:
+        return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
+    if channels == 4:
+        return cv2.cvtColor(image, cv2.COLOR_BGRA2BGR)
+    if channels != 3:
+        raise ImageError(f"an image has 1, 3 or 4 channels, this one has {channels}")
+    return image

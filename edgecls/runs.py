@@ -1,0 +1,136 @@
+"""Where runs and bundles live, and which one is meant when none is named."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgecls import backends
+from edgecls.card import CARD_FILE, Card, read_card
+from edgecls.errors import ArtefactError
+
+RUNS_VARIABLE = "EDGECLS_RUNS"
+BUNDLES_FOLDER = "bundles"
+_RUN_NAME = re.compile(r"^(\d{3,})-")
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A run, a bundle or a bare model file, with its card."""
+
+    place: Path
+    card: Card
+
+    @property
+    def backend(self) -> backends.Backend:
+        """The backend that opens it."""
+        return backends.find(self.card.target)
+
+    @property
+    def is_run(self) -> bool:
+        """Whether this is a trained run, the parent of bundles."""
+        return self.place.is_dir() and self.card.is_parent
+
+    def open(self, threads: int | None = None) -> backends.Session:
+        """Open a session; see `Backend.open`."""
+        return self.backend.open(self.place, self.card, threads)
+
+    def size_bytes(self) -> int:
+        """Bytes of the model files, caches left out."""
+        folder = self.place if self.place.is_dir() else self.place.parent
+        names = list(self.card.lineage.files) or [self.place.name]
+        return sum((folder / name).stat().st_size for name in names)
+
+
+def runs_folder() -> Path:
+    """The folder of all runs: `runs` in the working folder, or what EDGECLS_RUNS says."""
+    return Path(os.environ.get(RUNS_VARIABLE) or "runs")
+
+
+def new_run(data_name: str, arch: str) -> Path:
+    """A name for the next run, numbered after the last one."""
+    numbers = [_number(run) for run in all_runs()]
+    safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", data_name).strip("-.") or "data"
+    return runs_folder() / f"{max(numbers, default=0) + 1:03d}-{safe}-{arch}"
+
+
+def all_runs() -> list[Path]:
+    """Finished runs, oldest first."""
+    root = runs_folder()
+    found = [path for path in root.iterdir() if _RUN_NAME.match(path.name)] if root.is_dir() else []
+    return sorted((path for path in found if (path / CARD_FILE).is_file()), key=_number)
+
+
+def latest_run() -> Path:
+    """The newest run. Raises `ArtefactError` where there is none."""
+    runs = all_runs()
+    if not runs:
+        raise ArtefactError(f"there is no run in {runs_folder()}/ yet; make one with: edgecls train")
+    return runs[-1]
+
+
+def bundles_of(run: Path) -> list[Artefact]:
+    """The bundles exported from a run, by name. Folders without a readable card are left out."""
+    found = []
+    for folder in sorted((run / BUNDLES_FOLDER).glob("*/")):
+        if not folder.name.startswith("."):
+            try:
+                found.append(Artefact(folder, read_card(folder)))
+            except ArtefactError:
+                continue
+    return found
+
+
+def find(path: str | Path) -> Artefact:
+    """The artefact at exactly this path: a folder with a card, or a bare model file that carries one.
+
+    Raises `ArtefactError`.
+    """
+    place = Path(path).expanduser()
+    if place.is_dir():
+        return Artefact(place, read_card(place))
+    if not place.exists():
+        raise ArtefactError(f"there is no model at {path}; give a run, a bundle or a model file")
+    return Artefact(place, backends.find_for_file(place).read_embedded(place))
+
+
+def find_run(path: str | Path | None) -> Artefact:
+    """The run at this path, or the latest. Raises `ArtefactError` for anything but a run."""
+    artefact = find(latest_run() if path is None else path)
+    if not artefact.is_run:
+        raise ArtefactError(f"{path} is not a run but a model for {artefact.card.target}; give the run's folder")
+    return artefact
+
+
+def resolve(model: str | Path | None, machine: str) -> Artefact:
+    """What to classify with: the named bundle or file; for a run, or for None the latest run, its best bundle here."""
+    artefact = find(latest_run() if model is None else model)
+    return best_here(artefact, machine) if artefact.is_run else artefact
+
+
+def best_here(run: Artefact, machine: str) -> Artefact:
+    """The fastest verified bundle of a run that this machine can open; the run itself where there is none.
+
+    Latencies measured on this machine count before those of the machine that built the bundle.
+    """
+    candidates = [
+        bundle for bundle in bundles_of(run.place) if bundle.card.verified and bundle.backend.available() is None
+    ]
+    return min(candidates, key=_speed(machine), default=run)
+
+
+def _speed(machine: str) -> Callable[[Artefact], tuple[bool, float]]:
+    def key(artefact: Artefact) -> tuple[bool, float]:
+        quality = artefact.card.quality
+        measured = quality.latency_ms if quality.latency_ms is not None else float("inf")
+        return quality.latency_machine != machine, measured
+
+    return key
+
+
+def _number(run: Path) -> int:
+    match = _RUN_NAME.match(run.name)
+    return int(match.group(1)) if match else 0

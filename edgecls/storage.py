@@ -1,0 +1,99 @@
+"""Files and folders that are either whole or not there at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgecls.errors import OutputError
+
+_DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+"""What the operating system says while a file is being written, as opposed to while one is being read."""
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's content, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def writing_to(place: Path) -> Iterator[None]:
+    """Turn the operating system's refusals (read-only, full, not a folder) into an `OutputError` that names `place`."""
+    try:
+        yield
+    except OSError as error:
+        raise _refused(place, error) from error
+
+
+def _refused(place: Path, error: OSError) -> OutputError:
+    reason = error.strerror or str(error)
+    return OutputError(f"cannot write {place}: {reason}; choose another place, or free this one")
+
+
+def make_folder(place: Path) -> Path:
+    """Create `place` and its parents; return it. Raises `OutputError` where that is not possible."""
+    with writing_to(place):
+        place.mkdir(parents=True, exist_ok=True)
+    return place
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file so that a reader sees the old content or the new one, never half of it."""
+    with writing_to(path):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                stream.write(text)
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def new_folder(place: Path) -> Iterator[Path]:
+    """Yield an empty temporary folder beside `place`; it takes the name `place` when the block ends well.
+
+    A folder that already stands at `place` is replaced only then. On any error, Ctrl-C included, nothing is left.
+    """
+    make_folder(place.parent)
+    with writing_to(place):
+        temporary = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}."))
+        temporary.chmod(0o755)
+    try:
+        try:
+            yield temporary
+        except OSError as error:
+            if error.errno not in _DISK_TROUBLE:
+                raise
+            raise _refused(place, error) from error
+        with writing_to(place):
+            _replace_folder(temporary, place)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace_folder(new: Path, place: Path) -> None:
+    if not place.exists():
+        new.rename(place)
+        return
+    old = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}.old."))
+    place.rename(old / place.name)
+    try:
+        new.rename(place)
+    except OSError:
+        (old / place.name).rename(place)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Frames in, decisions out: sources, the loop, and sinks."""

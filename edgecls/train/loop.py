@@ -1,0 +1,297 @@
+"""The training loop: one explicit function from a data set to a finished run."""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import edgecls
+from edgecls import env, models, runs
+from edgecls.backends.torch import MODEL_FILE, TorchSession
+from edgecls.card import Card, Golden, Lineage, Quality, with_files, write_card
+from edgecls.data.dataset import Dataset, balanced, open_dataset
+from edgecls.errors import OutputError, UsageError
+from edgecls.evaluate.inference import labels_of, prepared, scores_of
+from edgecls.evaluate.metrics import Metrics, measure
+from edgecls.preprocess import Preprocess
+from edgecls.storage import new_folder, write_text
+from edgecls.train.augment import Augmentation, TrainingBatches
+from edgecls.train.weights import StartingPoint, start
+
+if TYPE_CHECKING:
+    import torch
+    from numpy import uint8
+    from numpy.typing import NDArray
+
+HISTORY_FILE = "metrics.csv"
+EVALUATION_FILE = "evaluation.json"
+GOLDEN_IMAGES = 16
+LABEL_SMOOTHING = 0.1
+WEIGHT_DECAY = 0.02
+WARMUP_FRACTION = 0.2
+MIN_SIZE_PX = 32
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What a training run is asked for; None means the default that suits the data and the weights."""
+
+    data: str | None = None
+    arch: str = models.DEFAULT_ARCH
+    weights: str = "auto"
+    epochs: int | None = None
+    batch_size: int = 32
+    lr: float | None = None
+    size_px: int | None = None
+    seed: int = 0
+    mirror: bool = True
+    out: Path | None = None
+
+    def check(self) -> None:
+        """Raise `UsageError` for values that make no sense."""
+        models.find(self.arch)
+        if self.epochs is not None and self.epochs < 1:
+            raise UsageError(f"--epochs must be at least 1, not {self.epochs}")
+        if self.batch_size < 2:
+            raise UsageError(f"--batch-size must be at least 2 (batch norm needs a batch), not {self.batch_size}")
+        if self.lr is not None and not 0 < self.lr < math.inf:
+            raise UsageError(f"--lr must be above 0, not {self.lr}")
+        if self.size_px is not None and not MIN_SIZE_PX <= self.size_px <= 2048:
+            raise UsageError(f"--size must be between {MIN_SIZE_PX} and 2048 pixels, not {self.size_px}")
+        if self.out is not None and self.out.exists():
+            raise OutputError(f"{self.out} exists already; choose another --out or remove it")
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of the history; `val_top1` is a fraction."""
+
+    epoch: int
+    lr: float
+    train_loss: float
+    val_loss: float
+    val_top1: float
+    images_per_s: float
+    seconds: float
+
+
+class Watcher:
+    """What a training tells about itself; the command line draws it. The base watches in silence."""
+
+    def started(self, dataset: Dataset, start: StartingPoint, epochs: int, batches: int, device: str) -> None:
+        """Data and network are ready."""
+
+    def batch(self, epoch: int, loss: float) -> None:
+        """One optimizer step was taken."""
+
+    def epoch(self, epoch: Epoch) -> None:
+        """One epoch was validated."""
+
+
+def train(config: TrainConfig, watcher: Watcher | None = None) -> tuple[Path, Metrics]:
+    """Train, evaluate on the test split and write the run; returns its folder and the test metrics.
+
+    The epoch with the best validation accuracy is kept. Nothing is left behind when training is interrupted.
+    """
+    models.require_torch()
+    import torch
+
+    from edgecls.opencv import cv2
+
+    config.check()
+    cv2.setNumThreads(1)  # images are read and varied in parallel already; a second level of threads costs a fifth
+    watcher = watcher or Watcher()
+    dataset = open_dataset(config.data, config.seed)
+    place = config.out or runs.new_run(dataset.source.name, config.arch)
+    with new_folder(place) as folder:
+        torch.manual_seed(config.seed)
+        trainer = Trainer(config, dataset, watcher)
+        history = trainer.fit()
+        metrics = trainer.finish(folder)
+        _write_history(history, folder)
+        dataset.write(folder)
+    return place, metrics
+
+
+class Trainer:
+    """Network, optimizer and data of one training."""
+
+    def __init__(self, config: TrainConfig, dataset: Dataset, watcher: Watcher):
+        import torch
+
+        size = config.size_px or dataset.source.default_size_px
+        self.config, self.dataset, self.watcher = config, dataset, watcher
+        self.preprocess = Preprocess(height_px=size, width_px=size)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        network = models.create(config.arch, len(dataset.classes))
+        self.start = start(network, config.arch, config.weights, dataset)
+        self.epochs = config.epochs or _default_epochs(self.start, dataset)
+        augmentation = _augmentation(config, dataset)
+        self.batches = TrainingBatches(dataset, self.preprocess, augmentation, config.batch_size, config.seed)
+        models.visit_batch_norms(network, _fitting_momentum(len(self.batches)))
+        self.network = network
+        self.module = models.channels_last(models.deployable(network, self.preprocess).to(self.device))
+        self.card = _card(config, dataset, self.preprocess)
+        lr = config.lr or models.find(config.arch).lr * (0.25 if self.start.pretrained else 1.0)
+        self.optimizer = torch.optim.AdamW(_parameter_groups(network), lr=lr, fused=True)
+        steps = self.epochs * len(self.batches)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: one_cycle(step, steps))
+        self.best: dict[str, torch.Tensor] = {}
+
+    def fit(self) -> list[Epoch]:
+        """Train all epochs; the best weights end up in the network."""
+        device = "NVIDIA GPU" if self.device.type == "cuda" else "processor"
+        self.watcher.started(self.dataset, self.start, self.epochs, len(self.batches), device)
+        history: list[Epoch] = []
+        for number in range(1, self.epochs + 1):
+            epoch = self._epoch(number)
+            if not math.isfinite(epoch.train_loss):
+                raise UsageError(f"the loss is no longer a number in epoch {number}; train with a smaller --lr")
+            if not history or (epoch.val_top1, -epoch.val_loss) >= max((e.val_top1, -e.val_loss) for e in history):
+                self.best = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
+            history.append(epoch)
+            self.watcher.epoch(epoch)
+        self.network.load_state_dict(self.best)
+        return history
+
+    def _epoch(self, number: int) -> Epoch:
+        begun = time.perf_counter()
+        self.module.train()
+        losses = [self._step(images, labels, number) for images, labels in self.batches.epoch(number)]
+        trained = time.perf_counter()
+        val_loss, val_top1 = self._validate()
+        return Epoch(
+            epoch=number,
+            lr=float(self.schedule.get_last_lr()[0]),
+            train_loss=sum(losses) / len(losses),
+            val_loss=val_loss,
+            val_top1=val_top1,
+            images_per_s=len(losses) * self.config.batch_size / (trained - begun),
+            seconds=time.perf_counter() - begun,
+        )
+
+    def _step(self, images: NDArray[uint8], labels: Any, epoch: int) -> float:
+        import torch
+        from torch.nn.functional import cross_entropy
+
+        scores = self.module(torch.from_numpy(images).to(self.device))
+        loss = cross_entropy(scores, torch.from_numpy(labels).to(self.device), label_smoothing=LABEL_SMOOTHING)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), max_norm=5.0)
+        self.optimizer.step()
+        self.schedule.step()
+        value = float(loss.detach())
+        self.watcher.batch(epoch, value)
+        return value
+
+    def _validate(self) -> tuple[float, float]:
+        import torch
+        from torch.nn.functional import cross_entropy
+
+        samples = self.dataset.splits["val"]
+        scores = scores_of(self._session(), prepared(self.dataset, samples, self.preprocess))
+        labels = labels_of(samples)
+        loss = cross_entropy(torch.from_numpy(scores), torch.from_numpy(labels))
+        return float(loss), measure(scores, labels).top1
+
+    def _session(self) -> TorchSession:
+        self.module.eval()
+        return TorchSession(self.card, self.module)
+
+    def finish(self, folder: Path) -> Metrics:
+        """Evaluate on the test split; write weights, card, golden inputs and the evaluation to `folder`."""
+        import json
+
+        import numpy as np
+        from safetensors.torch import save
+
+        session, test = self._session(), self.dataset.splits["test"]
+        scores = scores_of(session, prepared(self.dataset, test, self.preprocess))
+        metrics = measure(scores, labels_of(test))
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in self.network.state_dict().items()}
+        (folder / MODEL_FILE).write_bytes(save(tensors))
+        golden = balanced(test, GOLDEN_IMAGES, self.config.seed)
+        images = np.stack(list(prepared(self.dataset, golden, self.preprocess)))
+        Golden(images, session.infer(images)).write(folder)
+        write_text(folder / EVALUATION_FILE, json.dumps(metrics.to_json(self.dataset.classes), indent=2) + "\n")
+        quality = Quality(split="test", images=metrics.images, top1=metrics.top1, macro_f1=metrics.macro_f1)
+        write_card(with_files(replace(self.card, quality=quality), folder, [MODEL_FILE]), folder)
+        return metrics
+
+
+def one_cycle(step: int, steps: int) -> float:
+    """Learning rate of a step as a fraction of the peak: up in a straight line, then down along a cosine to zero."""
+    rise = max(1, round(WARMUP_FRACTION * steps))
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise + 1) / (steps - rise + 1))))
+
+
+def _default_epochs(start: StartingPoint, dataset: Dataset) -> int:
+    if start.pretrained or not dataset.source.mirrored_is_same_class:
+        return 10
+    return 30
+
+
+def _augmentation(config: TrainConfig, dataset: Dataset) -> Augmentation:
+    if not dataset.source.mirrored_is_same_class:
+        return Augmentation(area=(0.75, 1.1), aspect=1.15, mirror=False)
+    return Augmentation(mirror=config.mirror)
+
+
+def _fitting_momentum(steps_per_epoch: int) -> Callable[[Any], None]:
+    """Make running statistics settle within an epoch.
+
+    Torchvision's MobileNetV3 has momentum 0.01: after the few steps of a small data set its statistics still hold their
+    initial values and evaluation sits at chance while the training loss looks fine.
+    """
+
+    def raise_momentum(layer: Any) -> None:
+        if layer.momentum is not None:
+            layer.momentum = max(layer.momentum, min(0.3, 4 / steps_per_epoch))
+
+    return raise_momentum
+
+
+def _parameter_groups(network: torch.nn.Module) -> list[dict[str, Any]]:
+    """Weight decay for weights only: biases and norm parameters have one dimension."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def _card(config: TrainConfig, dataset: Dataset, preprocess: Preprocess) -> Card:
+    lineage = Lineage(
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        edgecls=edgecls.__version__,
+        machine=env.this_machine().name,
+        data=dataset.source.name,
+    )
+    return Card(config.arch, dataset.classes, preprocess, target="torch", lineage=lineage)
+
+
+def _write_history(history: list[Epoch], folder: Path) -> None:
+    with (folder / HISTORY_FILE).open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, [field.name for field in fields(Epoch)])
+        writer.writeheader()
+        writer.writerows({name: _rounded(value) for name, value in asdict(epoch).items()} for epoch in history)
+
+
+def _rounded(value: float) -> float | str:
+    return value if isinstance(value, int) else f"{value:.6g}"
+
+
+def read_history(run: Path) -> list[Epoch]:
+    """The epochs of a run, from its `metrics.csv`."""
+    with (run / HISTORY_FILE).open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    return [Epoch(int(row["epoch"]), *(float(row[field.name]) for field in fields(Epoch)[1:])) for row in rows]

@@ -1,0 +1,57 @@
+"""Which weights a training starts from, and a line that says so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgecls.data.dataset import DIGITS, Dataset
+from edgecls.errors import BackendError, UsageError
+from edgecls.models import ARCHITECTURES, imagenet_weights, load_weights, read_weights
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class StartingPoint:
+    """Whether the network starts from weights learned before, and the line for people."""
+
+    pretrained: bool
+    line: str
+
+
+def start(network: torch.nn.Module, arch: str, weights: str, dataset: Dataset) -> StartingPoint:
+    """Load what `weights` asks for into the network: "auto", "none", "imagenet", or a file or run.
+
+    Raises `BackendError` where ImageNet weights are asked for and cannot be fetched, `ArtefactError` for a file that
+    does not fit.
+    """
+    if weights == "none":
+        return StartingPoint(False, "weights: none, training from scratch as asked")
+    if weights == "auto":
+        return _automatic(network, arch, dataset)
+    if weights == "imagenet":
+        tensors, name = imagenet_weights(arch)
+        load_weights(network, arch, tensors, name)
+        return StartingPoint(True, f"weights: {name}")
+    path = Path(weights).expanduser()
+    if not path.exists() and "/" not in weights and "." not in weights:
+        raise UsageError(f"--weights takes auto, none, imagenet or a file; {weights!r} is none of them")
+    file = path / "model.safetensors" if path.is_dir() else path
+    whole = load_weights(network, arch, read_weights(file), str(file))
+    return StartingPoint(True, f"weights: {file}{'' if whole else ' (a new last layer for these classes)'}")
+
+
+def _automatic(network: torch.nn.Module, arch: str, dataset: Dataset) -> StartingPoint:
+    if dataset.source.location == DIGITS:
+        return StartingPoint(False, "weights: none, the embedded digits are far from photographs and quick to learn")
+    if ARCHITECTURES[arch].weights is None:
+        return StartingPoint(False, f"weights: none, there are none for {arch}")
+    try:
+        tensors, name = imagenet_weights(arch)
+    except BackendError as error:
+        return StartingPoint(False, f"weights: none, training from scratch because {error}")
+    load_weights(network, arch, tensors, name)
+    return StartingPoint(True, f"weights: {name}, because they were at hand and photographs resemble ImageNet's")

@@ -1,0 +1,139 @@
+"""What every backend promises, run over the whole registry and every precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgecls import backends, runs
+from edgecls.card import Golden
+from edgecls.errors import ArtefactError, BackendError, UsageError
+from edgecls.runs import Artefact
+from tests.conftest import VARIANTS
+
+CASES = [("torch", "fp32"), *VARIANTS]
+TOLERANCE = {"fp32": 1e-3, "fp16": 0.05, "int8": 1.5}
+
+
+@pytest.fixture(params=CASES, ids=lambda case: "-".join(case))
+def artefact(request: pytest.FixtureRequest, trained: Artefact, bundle: Callable[[str, str], Artefact]) -> Artefact:
+    target, precision = request.param
+    return trained if target == "torch" else bundle(target, precision)
+
+
+@pytest.fixture
+def session(artefact: Artefact):
+    if reason := artefact.backend.available():
+        pytest.skip(f"{artefact.card.target} cannot run here: {reason}")
+    with artefact.open() as session:
+        yield session
+
+
+def test_every_module_with_a_backend_is_registered():
+    modules = {path.stem for path in Path(backends.__file__).parent.glob("*.py") if "BACKEND = " in path.read_text()}
+    assert len(backends.all_backends()) == len(modules) == 4
+    assert set(backends.exportable()) == {"onnx", "openvino", "tensorrt"}
+
+
+def test_scores_are_those_of_the_parent(session, artefact: Artefact, trained: Artefact):
+    golden = Golden.read(artefact.place)
+    scores = session.infer(golden.images)
+    assert scores.dtype == np.float32
+    assert scores.shape == (16, 10)
+    assert abs(scores - golden.scores).max() < TOLERANCE[artefact.card.precision]
+
+
+def test_a_batch_gives_what_its_images_give_alone(session, artefact: Artefact):
+    images = Golden.read(artefact.place).images[:5]
+    together = session.infer(images)
+    alone = np.concatenate([session.infer(image[None]) for image in images])
+    assert abs(together - alone).max() < TOLERANCE[artefact.card.precision]
+    assert (together.argmax(1) == alone.argmax(1)).all()
+
+
+def test_results_are_not_overwritten_by_the_next_call(session, artefact: Artefact):
+    images = Golden.read(artefact.place).images
+    first = session.infer(images[:1])
+    kept = first.copy()
+    session.infer(images[1:2])
+    assert (first == kept).all()
+
+
+def test_submissions_come_back_in_order(session, artefact: Artefact):
+    images = Golden.read(artefact.place).images
+    expected = [session.infer(image[None]) for image in images]
+    collected = []
+    for position, image in enumerate(images):
+        if position >= session.depth:
+            collected.append(session.collect())
+        session.submit(image[None])
+    collected += [session.collect() for _ in range(len(images) - len(collected))]
+    assert abs(np.concatenate(collected) - np.concatenate(expected)).max() < 1e-4
+
+
+def test_submit_and_collect_refuse_what_cannot_be(session, artefact: Artefact):
+    image = Golden.read(artefact.place).images[:1]
+    with pytest.raises(UsageError, match="nothing was submitted"):
+        session.collect()
+    for _ in range(session.depth):
+        session.submit(image)
+    with pytest.raises(UsageError, match="collect one first"):
+        session.submit(image)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((1, 32, 32, 3), np.float32),
+        np.zeros((32, 32, 3), np.uint8),
+        np.zeros((1, 3, 32, 32), np.uint8),
+        np.zeros((0, 32, 32, 3), np.uint8),
+    ],
+    ids=["float", "no batch", "channels first", "empty"],
+)
+def test_any_other_input_is_refused(session, images: np.ndarray):
+    with pytest.raises(UsageError, match="the model takes uint8 images"):
+        session.infer(images)
+
+
+def test_non_contiguous_input_is_taken(session, artefact: Artefact):
+    images = Golden.read(artefact.place).images[:2]
+    mirrored = np.ascontiguousarray(images[:, :, ::-1])
+    assert abs(session.infer(images[:, :, ::-1]) - session.infer(mirrored)).max() < 1e-4
+
+
+def test_a_changed_model_file_is_never_opened(artefact: Artefact, copy_of: Callable[[Artefact], Path]):
+    place = copy_of(artefact)
+    with (place / artefact.card.model_file).open("ab") as stream:
+        stream.write(b"\0")
+    reason = artefact.backend.available()
+    with pytest.raises(BackendError if reason else ArtefactError):
+        runs.find(place).open()
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.xml"])
+def test_a_foreign_bare_file_is_one_clear_error(tmp_path: Path, name: str):
+    (tmp_path / name).write_bytes(b"not a model")
+    with pytest.raises(ArtefactError, match=name):
+        runs.find(tmp_path / name)
+
+
+@pytest.mark.parametrize(("target", "precision"), [case for case in VARIANTS if case[0] != "tensorrt"])
+def test_a_bare_file_carries_its_card(bundle: Callable[[str, str], Artefact], target: str, precision: str):
+    artefact = bundle(target, precision)
+    bare = runs.find(artefact.place / artefact.card.model_file)
+    assert bare.card.classes == artefact.card.classes
+    assert bare.card.preprocess == artefact.card.preprocess
+    golden = Golden.read(artefact.place)
+    with bare.open() as alone, artefact.open() as whole:
+        assert (alone.infer(golden.images) == whole.infer(golden.images)).all()
+
+
+def test_unknown_names_are_answered_with_the_known_ones():
+    with pytest.raises(UsageError, match="onnx, openvino, tensorrt"):
+        backends.find("coreml")
+    with pytest.raises(ArtefactError, match=r"\.onnx or \.xml"):
+        backends.find_for_file(Path("model.pt"))

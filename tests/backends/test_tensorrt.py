@@ -1,0 +1,140 @@
+"""The TensorRT graph, in the real parser and builder, on a machine without a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgecls import backends
+from edgecls.backends.onnx_graph import quantizer_faults
+from edgecls.backends.tensorrt import FLAVOURS, gpu_capability, installed_flavours, parse_graph
+from edgecls.card import Card, Golden
+from edgecls.errors import BackendError, UsageError
+from edgecls.preprocess import Preprocess
+from edgecls.runs import Artefact
+
+CARD = Card("simple_cnn", tuple("abcdefghij"), Preprocess(32, 32), target="tensorrt", precision="int8")
+needs_builder = pytest.mark.skipif(not installed_flavours(), reason="neither tensorrt nor tensorrt_rtx is installed")
+needs_rtx = pytest.mark.skipif(FLAVOURS[1] not in installed_flavours(), reason="tensorrt_rtx is not installed")
+
+
+@pytest.fixture
+def int8(bundle: Callable[[str, str], Artefact]) -> Artefact:
+    return bundle("tensorrt", "int8")
+
+
+def with_zero_points(graph: Path, out: Path, values: np.ndarray) -> Path:
+    """A copy of a quantized graph whose activation quantizers all have this zero point."""
+    model = onnx.load(graph)
+    names = {node.input[2] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    for tensor in model.graph.initializer:
+        if tensor.name in names:
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, out)
+    return out
+
+
+@needs_builder
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_the_graph_parses_in_the_real_parser(bundle: Callable[[str, str], Artefact], precision: str):
+    artefact = bundle("tensorrt", precision)
+    _builder, network, _logger, _parser = parse_graph(installed_flavours()[0], artefact.place / "model.onnx")
+    assert network.num_inputs == network.num_outputs == 1
+    assert tuple(network.get_input(0).shape) == (-1, 32, 32, 3)
+
+
+@needs_rtx
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_an_engine_is_built_without_a_gpu(bundle: Callable[[str, str], Artefact], precision: str):
+    artefact = bundle("tensorrt", precision)
+    engines = list((artefact.place / "engines").glob("*.engine"))
+    assert len(engines) == 1
+    assert engines[0].stat().st_size > 100_000
+    assert "sm8.6+8.9+12.0" in engines[0].name
+
+
+def test_no_quantizer_is_unsigned_or_asymmetric(int8: Artefact):
+    assert quantizer_faults(int8.place / "model.onnx") == []
+    model = onnx.load(int8.place / "model.onnx")
+    quantizers = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert len(quantizers) > 10
+    zero_points = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in quantizers:
+        tensor = zero_points[node.input[2]]
+        assert tensor.data_type == TensorProto.INT8
+        assert not numpy_helper.to_array(tensor).any()
+
+
+def test_the_convolutions_are_quantized_on_both_inputs(int8: Artefact):
+    model = onnx.load(int8.place / "model.onnx")
+    made_by = {name: node.op_type for node in model.graph.node for name in node.output}
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    assert len(convolutions) == 4
+    for node in convolutions:
+        assert [made_by[name] for name in node.input[:2]] == ["DequantizeLinear"] * 2
+
+
+def test_a_uint8_quantizer_with_zero_point_0_is_refused(int8: Artefact, tmp_path: Path):
+    """TensorRT would read it as int8 with a mere warning, and everything above half of the range would saturate."""
+    planted = with_zero_points(int8.place / "model.onnx", tmp_path / "graph.onnx", np.array(0, np.uint8))
+    assert "uint8, not int8" in quantizer_faults(planted)[0]
+    with pytest.raises(BackendError, match=r"signed, symmetric quantizers only.*QuantizeLinear"):
+        backends.find("tensorrt").build(planted, CARD, tmp_path)
+
+
+def test_an_asymmetric_quantizer_is_refused(int8: Artefact, tmp_path: Path):
+    planted = with_zero_points(int8.place / "model.onnx", tmp_path / "graph.onnx", np.array(3, np.int8))
+    assert "asymmetric (zero point 3)" in quantizer_faults(planted)[0]
+    with pytest.raises(BackendError, match="signed, symmetric"):
+        backends.find("tensorrt").build(planted, CARD, tmp_path)
+
+
+def test_the_graph_for_onnx_runtime_would_be_refused(bundle: Callable[[str, str], Artefact]):
+    assert quantizer_faults(bundle("onnx", "int8").place / "model.onnx")
+
+
+def test_a_quantizer_without_zero_point_counts_as_unsigned(tmp_path: Path):
+    scale = helper.make_tensor("scale", TensorProto.FLOAT, [], [0.1])
+    node = helper.make_node("QuantizeLinear", ["x", "scale"], ["y"], name="bare")
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [node], "g", [value("x", TensorProto.FLOAT, [1])], [value("y", TensorProto.UINT8, [1])], initializer=[scale]
+    )
+    onnx.save(helper.make_model(graph), tmp_path / "g.onnx")
+    assert quantizer_faults(tmp_path / "g.onnx") == ["QuantizeLinear bare has no zero point, which means unsigned"]
+
+
+@needs_builder
+def test_what_the_parser_cannot_take_is_told_in_its_own_words(tmp_path: Path):
+    value = helper.make_tensor_value_info
+    node = helper.make_node("Frobnicate", ["x"], ["y"], name="odd", domain="nobody")
+    graph = helper.make_graph([node], "g", [value("x", TensorProto.FLOAT, [1])], [value("y", TensorProto.FLOAT, [1])])
+    onnx.save(helper.make_model(graph), tmp_path / "g.onnx")
+    with pytest.raises(BackendError, match=r"cannot parse g\.onnx.*odd"):
+        parse_graph(installed_flavours()[0], tmp_path / "g.onnx")
+
+
+@pytest.mark.parametrize("device", ["sm86", "8", "8.6,x", ""])
+def test_a_malformed_compute_capability_is_refused(device: str):
+    with pytest.raises(UsageError, match="no compute capability"):
+        backends.find("tensorrt").check_request("int8", device)
+
+
+@needs_rtx
+def test_an_unknown_compute_capability_is_answered_with_the_known_ones(int8: Artefact, tmp_path: Path):
+    with pytest.raises(BackendError, match=r"nothing for compute capability 3\.5; it knows .*8\.6"):
+        backends.find("tensorrt").build(int8.place / "model.onnx", CARD, tmp_path, "3.5")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(gpu_capability() is None, reason="no NVIDIA GPU with a working driver")
+def test_the_engine_answers_as_its_graph_does(int8: Artefact):
+    golden = Golden.read(int8.place)
+    with int8.open() as session:
+        scores = session.infer(golden.images)
+    assert abs(scores - golden.scores).max() < 2 * (int8.card.quality.max_score_difference or 1.0)

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgecls import env, runs
+from edgecls.benchmark.run import BenchmarkConfig, benchmark, remember, result, write_result
+from edgecls.card import read_card
+from edgecls.errors import UsageError
+from edgecls.report.figures import latency_accuracy, training_curves
+from edgecls.runs import Artefact, best_here
+
+QUICK = BenchmarkConfig(rounds=2, seconds=0.05)
+
+
+@pytest.fixture
+def candidates(trained: Artefact, bundle: Callable[[str, str], Artefact]) -> list[Artefact]:
+    return [trained, bundle("onnx", "fp32"), bundle("onnx", "int8"), bundle("tensorrt", "int8")]
+
+
+def test_each_candidate_is_timed_or_says_why_not(candidates: list[Artefact]):
+    rows = benchmark(candidates, QUICK)
+    assert [row.name for row in rows] == ["torch-fp32", "onnx-fp32", "onnx-int8", "tensorrt-int8"]
+    for row in rows:
+        assert (row.latency is None) == bool(row.reason)
+        assert row.size_bytes > 10_000
+        if row.latency:
+            assert 0 < row.latency.p50_ms <= row.latency.p90_ms <= row.latency.p99_ms
+            assert len(row.round_p50_ms) == 2
+
+
+def test_the_result_names_the_machine_and_is_json(candidates: list[Artefact], tmp_path: Path):
+    rows = benchmark(candidates[:2], QUICK)
+    write_result(rows, QUICK, tmp_path / "result.json")
+    record = json.loads((tmp_path / "result.json").read_text())
+    assert record == result(rows, QUICK)
+    assert record["machine"]["cores"] >= 1
+    assert record["rows"][1]["top1"] == candidates[1].card.quality.top1
+    assert "onnxruntime" in record["versions"]
+
+
+def test_the_fastest_verified_bundle_on_this_machine_is_the_default(
+    candidates: list[Artefact], trained: Artefact, monkeypatch: pytest.MonkeyPatch
+):
+    rows = benchmark(candidates, QUICK)
+    remember(rows)
+    machine = env.this_machine().name
+    timed = [row for row in rows if row.latency and not row.artefact.is_run]
+    fastest = min(timed, key=lambda row: row.latency.p50_ms)
+    others = {bundle.place: bundle.card for bundle in runs.bundles_of(trained.place)}
+    chosen = best_here(runs.find(trained.place), machine)
+    assert read_card(fastest.artefact.place).quality.latency_ms == fastest.latency.p50_ms
+    assert chosen.card.quality.latency_ms == min(
+        card.quality.latency_ms for place, card in others.items() if runs.find(place).backend.available() is None
+    )
+    assert runs.resolve(None, machine).place == chosen.place
+
+
+def test_pictures_are_drawn(candidates: list[Artefact], tmp_path: Path, trained: Artefact):
+    picture = latency_accuracy(benchmark(candidates[:3], QUICK), tmp_path / "picture.png")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert training_curves(trained.place).name == "curves.png"
+
+
+@pytest.mark.parametrize("values", [{"rounds": 0}, {"seconds": 0}, {"threads": 0}])
+def test_values_that_make_no_sense_are_refused(values: dict):
+    with pytest.raises(UsageError):
+        benchmark([], BenchmarkConfig(**values))

@@ -1,0 +1,173 @@
+"""The command line as a user meets it: what it prints, and one clear line for each mistake."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from edgecls.card import Golden
+from edgecls.opencv import cv2
+from edgecls.runs import RUNS_VARIABLE, Artefact
+
+Cli = Callable[..., Result]
+
+
+def assert_one_line(result: Result, code: int, message: str) -> None:
+    assert result.exit_code == code, result.output
+    assert message in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.fixture
+def three(trained: Artefact, tmp_path: Path) -> Path:
+    path = tmp_path / "three.png"
+    cv2.imwrite(str(path), cv2.cvtColor(Golden.read(trained.place).images[3], cv2.COLOR_RGB2BGR))
+    return path
+
+
+def test_predict_prints_label_and_score(cli: Cli, bundle, three: Path):
+    result = cli("predict", three, "--model", bundle("onnx", "fp32").place, "--top", 2)
+    assert result.exit_code == 0
+    assert f"{three}  three " in result.stdout
+    assert result.stdout.count("%") == 2
+
+
+def test_predict_json_is_one_object_per_image_and_nothing_else(cli: Cli, bundle, three: Path, photos: Path):
+    result = cli("predict", three, photos, "--model", bundle("onnx", "fp32").place, "--json")
+    records = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(records) == 25
+    assert records[0]["image"] == str(three)
+    assert records[0]["label"] == records[0]["top"][0]["label"] == "three"
+
+
+def test_predict_with_a_run_uses_its_best_bundle(cli: Cli, bundle, trained: Artefact, three: Path):
+    bundle("onnx", "fp32")
+    result = cli("predict", three, "--model", trained.place)
+    assert "/bundles/" in result.stderr
+    assert "three" in result.stdout
+
+
+def test_info_prints_the_card_and_json_is_the_card(cli: Cli, bundle):
+    place = bundle("onnx", "int8").place
+    assert "simple_cnn" in cli("info", place).stdout
+    assert json.loads(cli("info", place, "--json").stdout)["precision"] == "int8"
+    assert "onnx int8" in cli("info", place / "model.onnx").stdout
+
+
+def test_verify_says_pass(cli: Cli, bundle):
+    result = cli("verify", bundle("onnx", "int8").place)
+    assert result.exit_code == 0
+    assert result.stdout.startswith("pass: ")
+
+
+def test_verify_says_when_it_fails(cli: Cli, bundle, copy_of: Callable[[Artefact], Path]):
+    place = copy_of(bundle("onnx", "fp32"))
+    golden = Golden.read(place)
+    Golden(255 - golden.images, golden.scores).write(place)
+    assert_one_line(cli("verify", place), 6, "fails here")
+
+
+def test_doctor_names_every_backend(cli: Cli):
+    record = json.loads(cli("doctor", "--json").stdout)
+    assert set(record["backends"]) == {"onnx", "openvino", "tensorrt", "torch"}
+    assert record["backends"]["onnx"]["runs"] is True
+    text = cli("doctor").stdout
+    assert "processor" in text
+    assert "tensorrt" in text
+
+
+def test_benchmark_prints_a_table_and_writes_json_and_picture(cli: Cli, bundle, tmp_path: Path):
+    places = [bundle("onnx", "fp32").place, bundle("onnx", "int8").place]
+    result = cli("benchmark", *places, "--rounds", 1, "--seconds", 0.05, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    assert "onnx-fp32" in result.stdout
+    assert "fastest verified here: onnx-" in result.stdout
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"benchmark.json", "benchmark.png"}
+
+
+def test_train_prints_what_it_used_and_where_the_run_is(cli: Cli, photos: Path, tmp_path: Path):
+    result = cli(
+        "train", photos, "--arch", "simple_cnn", "--weights", "none", "--epochs", 2, "--size", 32, "--batch-size", 8,
+        "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    assert "2 classes, 16 train, 4 val, 4 test" in result.stdout
+    assert "weights: none" in result.stdout
+    assert "test split: top-1" in result.stdout
+    assert (tmp_path / "run" / "curves.png").is_file()
+
+
+def test_a_first_use_without_a_run_says_how_to_make_one(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(RUNS_VARIABLE, str(tmp_path / "none"))
+    for arguments in (("export",), ("stream",), ("benchmark",)):
+        assert_one_line(cli(*arguments), 4, "make one with: edgecls train")
+
+
+def test_version(cli: Cli):
+    assert cli("--version").stdout == "edgecls 0.1.0\n"
+
+
+class TestMistakes:
+    def test_predict_a_file_that_is_no_image(self, cli: Cli, bundle, tmp_path: Path):
+        (tmp_path / "notes.txt").write_text("hello")
+        result = cli("predict", tmp_path / "notes.txt", "--model", bundle("onnx", "fp32").place, "--json")
+        assert result.exit_code == 3
+        assert "notes.txt is not an image" in result.stderr
+
+    def test_predict_a_truncated_image(self, cli: Cli, bundle, photos: Path):
+        photo = photos / "dark" / "00.jpg"
+        photo.write_bytes(photo.read_bytes()[:400])
+        result = cli("predict", photo, "--model", bundle("onnx", "fp32").place, "--json")
+        assert result.exit_code == 3
+        assert "is truncated" in result.stderr
+
+    def test_predict_nothing(self, cli: Cli, bundle, tmp_path: Path):
+        assert_one_line(cli("predict", tmp_path, "--model", bundle("onnx", "fp32").place), 3, "holds no images")
+        assert_one_line(cli("predict", "/gone.jpg", "--model", bundle("onnx", "fp32").place), 3, "no image or folder")
+
+    def test_train_without_images(self, cli: Cli, tmp_path: Path):
+        assert_one_line(cli("train", tmp_path), 3, "holds no usable training images")
+
+    def test_train_an_unknown_architecture(self, cli: Cli):
+        assert_one_line(cli("train", "--arch", "alexnet"), 2, "choose one of mobilenet_v2, ")
+
+    def test_train_to_a_place_that_cannot_be_written(self, cli: Cli, photos: Path, tmp_path: Path):
+        (tmp_path / "file").write_text("")
+        result = cli("train", photos, "--arch", "simple_cnn", "--out", tmp_path / "file" / "run", "--weights", "none")
+        assert_one_line(result, 8, "cannot write")
+
+    def test_export_both_precisions(self, cli: Cli, trained: Artefact):
+        assert_one_line(cli("export", trained.place, "--int8", "--fp16"), 2, "exclude each other")
+
+    def test_export_an_unknown_target(self, cli: Cli, trained: Artefact):
+        assert_one_line(cli("export", trained.place, "--target", "coreml"), 2, "choose one of onnx, openvino, tensorrt")
+
+    def test_a_model_that_is_not_there(self, cli: Cli, three: Path):
+        assert_one_line(cli("predict", three, "--model", "/nowhere"), 4, "there is no model at /nowhere")
+
+    def test_a_model_file_of_another_kind(self, cli: Cli, three: Path):
+        assert_one_line(cli("predict", three, "--model", three), 4, "is not a model file")
+
+    def test_a_model_whose_hash_does_not_fit(self, cli: Cli, bundle, copy_of: Callable[[Artefact], Path], three: Path):
+        place = copy_of(bundle("onnx", "fp32"))
+        with (place / "model.onnx").open("ab") as stream:
+            stream.write(b"\0")
+        assert_one_line(cli("predict", three, "--model", place), 4, "SHA-256 differs")
+
+    def test_stream_without_a_camera(self, cli: Cli, bundle):
+        result = cli("stream", "--camera", 73, "--model", bundle("onnx", "fp32").place)
+        assert_one_line(result, 7, "--camera demo")
+
+    def test_stream_with_values_that_make_no_sense(self, cli: Cli):
+        assert_one_line(cli("stream", "--display", "hologram"), 2, "--display takes auto, window")
+        assert_one_line(cli("stream", "--frames", 0), 2, "--frames")
+
+    def test_an_unknown_option_is_a_usage_error(self, cli: Cli):
+        result = cli("train", "--epoch", 3)
+        assert result.exit_code == 2
+        assert "--epoch" in result.stderr

@@ -1,0 +1,92 @@
+"""One small model, trained once for the whole suite, and its bundles."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from edgecls import backends, runs
+from edgecls.cli import app
+from edgecls.export.bundle import ExportConfig, export
+from edgecls.opencv import cv2
+from edgecls.runs import Artefact
+from edgecls.train.loop import TrainConfig, train
+
+VARIANTS = [(name, precision) for name, backend in backends.exportable().items() for precision in backend.precisions]
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("workspace")
+
+
+@pytest.fixture(autouse=True)
+def runs_folder(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test sees the same runs folder and none touches the developer's own."""
+    folder = workspace / "runs"
+    monkeypatch.setenv(runs.RUNS_VARIABLE, str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(workspace: Path) -> Artefact:
+    """A run: simple_cnn on the embedded digits at 32 pixels."""
+    place = workspace / "runs" / "001-digits-simple_cnn"
+    train(TrainConfig(arch="simple_cnn", epochs=3, size_px=32, batch_size=64, out=place))
+    return runs.find(place)
+
+
+@pytest.fixture(scope="session")
+def bundle(trained: Artefact) -> Callable[[str, str], Artefact]:
+    """The trained run exported for a target and precision; each variant is built once."""
+    built: dict[tuple[str, str], Artefact] = {}
+
+    def get(target: str, precision: str = "fp32") -> Artefact:
+        backend = backends.find(target)
+        if reason := backend.buildable():
+            pytest.skip(reason)
+        if target == "openvino" and backend.available():
+            pytest.skip(str(backend.available()))
+        if (target, precision) not in built:
+            config = ExportConfig(target, trained.place, precision, max_drop_points=5.0)
+            built[target, precision] = export(config)
+        return built[target, precision]
+
+    return get
+
+
+@pytest.fixture
+def copy_of(tmp_path: Path) -> Callable[[Artefact], Path]:
+    """A copy of an artefact's folder, without the bundles inside a run, that a test may damage."""
+
+    def copy(artefact: Artefact) -> Path:
+        place = tmp_path / "copy"
+        shutil.copytree(artefact.place, place, ignore=shutil.ignore_patterns("bundles"))
+        return place
+
+    return copy
+
+
+@pytest.fixture
+def cli() -> Callable[..., Result]:
+    """Run the command line in this process: `cli("info", path)`."""
+    runner = CliRunner()
+    return lambda *arguments: runner.invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder data set of two classes, twelve 40x30 images each: dark and bright noise."""
+    root = tmp_path / "photos"
+    generator = np.random.default_rng(0)
+    for name, low in (("dark", 0), ("bright", 170)):
+        (root / name).mkdir(parents=True)
+        for index in range(12):
+            image = generator.integers(low, low + 80, (30, 40, 3), dtype=np.uint8)
+            cv2.imwrite(str(root / name / f"{index:02d}.jpg"), image)
+    return root

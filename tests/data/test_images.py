@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgecls.data.images import decode_image, read_image
+from edgecls.errors import ImageError
+from edgecls.opencv import cv2
+
+
+def encoded(suffix: str, shape: tuple[int, ...] = (40, 60, 3), dtype: type = np.uint8) -> bytes:
+    image = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype=dtype)
+    return cv2.imencode(suffix, image)[1].tobytes()
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp", ".tiff"])
+def test_the_usual_formats_give_bgr_uint8(suffix: str):
+    image = decode_image(encoded(suffix), "x")
+    assert image.shape == (40, 60, 3)
+    assert image.dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        encoded(".png", (40, 60)),
+        encoded(".png", (40, 60, 4)),
+        encoded(".png", (40, 60, 3), np.uint16),
+        encoded(".jpg", (40, 60)),
+    ],
+    ids=["grey", "transparent", "16-bit", "grey jpeg"],
+)
+def test_other_modes_become_bgr_uint8(content: bytes):
+    image = decode_image(content, "x")
+    assert image.shape == (40, 60, 3)
+    assert image.dtype == np.uint8
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+@pytest.mark.parametrize("kept", [0.3, 0.6, 0.95])
+def test_a_truncated_file_is_refused_and_not_filled_with_grey(suffix: str, kept: float):
+    content = encoded(suffix, (200, 200, 3))
+    with pytest.raises(ImageError, match="photo is truncated"):
+        decode_image(content[: int(kept * len(content))], "photo")
+
+
+def test_a_progressive_jpeg_with_trailing_bytes_is_whole():
+    image = np.random.default_rng(0).integers(0, 255, (80, 80, 3), dtype=np.uint8)
+    content = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1, cv2.IMWRITE_JPEG_RST_INTERVAL, 2])[
+        1
+    ].tobytes()
+    assert decode_image(content + b"\x00\xff\xda\x00trailing", "x").shape == (80, 80, 3)
+
+
+def test_a_thumbnail_inside_does_not_hide_a_truncated_photo():
+    content = encoded(".jpg", (200, 200, 3))
+    thumbnail = encoded(".jpg", (16, 16, 3))
+    exif = b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail
+    whole = content[:2] + exif + content[2:]
+    assert decode_image(whole, "x").shape == (200, 200, 3)
+    with pytest.raises(ImageError, match="truncated"):
+        decode_image(whole[: len(whole) // 2], "x")
+
+
+def test_exif_orientation_is_applied():
+    content = encoded(".jpg", (40, 60, 3))
+    # One TIFF directory with one entry: Orientation (0x0112) = 6, which turns the picture by 90 degrees.
+    tiff = b"MM\x00\x2a\x00\x00\x00\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00\x00\x00\x00\x00"
+    body = b"Exif\x00\x00" + tiff
+    turned = content[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + content[2:]
+    assert decode_image(turned, "x").shape == (60, 40, 3)
+
+
+def test_what_is_no_image_says_so(tmp_path: Path):
+    (tmp_path / "notes.jpg").write_text("hello")
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    with pytest.raises(ImageError, match=r"notes\.jpg is not an image"):
+        read_image(tmp_path / "notes.jpg")
+    with pytest.raises(ImageError, match=r"empty\.jpg is empty"):
+        read_image(tmp_path / "empty.jpg")
+    with pytest.raises(ImageError, match=r"cannot read .*gone\.jpg"):
+        read_image(tmp_path / "gone.jpg")

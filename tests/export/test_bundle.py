@@ -1,0 +1,195 @@
+"""Exporting: verified before it is called done, and whole or not there at all."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from edgecls import runs
+from edgecls.card import Golden, read_card, write_card
+from edgecls.data.dataset import open_recorded
+from edgecls.errors import ArtefactError, DataError, UsageError, VerificationError
+from edgecls.export import bundle as exporting
+from edgecls.export.bundle import ExportConfig, export
+from edgecls.export.parity import replay_golden
+from edgecls.export.recipe import recipe_for
+from edgecls.runs import Artefact
+
+
+def files_below(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+@pytest.fixture
+def run(trained: Artefact, copy_of: Callable[[Artefact], Path]) -> Path:
+    return copy_of(replace(trained))
+
+
+def test_the_graph_takes_raw_images_and_a_free_batch(bundle: Callable[[str, str], Artefact]):
+    model = onnx.load(bundle("onnx", "fp32").place / "model.onnx")
+    [image], [scores] = model.graph.input, model.graph.output
+    assert image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    dimensions = [d.dim_param or d.dim_value for d in image.type.tensor_type.shape.dim]
+    assert dimensions[1:] == [32, 32, 3]
+    assert isinstance(dimensions[0], str)
+    assert scores.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+
+
+def test_int8_is_smaller_and_names_its_calibration(bundle: Callable[[str, str], Artefact], trained: Artefact):
+    small, large = bundle("onnx", "int8"), bundle("onnx", "fp32")
+    assert small.size_bytes() < 0.4 * large.size_bytes()
+    manifest = json.loads((small.place / "calibration.json").read_text())
+    assert small.card.lineage.calibration["images"] == len(manifest["images"]) == recipe_for("onnx").samples
+    training = {sample.key for sample in open_recorded(trained.place).splits["train"]}
+    assert {image["path"] for image in manifest["images"]} <= training
+
+
+def test_fp16_weights_are_half_precision_tensors(bundle: Callable[[str, str], Artefact]):
+    model = onnx.load(bundle("onnx", "fp16").place / "model.onnx")
+    kinds = {tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) == 4 and tensor.dims[0] > 1}
+    assert kinds == {onnx.TensorProto.FLOAT16}
+
+
+def test_the_card_says_what_was_measured(bundle: Callable[[str, str], Artefact], trained: Artefact):
+    card = read_card(bundle("onnx", "int8").place)
+    assert card.lineage.parent == trained.card.lineage.files["model.safetensors"]
+    assert card.quality.images == 269
+    assert card.quality.split == "test"
+    assert card.quality.agreement > 0.95
+    assert card.quality.latency_ms > 0
+    assert card.quality.verified_with == "onnxruntime"
+    assert card.classes == trained.card.classes
+
+
+def test_what_cannot_run_here_is_verified_by_its_stand_in(bundle: Callable[[str, str], Artefact]):
+    artefact = bundle("tensorrt", "int8")
+    if artefact.backend.available() is None:
+        pytest.skip("TensorRT runs here")
+    assert artefact.card.quality.verified_with == "onnxruntime as stand-in"
+    assert artefact.card.quality.agreement > 0.95
+    assert artefact.card.quality.latency_ms is None
+
+
+def test_golden_inputs_replay(bundle: Callable[[str, str], Artefact]):
+    assert replay_golden(bundle("onnx", "int8")).images == 16
+
+
+def test_golden_inputs_catch_other_answers(bundle: Callable[[str, str], Artefact], copy_of: Callable[[Artefact], Path]):
+    place = copy_of(bundle("onnx", "fp32"))
+    golden = Golden.read(place)
+    Golden(golden.images, np.roll(golden.scores, 1, axis=1)).write(place)
+    with pytest.raises(VerificationError, match="fails here"):
+        replay_golden(runs.find(place))
+
+
+def test_a_bundle_that_loses_too_much_is_not_written(run: Path, monkeypatch: pytest.MonkeyPatch):
+    """Calibrated on black images, every activation saturates."""
+
+    def black(self, preprocess):
+        return [np.zeros((32, 32, 3), np.uint8)] * 10
+
+    monkeypatch.setattr(exporting.calibration.Calibration, "images", black)
+    before = files_below(run)
+    with pytest.raises(VerificationError, match=r"loses .* points of top-1, 1 are allowed"):
+        export(ExportConfig("onnx", run, "int8"))
+    assert files_below(run) - before <= {"bundles"}
+
+
+def test_a_failed_export_keeps_the_bundle_that_was_there(run: Path, monkeypatch: pytest.MonkeyPatch):
+    place = export(ExportConfig("onnx", run)).place
+    before = read_card(place)
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(exporting, "verify_export", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        export(ExportConfig("onnx", run))
+    assert read_card(place) == before
+    assert [path.name for path in (run / "bundles").iterdir()] == ["onnx-fp32"]
+
+
+def test_calibration_from_a_folder(run: Path, photos: Path):
+    artefact = export(ExportConfig("onnx", run, "int8", calibration=photos, max_drop_points=100))
+    manifest = json.loads((artefact.place / "calibration.json").read_text())
+    assert manifest["location"] == str(photos)
+    assert len(manifest["images"]) == 24
+
+
+def test_without_its_images_a_run_is_verified_on_golden_inputs(run: Path):
+    record = json.loads((run / "data.json").read_text())
+    (run / "data.json").write_text(json.dumps({**record, "location": "/gone"}))
+    artefact = export(ExportConfig("onnx", run))
+    assert artefact.card.quality.split == "golden"
+    assert artefact.card.quality.images == 16
+    assert artefact.card.quality.top1 is None
+    with pytest.raises(DataError, match=r"no longer at /gone.*--calibration"):
+        export(ExportConfig("onnx", run, "int8"))
+
+
+class TestRefusals:
+    def test_targets_and_precisions_that_do_not_exist(self, trained: Artefact):
+        with pytest.raises(UsageError, match="no target 'coreml'"):
+            export(ExportConfig("coreml", trained.place))
+        with pytest.raises(UsageError, match="no export target"):
+            export(ExportConfig("torch", trained.place))
+        with pytest.raises(UsageError, match="no precision int4"):
+            export(ExportConfig("onnx", trained.place, "int4"))
+
+    def test_options_that_do_not_go_together(self, trained: Artefact, photos: Path):
+        with pytest.raises(UsageError, match="--calibration is for --int8"):
+            export(ExportConfig("onnx", trained.place, calibration=photos))
+        with pytest.raises(UsageError, match="leave --device out"):
+            export(ExportConfig("onnx", trained.place, device="8.6"))
+        with pytest.raises(UsageError, match="no device 'TPU'"):
+            export(ExportConfig("openvino", trained.place, device="TPU"))
+        with pytest.raises(UsageError, match="--max-drop"):
+            export(ExportConfig("onnx", trained.place, "int8", max_drop_points=-1))
+
+    def test_too_few_calibration_images(self, trained: Artefact, tmp_path: Path):
+        (tmp_path / "few").mkdir()
+        with pytest.raises(DataError, match="0 readable images; calibration needs at least 8"):
+            export(ExportConfig("onnx", trained.place, "int8", calibration=tmp_path / "few"))
+
+    def test_a_bundle_is_no_run(self, bundle: Callable[[str, str], Artefact]):
+        with pytest.raises(ArtefactError, match="is not a run but a model for onnx"):
+            export(ExportConfig("onnx", bundle("onnx", "fp32").place))
+
+    @pytest.mark.parametrize("victim", ["run", "photos"])
+    def test_out_never_replaces_a_run_or_somebodys_files(self, trained: Artefact, photos: Path, victim: str):
+        place = trained.place if victim == "run" else photos
+        before = files_below(place)
+        with pytest.raises(UsageError, match="exists and is no bundle"):
+            export(ExportConfig("onnx", trained.place, out=place))
+        assert files_below(place) == before
+
+    def test_weights_of_another_architecture(self, run: Path):
+        card = read_card(run)
+        write_card(replace(card, arch="resnet18"), run)
+        with pytest.raises(ArtefactError, match="does not fit resnet18"):
+            export(ExportConfig("onnx", run))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file size limits are a POSIX matter")
+def test_a_full_disk_is_one_line_and_leaves_nothing(run: Path):
+    """A limit on the size of files stands in for a disk that fills up while the bundle is being written."""
+    program = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
+        f"sys.argv = ['edgecls', 'export', {str(run)!r}]\n"
+        "from edgecls.cli import main\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 8, done.stderr
+    assert "File too large" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not list((run / "bundles").iterdir())

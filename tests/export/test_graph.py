@@ -1,0 +1,64 @@
+"""Every architecture becomes a graph that gives what torch gives, and the edge ones an int8 engine for TensorRT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from edgecls import backends, models
+from edgecls.backends.onnx_graph import quantizer_faults
+from edgecls.backends.tensorrt import FLAVOURS, installed_flavours
+from edgecls.backends.torch import TorchSession, open_module
+from edgecls.card import Card
+from edgecls.export.graph import export_graph
+from edgecls.export.quantize import quantize
+from edgecls.export.recipe import recipe_for
+from edgecls.preprocess import Preprocess
+
+CLASSES = ("a", "b", "c")
+needs_rtx = pytest.mark.skipif(FLAVOURS[1] not in installed_flavours(), reason="tensorrt_rtx is not installed")
+
+
+def untrained(arch: str, folder: Path) -> tuple[Path, Card]:
+    """Fresh weights, with running statistics that are not those of an empty batch norm."""
+    torch.manual_seed(0)
+    network = models.create(arch, len(CLASSES)).train()
+    with torch.no_grad():
+        for _ in range(3):
+            network(torch.randn(4, 3, 64, 64))
+    save_file(network.state_dict(), folder / "model.safetensors")
+    return folder / "model.safetensors", Card(arch, CLASSES, Preprocess(64, 64), target="torch")
+
+
+def images(count: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (count, 64, 64, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("arch", models.ARCHITECTURES)
+def test_the_graph_gives_what_torch_gives(arch: str, tmp_path: Path):
+    weights, card = untrained(arch, tmp_path)
+    export_graph(weights, card, tmp_path / "graph.onnx")
+    expected = TorchSession(card, open_module(weights, card)).infer(images(3))
+    with backends.find("onnx").open(tmp_path / "graph.onnx", card) as session:
+        scores = session.infer(images(3))
+    assert abs(scores - expected).max() < 1e-3 * max(1.0, abs(expected).max())
+
+
+@needs_rtx
+@pytest.mark.parametrize("arch", ["mobilenet_v2", "mobilenet_v3_small", "resnet18"])
+def test_the_int8_graph_becomes_a_tensorrt_engine_without_a_gpu(arch: str, tmp_path: Path):
+    weights, card = untrained(arch, tmp_path)
+    export_graph(weights, card, tmp_path / "graph.onnx")
+    quantize(tmp_path / "graph.onnx", recipe_for("tensorrt"), list(images(8)), tmp_path / "int8.onnx")
+    assert quantizer_faults(tmp_path / "int8.onnx") == []
+    out = tmp_path / "bundle"
+    out.mkdir()
+    built = backends.find("tensorrt").build(
+        tmp_path / "int8.onnx", Card(**{**vars(card), "precision": "int8"}), out, "8.6"
+    )
+    assert built.runtime.device == "8.6"
+    assert [path.suffix for path in (out / "engines").iterdir()] == [".engine"]

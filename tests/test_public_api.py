@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edgecls
+from edgecls.card import Golden
+from edgecls.classifier import softmax
+from edgecls.errors import ImageError, UsageError
+from edgecls.opencv import cv2
+from edgecls.runs import Artefact
+
+
+@pytest.fixture
+def model(bundle: Callable[[str, str], Artefact]):
+    with edgecls.load(bundle("onnx", "fp32").place) as model:
+        yield model
+
+
+def bgr(artefact_place: Path, index: int) -> np.ndarray:
+    return cv2.cvtColor(Golden.read(artefact_place).images[index], cv2.COLOR_RGB2BGR)
+
+
+def test_the_public_names_are_exactly_these():
+    assert set(edgecls.__all__) == {
+        "Card", "Classifier", "EdgeclsError", "Prediction", "Preprocess", "__version__", "load",
+    }  # fmt: skip
+    assert all(hasattr(edgecls, name) for name in edgecls.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        edgecls.nothing  # noqa: B018
+
+
+def test_an_image_is_classified_with_typed_results(model: edgecls.Classifier, tmp_path: Path):
+    prediction = model.predict(bgr(model.place, 7))
+    assert prediction.label == "seven"
+    assert prediction.index == 7
+    assert 0.3 < prediction.score <= 1
+    assert prediction.top(2)[0] == ("seven", prediction.score)
+    assert sum(score for _, score in prediction.ranking) == pytest.approx(1, abs=1e-5)
+    cv2.imwrite(str(tmp_path / "seven.png"), bgr(model.place, 7))
+    assert model.predict(tmp_path / "seven.png").label == model.predict(str(tmp_path / "seven.png")).label == "seven"
+
+
+def test_many_images_come_back_in_order(model: edgecls.Classifier):
+    images = [bgr(model.place, index % 10) for index in range(23)]
+    labels = [prediction.index for prediction in model.predict_many(iter(images))]
+    assert labels == [model.predict(image).index for image in images]
+
+
+def test_an_image_of_any_size_is_taken(model: edgecls.Classifier):
+    large = cv2.resize(bgr(model.place, 3), (500, 500), interpolation=cv2.INTER_CUBIC)
+    assert model.predict(large).label == "three"
+
+
+def test_a_run_opens_as_its_best_bundle_and_itself_without_one(trained: Artefact, copy_of: Callable[[Artefact], Path]):
+    with edgecls.load(copy_of(trained)) as model:
+        assert model.card.target == "torch"
+        assert model.predict(bgr(trained.place, 0)).label == "zero"
+
+
+def test_bad_input_is_refused(model: edgecls.Classifier):
+    with pytest.raises(ImageError, match="uint8 array"):
+        model.predict(np.zeros((4, 4, 3)))
+    with pytest.raises(ImageError, match="cannot read"):
+        model.predict("gone.jpg")
+    with pytest.raises(UsageError, match="threads"):
+        edgecls.load(model.place, threads=0)
+
+
+def test_softmax_does_not_overflow():
+    assert softmax(np.array([1000.0, 1000.0], np.float32)).tolist() == [0.5, 0.5]
