@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Resize = Literal["crop", "stretch", "letterbox"]
-Interpolation = Literal["linear", "area", "cubic", "nearest"]
+Interpolation = Literal["pyramid", "linear", "area", "cubic", "nearest"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Channel means of ImageNet in RGB order on a 0..1 scale, as torchvision's weights expect them."""
@@ -31,6 +31,10 @@ class Preprocess:
     `crop` takes the largest centred region with the aspect ratio of the input, `stretch` ignores the aspect ratio,
     `letterbox` keeps the whole image and fills the rest with grey. `mean` and `std` are per RGB channel, on 0..1.
 
+    `pyramid` halves the image by averaging while it is at least twice too large, then interpolates linearly: on large
+    photographs it is as accurate as `area` and several times faster, where plain `linear` skips pixels and loses
+    accuracy. The others are OpenCV's.
+
     >>> import numpy as np
     >>> Preprocess(height_px=64, width_px=64)(np.zeros((480, 640, 3), np.uint8)).shape
     (64, 64, 3)
@@ -39,7 +43,7 @@ class Preprocess:
     height_px: int
     width_px: int
     resize: Resize = "crop"
-    interpolation: Interpolation = "linear"
+    interpolation: Interpolation = "pyramid"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
@@ -52,20 +56,25 @@ class Preprocess:
         from edgecls.opencv import cv2
 
         image = _as_bgr(image)
-        flag = {
-            "linear": cv2.INTER_LINEAR,
-            "area": cv2.INTER_AREA,
-            "cubic": cv2.INTER_CUBIC,
-            "nearest": cv2.INTER_NEAREST,
-        }[self.interpolation]
         if self.resize == "letterbox":
-            image = self._letterbox(image, flag)
+            image = self._letterbox(image)
         else:
-            if self.resize == "crop":
-                image = self._crop(image)
-            if image.shape[:2] != (self.height_px, self.width_px):
-                image = cv2.resize(image, (self.width_px, self.height_px), interpolation=flag)
+            image = self._scaled(self._crop(image) if self.resize == "crop" else image, self.height_px, self.width_px)
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+    def _scaled(self, image: NDArray[uint8], height: int, width: int) -> NDArray[uint8]:
+        from edgecls.opencv import cv2
+
+        if self.interpolation == "pyramid":
+            # OpenCV averages 2x2 blocks exactly, and fast, where both sides are even.
+            while image.shape[0] >= 2 * height and image.shape[1] >= 2 * width:
+                half_h, half_w = image.shape[0] // 2, image.shape[1] // 2
+                even = image[: 2 * half_h, : 2 * half_w]
+                image = cv2.resize(even, (half_w, half_h), interpolation=cv2.INTER_AREA)
+        if image.shape[:2] == (height, width):
+            return image
+        flags = {"area": cv2.INTER_AREA, "cubic": cv2.INTER_CUBIC, "nearest": cv2.INTER_NEAREST}
+        return cv2.resize(image, (width, height), interpolation=flags.get(self.interpolation, cv2.INTER_LINEAR))
 
     def _crop(self, image: NDArray[uint8]) -> NDArray[uint8]:
         height, width = image.shape[:2]
@@ -76,13 +85,13 @@ class Preprocess:
         top, left = (height - keep_h) // 2, (width - keep_w) // 2
         return image[top : top + keep_h, left : left + keep_w]
 
-    def _letterbox(self, image: NDArray[uint8], flag: int) -> NDArray[uint8]:
+    def _letterbox(self, image: NDArray[uint8]) -> NDArray[uint8]:
         from edgecls.opencv import cv2
 
         height, width = image.shape[:2]
         scale = min(self.height_px / height, self.width_px / width)
         new_h, new_w = max(1, round(height * scale)), max(1, round(width * scale))
-        image = cv2.resize(image, (new_w, new_h), interpolation=flag)
+        image = self._scaled(image, new_h, new_w)
         top, left = (self.height_px - new_h) // 2, (self.width_px - new_w) // 2
         return cv2.copyMakeBorder(
             image,

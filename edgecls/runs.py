@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgecls import backends
 from edgecls.card import CARD_FILE, Card, read_card
 from edgecls.errors import ArtefactError
+from edgecls.storage import make_folder, writing_to
 
 RUNS_VARIABLE = "EDGECLS_RUNS"
 BUNDLES_FOLDER = "bundles"
@@ -50,18 +53,31 @@ def runs_folder() -> Path:
     return Path(os.environ.get(RUNS_VARIABLE) or "runs")
 
 
-def new_run(data_name: str, arch: str) -> Path:
-    """A name for the next run, numbered after the last one."""
-    numbers = [_number(run) for run in all_runs()]
+@contextmanager
+def new_run(data_name: str, arch: str) -> Iterator[Path]:
+    """Yield an empty folder for the next run, numbered after the last one, that no other process gets.
+
+    It is taken away again where nothing was put in its place.
+    """
+    root = make_folder(runs_folder())
     safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", data_name).strip("-.") or "data"
-    return runs_folder() / f"{max(numbers, default=0) + 1:03d}-{safe}-{arch}"
+    for number in itertools.count(max(map(_number, root.iterdir()), default=0) + 1):
+        place = root / f"{number:03d}-{safe}-{arch}"
+        with writing_to(root), suppress(FileExistsError):
+            place.mkdir()
+            break
+    try:
+        yield place
+    finally:
+        with suppress(OSError):
+            place.rmdir()
 
 
 def all_runs() -> list[Path]:
     """Finished runs, oldest first."""
     root = runs_folder()
-    found = [path for path in root.iterdir() if _RUN_NAME.match(path.name)] if root.is_dir() else []
-    return sorted((path for path in found if (path / CARD_FILE).is_file()), key=_number)
+    found = root.iterdir() if root.is_dir() else ()
+    return sorted((path for path in found if _number(path) and (path / CARD_FILE).is_file()), key=_number)
 
 
 def latest_run() -> Path:

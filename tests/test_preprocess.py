@@ -40,6 +40,21 @@ def test_stretch_uses_the_whole_image():
     assert out[0, :, 2].tolist() == [0, 2, 4, 6]
 
 
+def test_the_pyramid_averages_where_linear_skips_pixels():
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[::8] = 255  # one bright row in eight: an eighth of the light
+    averaged = Preprocess(8, 8)(image).mean()
+    skipped = Preprocess(8, 8, interpolation="linear")(image).mean()
+    assert averaged == pytest.approx(255 / 8, abs=1)
+    assert abs(skipped - 255 / 8) > 20
+
+
+@pytest.mark.parametrize("shape", [(65, 97, 3), (64, 64, 3), (17, 200, 3)])
+def test_the_pyramid_takes_odd_sizes(shape: tuple[int, ...]):
+    for resize in ("crop", "stretch", "letterbox"):
+        assert Preprocess(16, 16, resize=resize)(np.full(shape, 50, np.uint8)).shape == (16, 16, 3)
+
+
 def test_letterbox_keeps_everything_and_fills_with_grey():
     out = Preprocess(8, 8, resize="letterbox")(np.full((4, 8, 3), 255, np.uint8))
     assert out[0, 0].tolist() == [114, 114, 114]

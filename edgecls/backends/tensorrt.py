@@ -7,6 +7,7 @@ not fit is never opened, the device builds its own.
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,8 +42,18 @@ class Flavour:
     ahead_of_time: bool
 
     def load(self) -> Any:
-        """Import the flavour's module."""
-        return import_module(self.module)
+        """Import the flavour's module. Raises `BackendError` where it is installed and broken."""
+        try:
+            return import_module(self.module)
+        except (ImportError, OSError) as error:
+            raise BackendError(f"{self.title} is installed but cannot be loaded ({error}); install it again") from error
+
+    def version(self) -> str:
+        """Version of the installed package; JetPack's carries no package metadata, so the module is asked then."""
+        try:
+            return importlib.metadata.version(self.module)
+        except importlib.metadata.PackageNotFoundError:
+            return str(self.load().__version__)
 
 
 FLAVOURS = (Flavour("tensorrt", "TensorRT", False), Flavour("tensorrt_rtx", "TensorRT-RTX", True))
@@ -82,7 +93,7 @@ class TensorRtBackend(Backend):
 
     def version(self) -> str | None:
         """Title and version of each installed flavour."""
-        found = [f"{flavour.title} {flavour.load().__version__}" for flavour in installed_flavours()]
+        found = [f"{flavour.title} {flavour.version()}" for flavour in installed_flavours()]
         return ", ".join(found) or None
 
     def available(self) -> str | None:
@@ -126,7 +137,7 @@ class TensorRtBackend(Backend):
         path.parent.mkdir()
         path.write_bytes(engine)
         note = f"engine built for compute capability {', '.join(targets)}; other GPUs build theirs on first use"
-        return Runtime(flavour.module, flavour.load().__version__, ",".join(targets), note), [MODEL_FILE]
+        return Runtime(flavour.module, flavour.version(), ",".join(targets), note), [MODEL_FILE]
 
     def _open(self, file: Path, card: Card, threads: int | None) -> Session:  # noqa: ARG002
         flavour, capability = installed_flavours()[0], gpu_capability() or ""
@@ -285,7 +296,7 @@ def _refuse_engine(device: str | None) -> None:
 
 
 def _engine_prefix(flavour: Flavour, graph_digest: str) -> str:
-    return f"{graph_digest[:16]}-{flavour.module}-{flavour.load().__version__}"
+    return f"{graph_digest[:16]}-{flavour.module}-{flavour.version()}"
 
 
 def _engine_path(folder: Path, flavour: Flavour, graph_digest: str, capabilities: Sequence[str]) -> Path:

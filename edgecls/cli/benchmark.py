@@ -50,7 +50,9 @@ def benchmark(
         print(json.dumps(measuring.result(rows, config), indent=2))
     else:
         console.print(_table(rows))
-        console.print("batch 1, host image in to host scores out; spread is (p90 - p10) / p50")
+        console.print(
+            "batch 1, host image in to host scores out; spread: (p90 - p10) / p50; gain: times the parent's speed"
+        )
         _recommend(rows)
     if folder is not None:
         measuring.write_result(rows, config, make_folder(folder) / measuring.RESULT_FILE)
@@ -62,9 +64,9 @@ def _table(rows: Sequence[Row]) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
     table.add_column("model", no_wrap=True)
-    for heading in ("top-1 %", "agree %", "p50 ms", "p90 ms", "p99 ms", "spread", "img/s", "MB", "speed-up"):
+    for heading in ("top-1 %", "agree %", "p50 ms", "p90", "p99", "spread", "img/s", "MB", "gain"):
         table.add_column(heading, justify="right", no_wrap=True)
     parent = next((row.latency for row in rows if row.artefact.is_run and row.latency), None)
     for row in rows:

@@ -126,7 +126,7 @@ def open_dataset(location: str | None, seed: int) -> Dataset:
     per class inside; splits that are missing are drawn from `train`, stratified and seeded. Every image is decoded
     once: unusable ones are skipped and named in `skipped`. Raises `DataError`.
     """
-    if location is None or location == DIGITS:
+    if location is None or (location == DIGITS and not Path(DIGITS).exists()):
         digits = DigitsSource()
         samples = [Sample(str(index), label) for index, label in enumerate(digits.labels)]
         names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

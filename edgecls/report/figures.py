@@ -25,7 +25,12 @@ def training_curves(run: Path) -> Path:
     history = read_history(run)
     epochs = [epoch.epoch for epoch in history]
     figure, (left, right) = _canvas(1, 2, width_in=9.0, height_in=3.6)
-    left.plot(epochs, [epoch.train_loss for epoch in history], color=TARGET_COLOURS[0], label="training")
+    left.plot(
+        epochs,
+        [epoch.train_loss for epoch in history],
+        color=TARGET_COLOURS[0],
+        label="training (augmented, smoothed labels)",
+    )
     left.plot(epochs, [epoch.val_loss for epoch in history], color=TARGET_COLOURS[1], label="validation")
     left.set_title("Cross-entropy loss", loc="left", color=INK)
     left.legend(frameon=False)

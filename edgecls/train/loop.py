@@ -6,6 +6,7 @@ import csv
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -108,8 +109,8 @@ def train(config: TrainConfig, watcher: Watcher | None = None) -> tuple[Path, Me
     cv2.setNumThreads(1)  # images are read and varied in parallel already; a second level of threads costs a fifth
     watcher = watcher or Watcher()
     dataset = open_dataset(config.data, config.seed)
-    place = config.out or runs.new_run(dataset.source.name, config.arch)
-    with new_folder(place) as folder:
+    reserved = nullcontext(config.out) if config.out else runs.new_run(dataset.source.name, config.arch)
+    with reserved as place, new_folder(place) as folder:
         torch.manual_seed(config.seed)
         trainer = Trainer(config, dataset, watcher)
         history = trainer.fit()
@@ -242,7 +243,7 @@ def _default_epochs(start: StartingPoint, dataset: Dataset) -> int:
 
 def _augmentation(config: TrainConfig, dataset: Dataset) -> Augmentation:
     if not dataset.source.mirrored_is_same_class:
-        return Augmentation(area=(0.75, 1.1), aspect=1.15, mirror=False)
+        return Augmentation(area=(0.85, 1.1), aspect=1.1, rotate_deg=6, mirror=False, contrast=0.1, brightness=10)
     return Augmentation(mirror=config.mirror)
 
 

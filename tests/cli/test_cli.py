@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -171,3 +175,36 @@ class TestMistakes:
         result = cli("train", "--epoch", 3)
         assert result.exit_code == 2
         assert "--epoch" in result.stderr
+
+
+def test_ctrl_c_in_the_middle_of_training_is_one_line_and_leaves_nothing(photos: Path, tmp_path: Path):
+    command = [sys.executable, "-m", "edgecls", "train", str(photos), "--arch", "simple_cnn", "--weights", "none"]
+    process = subprocess.Popen(
+        [*command, "--epochs", "10000", "--size", "32", "--batch-size", "8", "--out", str(tmp_path / "out" / "run")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    assert process.stdout is not None
+    while "epoch   1" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err.strip() == "stopped; nothing was left half-written"
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_debug_shows_the_traceback_wherever_it_stands(tmp_path: Path):
+    command = [sys.executable, "-m", "edgecls", "train", str(tmp_path)]
+    plain = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    debug = subprocess.run([*command, "--debug"], capture_output=True, text=True, timeout=60)
+    assert "Traceback" not in plain.stderr
+    assert "Traceback" in debug.stderr
+
+
+def test_a_reader_that_goes_away_is_no_error(trained: Artefact):
+    process = subprocess.run(
+        f"{sys.executable} -m edgecls info {trained.place} --json | head -1; exit ${{PIPESTATUS[0]}}",
+        shell=True, executable="/bin/bash", capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert process.returncode in (0, 141)
+    assert process.stderr == ""

@@ -70,8 +70,12 @@ def test_ctrl_c_leaves_nothing(photos: Path, tmp_path: Path):
 
 
 def test_the_next_run_takes_the_next_number(trained: Artefact):
-    assert runs.new_run("My photos!", "resnet18").name == "002-My-photos-resnet18"
-    assert runs.latest_run() == trained.place
+    with runs.new_run("My photos!", "resnet18") as first, runs.new_run("digits", "resnet18") as second:
+        assert first.name == "002-My-photos-resnet18"
+        assert second.name == "003-digits-resnet18"
+        assert runs.latest_run() == trained.place
+    assert not first.exists()
+    assert not second.exists()
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 5, 400])
