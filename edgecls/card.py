@@ -192,8 +192,8 @@ class Card:
     def model_info(self) -> dict[str, str]:
         """The keys under `model_info` by which OpenVINO Model API runs a bare file.
 
-        Model API has no counterpart of `pyramid` and `area`: it interpolates linearly, so that its answers can differ on
-        images more than twice as large as the network's input.
+        Model API has no counterpart of `pyramid` and `area`: it interpolates linearly, so that its answers can differ
+        on images more than twice as large as the network's input.
 
         Labels are separated by blanks there, so blanks inside a class name become underscores. See the
         `ClassificationModel` wrapper's parameters in Model API's documentation.

@@ -50,9 +50,7 @@ def benchmark(
         print(json.dumps(measuring.result(rows, config), indent=2))
     else:
         console.print(_table(rows))
-        console.print(
-            "batch 1, host image in to host scores out; spread: (p90 - p10) / p50; gain: times the parent's speed"
-        )
+        console.print("batch 1, host image in to scores out; spread (p90-p10)/p50; gain over the parent")
         _recommend(rows)
     if folder is not None:
         measuring.write_result(rows, config, make_folder(folder) / measuring.RESULT_FILE)

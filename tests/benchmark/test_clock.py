@@ -18,11 +18,12 @@ def test_percentiles_are_those_of_the_samples():
 
 def test_the_clock_measures_what_a_call_takes():
     latency = Latency.of(sample(lambda: time.sleep(0.005), seconds=0.1, warmup_s=0.01))
-    assert 5.0 <= latency.p50_ms < 15.0
-    assert latency.calls >= 10
+    assert latency.p50_ms >= 5.0
+    assert latency.calls >= 30
 
 
 def test_the_warm_up_is_not_counted():
-    durations = iter([0.05] * 5 + [0.001] * 1000)
-    samples = sample(lambda: time.sleep(next(durations)), seconds=0.02, warmup_s=0.0, min_calls=10)
-    assert max(samples) < 45
+    calls: list[int] = []
+    samples = sample(lambda: calls.append(1), seconds=0.0, warmup_s=0.0, min_calls=10)
+    assert len(samples) == 10
+    assert len(calls) == 15
