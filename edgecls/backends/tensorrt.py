@@ -243,7 +243,10 @@ def _build_engine(flavour: Flavour, graph: Path, card: Card, capabilities: Seque
     config.add_optimization_profile(profile)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
-        raise BackendError(f"{flavour.title} could not build the engine: {logger.reason()}")
+        raise BackendError(
+            f"{flavour.title} could not build the engine for compute capability {', '.join(capabilities)}: "
+            f"{logger.reason()}; try --fp16, or other compute capabilities"
+        )
     return bytes(engine)
 
 

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from edgecls import __version__
 from edgecls.cli.benchmark import benchmark
 from edgecls.cli.doctor import doctor
-from edgecls.cli.export import export
+from edgecls.cli.export import ExportCommand, export
 from edgecls.cli.info import info
 from edgecls.cli.predict import predict
 from edgecls.cli.stream import stream
@@ -71,7 +71,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (train, export, benchmark, predict, stream, verify, info, doctor):
+app.command()(train)
+app.command(cls=ExportCommand)(export)
+for _command in (benchmark, predict, stream, verify, info, doctor):
     app.command()(_command)
 
 

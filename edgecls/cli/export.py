@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from edgecls.backends import exportable
 from edgecls.cli.common import console, megabytes, percent, shown, working
 from edgecls.errors import UsageError
 
 
+class ExportCommand(TyperCommand):
+    """Names the targets in its help. They come from the registry, which `edgecls --help` need not load."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """The parameters, with the targets in the help of `--target`."""
+        from edgecls.backends import exportable
+
+        parameters = super().get_params(ctx)
+        for parameter in parameters:
+            if parameter.name == "target":
+                parameter.help = f"The runtime to build for: {', '.join(exportable())}."  # type: ignore[attr-defined]
+        return parameters
+
+
 def export(
     run: Annotated[Path | None, typer.Argument(help="A run's folder; the latest run unless given.")] = None,
-    target: Annotated[str, typer.Option(help=f"One of {', '.join(exportable())}.")] = "onnx",
+    target: Annotated[str, typer.Option(help="The runtime to build for.")] = "onnx",
     int8: Annotated[bool, typer.Option("--int8", help="Quantize to 8-bit integers, calibrated on images.")] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="Half precision.")] = False,
     calibration: Annotated[

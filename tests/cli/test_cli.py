@@ -112,6 +112,10 @@ def test_a_first_use_without_a_run_says_how_to_make_one(cli: Cli, tmp_path: Path
         assert_one_line(cli(*arguments), 4, "make one with: edgecls train")
 
 
+def test_the_help_of_export_names_the_registered_targets(cli: Cli):
+    assert "onnx, openvino, tensorrt" in " ".join(cli("export", "--help").stdout.split())
+
+
 def test_version(cli: Cli):
     assert cli("--version").stdout == "edgecls 0.1.0\n"
 
