@@ -47,26 +47,42 @@ def training_curves(run: Path) -> Path:
 
 def latency_accuracy(rows: Sequence[Row], path: Path) -> Path:
     """Draw latency against accuracy, one mark per candidate that ran here and has an accuracy; return the path."""
-    figure, axes = _canvas(1, 1, width_in=7.5, height_in=4.6)
+    figure, axes = _canvas(1, 1, width_in=8.5, height_in=4.2)
     targets = sorted({row.artefact.card.target for row in rows})
+    percents: list[float] = []
     for row in rows:
-        top1 = row.artefact.card.quality.top1
+        card, top1 = row.artefact.card, row.artefact.card.quality.top1
         if row.latency is None or top1 is None:
             continue
-        card = row.artefact.card
-        colour = TARGET_COLOURS[targets.index(card.target) % len(TARGET_COLOURS)]
-        marker = PRECISION_MARKERS.get(card.precision, "o")
-        axes.plot(row.latency.p50_ms, 100 * top1, marker, color=colour, markersize=9)
-        label = f"{row.name}  {row.latency.p50_ms:.2f} ms"
-        axes.annotate(
-            label, (row.latency.p50_ms, 100 * top1), (8, 6), textcoords="offset points", color=INK, fontsize=9
+        percents.append(100 * top1)
+        axes.plot(
+            [row.latency.p50_ms],
+            [100 * top1],
+            PRECISION_MARKERS.get(card.precision, "o"),
+            color=TARGET_COLOURS[targets.index(card.target) % len(TARGET_COLOURS)],
+            markersize=9,
+            label=f"{row.name}: {row.latency.p50_ms:.2f} ms, {100 * top1:.2f} %",
         )
-    axes.set_xlabel("median latency at batch 1, host to host (ms); left is faster")
+    axes.set_xlabel("median latency at batch 1, host to host (ms, logarithmic); left is faster")
     axes.set_ylabel("top-1 on held-out images (%)")
     axes.set_title("Latency against accuracy", loc="left", color=INK)
-    axes.margins(x=0.25, y=0.3)
-    axes.set_xlim(left=0)
+    _log_latency(axes)
+    if percents:
+        room = max(0.75, 0.15 * (max(percents) - min(percents)))
+        axes.set_ylim(min(percents) - room, min(max(percents) + room, 100.3))
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return _save(figure, path)
+
+
+def _log_latency(axes: Axes) -> None:
+    """A logarithmic axis that is labelled with plain numbers."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.margins(x=0.15)
 
 
 def _canvas(rows: int, columns: int, width_in: float, height_in: float) -> tuple[Any, Any]:

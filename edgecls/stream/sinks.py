@@ -50,8 +50,9 @@ class WindowSink(Sink):
         from edgecls.opencv import cv2
 
         self._stop = stop
+        self._sized = False
         try:
-            cv2.namedWindow(WINDOW_TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+            cv2.namedWindow(WINDOW_TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
         except cv2.error as error:
             raise OutputError("OpenCV cannot open a window here; use --display terminal") from error
 
@@ -59,6 +60,9 @@ class WindowSink(Sink):
         """See `Sink.write`."""
         from edgecls.opencv import cv2
 
+        if not self._sized:
+            cv2.resizeWindow(WINDOW_TITLE, frame.image.shape[1], frame.image.shape[0])
+            self._sized = True
         cv2.imshow(WINDOW_TITLE, annotated(frame.image, decision))
         pressed = cv2.waitKey(1) & 0xFF
         if pressed in (ord("q"), 27) or cv2.getWindowProperty(WINDOW_TITLE, cv2.WND_PROP_VISIBLE) < 1:
