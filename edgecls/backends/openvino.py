@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgecls.backends.base import Backend, Session
 from edgecls.card import EMBEDDED_KEY, Card, Runtime
-from edgecls.errors import ArtefactError, UsageError
+from edgecls.errors import ArtefactError, BackendError, UsageError
 
 if TYPE_CHECKING:
     from numpy import float32, uint8
@@ -39,9 +39,15 @@ class OpenVinoSession(Session):
     def _compile(self, batch: int) -> Any:
         import openvino
 
-        model = self._model.clone()
+        core, model = openvino.Core(), self._model.clone()
         model.reshape([batch, *self.card.input_shape])
-        return openvino.Core().compile_model(model, self._device, self._settings)
+        try:
+            return core.compile_model(model, self._device, self._settings)
+        except RuntimeError as error:
+            if self._device in core.available_devices:
+                raise BackendError(f"OpenVINO cannot compile the model for {self._device}: {_reason(error)}") from error
+            found = ", ".join(core.available_devices) or "none"
+            raise BackendError(f"OpenVINO finds no device {self._device} on this machine; found: {found}") from error
 
     def _infer(self, images: NDArray[uint8]) -> NDArray[float32]:
         if len(images) == 1:
@@ -122,8 +128,13 @@ def _read(file: Path) -> Any:
     try:
         return openvino.Core().read_model(file)
     except RuntimeError as error:
-        reason = str(error).splitlines()[0][:200]
-        raise ArtefactError(f"OpenVINO cannot read {file} ({reason}); export again") from error
+        raise ArtefactError(f"OpenVINO cannot read {file} ({_reason(error)}); export again") from error
+
+
+def _reason(error: RuntimeError) -> str:
+    """The first line that says something: OpenVINO's messages begin with the place in its source."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if not line.startswith("Exception from")), "no reason given")[:200]
 
 
 BACKEND = OpenVinoBackend()

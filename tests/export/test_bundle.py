@@ -16,7 +16,7 @@ import pytest
 from edgecls import runs
 from edgecls.card import Golden, read_card, write_card
 from edgecls.data.dataset import open_recorded
-from edgecls.errors import ArtefactError, DataError, UsageError, VerificationError
+from edgecls.errors import ArtefactError, BackendError, DataError, UsageError, VerificationError
 from edgecls.export import bundle as exporting
 from edgecls.export.bundle import ExportConfig, export
 from edgecls.export.parity import replay_golden
@@ -153,6 +153,14 @@ class TestRefusals:
             export(ExportConfig("openvino", trained.place, device="TPU"))
         with pytest.raises(UsageError, match="--max-drop"):
             export(ExportConfig("onnx", trained.place, "int8", max_drop_points=-1))
+
+    def test_a_device_that_is_not_here(self, run: Path):
+        openvino = pytest.importorskip("openvino")
+        if "NPU" in openvino.Core().available_devices:
+            pytest.skip("this machine has an NPU")
+        with pytest.raises(BackendError, match="no device NPU on this machine; found: CPU"):
+            export(ExportConfig("openvino", run, device="NPU"))
+        assert list((run / "bundles").iterdir()) == []
 
     def test_too_few_calibration_images(self, trained: Artefact, tmp_path: Path):
         (tmp_path / "few").mkdir()
