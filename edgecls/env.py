@@ -60,7 +60,7 @@ def this_machine() -> Machine:
         memory_gib=_memory_gib(),
         instruction_sets=tuple(title for flag, title in INSTRUCTION_SETS.items() if flag in flags),
         gpu=_nvidia_gpu(),
-        system=f"{platform.system()} {platform.release()}",
+        system=f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
         python=platform.python_version(),
     )
 

@@ -264,12 +264,12 @@ def visit_batch_norms(network: torch.nn.Module, visit: Callable[[Any], None]) ->
             visit(module)
 
 
-def require_torch() -> None:
-    """Raise `MissingExtraError` where torch is not installed."""
+def require_torch(purpose: str = "this step") -> None:
+    """Raise `MissingExtraError` that names the purpose where torch is not installed."""
     try:
         import torch  # noqa: F401
     except ImportError as error:
-        raise MissingExtraError("torch", "train", "this step") from error
+        raise MissingExtraError("torch", "train", purpose) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -14,6 +14,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what this machine is and which backends work here, and what would change that."""
+    from rich import box
     from rich.table import Table
 
     from edgecls import env
@@ -40,8 +41,13 @@ def doctor(
     facts.add_row("system", f"{machine.system}, Python {machine.python}")
     facts.add_row("packages", ", ".join(f"{name} {version}" for name, version in versions.items()))
     console.print(facts)
-    table = Table("backend", "version", "runs here", "builds here")
+    table = Table("backend", "version", "runs here", "builds here", box=box.SIMPLE_HEAD, show_edge=False)
+    reasons: dict[str, None] = {}
     for name, backend in backends.items():
-        builds = (backend.buildable() or "yes") if backend.exportable else "–"
-        table.add_row(name, backend.version() or "–", backend.available() or "yes", builds)
+        obstacles = (backend.available(), backend.buildable() if backend.exportable else None)
+        runs, builds = ("no" if obstacle else "yes" for obstacle in obstacles)
+        table.add_row(name, backend.version() or "–", runs, builds if backend.exportable else "–")
+        reasons.update((f"{name}: {obstacle}", None) for obstacle in obstacles if obstacle)
     console.print(table)
+    for reason in reasons:
+        console.print(reason, soft_wrap=True)

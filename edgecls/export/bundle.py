@@ -18,6 +18,7 @@ from edgecls.export.graph import export_graph
 from edgecls.export.parity import HeldOut, verify_export
 from edgecls.export.quantize import quantize
 from edgecls.export.recipe import recipe_for
+from edgecls.models import require_torch
 from edgecls.runs import Artefact
 from edgecls.storage import new_folder
 
@@ -53,6 +54,7 @@ def export(config: ExportConfig, tell: Callable[[str], None] = lambda _: None) -
     stood there before stays. Raises `VerificationError` where the result differs too much from the run.
     """
     config.check()
+    require_torch("exporting")
     run = runs.find_run(config.run)
     check_files(run.card, run.place)
     card = replace(run.card, target=config.target, precision=config.precision, quality=Quality(), runtime=None)

@@ -100,7 +100,7 @@ def train(config: TrainConfig, watcher: Watcher | None = None) -> tuple[Path, Me
 
     The epoch with the best validation accuracy is kept. Nothing is left behind when training is interrupted.
     """
-    models.require_torch()
+    models.require_torch("training")
     import torch
 
     from edgecls.opencv import cv2
