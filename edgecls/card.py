@@ -155,6 +155,8 @@ class Card:
             raise ArtefactError(
                 f"{origin} has schema {schema}, this edgecls knows up to {SCHEMA}: pip install --upgrade edgecls"
             )
+        if not isinstance(record.get("classes"), list):
+            raise ArtefactError(f"{origin} is not a complete edgecls card (classes must be a list)")
         try:
             return cls(
                 arch=str(record["arch"]),

@@ -48,7 +48,9 @@ def test_fields_of_a_later_minor_version_are_ignored(tmp_path: Path):
     assert read_card(tmp_path).quality.top1 == 0.9
 
 
-@pytest.mark.parametrize("content", ["{}", "[1]", "not json", '{"schema": 1}', '"text"'])
+@pytest.mark.parametrize(
+    "content", ["{}", "[1]", '{"schema": 1, "classes": "abc"}', "not json", '{"schema": 1}', '"text"']
+)
 def test_a_foreign_card_is_one_clear_error(tmp_path: Path, content: str):
     (tmp_path / "card.json").write_text(content)
     with pytest.raises(ArtefactError, match=r"card\.json"):

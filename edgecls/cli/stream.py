@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,8 +32,10 @@ def stream(
     display: Annotated[
         str, typer.Option(help=f"{', '.join(DISPLAYS)}; auto is a window where there is a screen.")
     ] = "auto",
-    record: Annotated[Path | None, typer.Option(help="Write an annotated video (.mp4, .avi, .mkv).")] = None,
-    events: Annotated[Path | None, typer.Option(help="Write one JSON line per change of label.")] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="Write an annotated video (.mp4, .avi, .mkv), over an older one.")
+    ] = None,
+    events: Annotated[Path | None, typer.Option(help="Append one JSON line per change of label.")] = None,
     duration: Annotated[float | None, typer.Option(help="End after so many seconds.")] = None,
     frames: Annotated[int | None, typer.Option(help="End after so many decisions.")] = None,
     threads: Annotated[int | None, typer.Option(help="Processor threads; the runtime's choice unless given.")] = None,
@@ -47,8 +50,8 @@ def stream(
         raise UsageError(f"--display takes {', '.join(DISPLAYS)}, not {display!r}")
     config = StreamConfig(duration, frames)
     config.check()
-    stop, received = _stop_on_signals()
     with ExitStack() as stack:
+        stop, received = stack.enter_context(_stopping_on_signals())
         classifier = stack.enter_context(load(model, threads))
         golden = Golden.read(classifier.place) if camera == "demo" and classifier.place.is_dir() else None
         source = stack.enter_context(open_source(camera, golden))
@@ -64,7 +67,8 @@ def stream(
         raise typer.Exit(128 + received[0])
 
 
-def _stop_on_signals() -> tuple[threading.Event, list[int]]:
+@contextmanager
+def _stopping_on_signals() -> Iterator[tuple[threading.Event, list[int]]]:
     """An event that Ctrl-C and SIGTERM set, and the signals that did; a second Ctrl-C ends the program at once."""
     stop, received = threading.Event(), list[int]()
 
@@ -73,10 +77,12 @@ def _stop_on_signals() -> tuple[threading.Event, list[int]]:
         stop.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, handle)
-        signal.signal(signal.SIGTERM, handle)
-    return stop, received
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop, received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _sinks(

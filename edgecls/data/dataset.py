@@ -116,7 +116,7 @@ class Dataset:
             "splits": {name: [[s.key, s.label] for s in samples] for name, samples in self.splits.items()},
             "skipped": dict(self.skipped),
         }
-        write_text(folder / DATA_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        write_text(folder / DATA_FILE, json.dumps(record, indent=1) + "\n")
 
 
 def open_dataset(location: str | None, seed: int) -> Dataset:

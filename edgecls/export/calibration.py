@@ -39,7 +39,7 @@ class Calibration:
         """Write the manifest; return its digest and size for the lineage."""
         images = [{"path": key, "sha256": self.source.fingerprint(key)} for key in self.keys]
         record = {"location": self.source.location, "seed": self.seed, "images": images}
-        write_text(folder / MANIFEST_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        write_text(folder / MANIFEST_FILE, json.dumps(record, indent=1) + "\n")
         listing = "\n".join(f"{image['sha256']} {image['path']}" for image in images)
         return {"digest": hashlib.sha256(listing.encode()).hexdigest(), "images": len(images), "seed": self.seed}
 

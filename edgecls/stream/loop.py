@@ -78,6 +78,7 @@ def run_stream(
     with ExitStack() as stack:
         for sink in sinks:
             stack.enter_context(sink)
+        stack.callback(_drain, classifier, waiting)
         for frame in source:
             waiting.append((frame, now_ns()))
             classifier.session.submit(classifier.card.preprocess(frame.image)[None])
@@ -85,12 +86,8 @@ def run_stream(
                 _decide(source, classifier, sinks, waiting, progress)
             if stop.is_set() or _is_over(config, progress):
                 break
-        while waiting:
-            if _is_over(config, progress):
-                waiting.popleft()
-                classifier.session.collect()
-            else:
-                _decide(source, classifier, sinks, waiting, progress)
+        while waiting and not _is_over(config, progress):
+            _decide(source, classifier, sinks, waiting, progress)
     return Summary(
         decided=progress.decided,
         captured=source.captured,
@@ -125,6 +122,13 @@ def _decide(
     progress.age_ms.append(decision.age_ms)
     for sink in sinks:
         sink.write(frame, decision)
+
+
+def _drain(classifier: Classifier, waiting: deque[tuple[Frame, int]]) -> None:
+    """Take back what is still being computed, so that the classifier can be used again."""
+    while waiting:
+        waiting.popleft()
+        classifier.session.collect()
 
 
 def _is_over(config: StreamConfig, progress: _Progress) -> bool:

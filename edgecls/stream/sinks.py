@@ -134,6 +134,8 @@ class VideoSink(Sink):
             codec = cv2.VideoWriter.fourcc(*("MJPG" if self._path.suffix.lower() == ".avi" else "mp4v"))
             self._writer = cv2.VideoWriter(str(self._part), codec, self._fps, self._size)
             if not self._writer.isOpened():
+                self._writer = None
+                self._part.unlink(missing_ok=True)
                 raise OutputError(f"cannot record to {self._path}: OpenCV cannot write there; choose another place")
         if (image.shape[1], image.shape[0]) != self._size:
             image = cv2.resize(image, self._size)
@@ -149,13 +151,13 @@ class VideoSink(Sink):
 
 
 class EventSink(Sink):
-    """One JSON line for each stretch of frames with the same label, written when the label changes and at the end."""
+    """One JSON line for each stretch of frames with the same label, appended when the label changes and at the end."""
 
     def __init__(self, path: Path):
         make_folder(path.parent)
         self._path = path
         with writing_to(path):
-            self._stream: IO[str] = path.open("w", encoding="utf-8")
+            self._stream: IO[str] = path.open("a", encoding="utf-8")
         self._label: str | None = None
         self._event: dict[str, Any] = {}
         self._begun_ns = now_ns()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -61,6 +62,14 @@ def test_a_recorded_data_set_opens_with_the_same_splits(photos: Path, tmp_path: 
     shutil.rmtree(photos)
     with pytest.raises(DataError, match="no longer at"):
         open_recorded(tmp_path)
+
+
+def test_file_names_that_are_no_utf8_are_recorded(photos: Path, tmp_path: Path):
+    odd = os.fsdecode(b"\xff.jpg")
+    shutil.copy(photos / "dark" / "00.jpg", photos / "dark" / odd)
+    open_dataset(str(photos), seed=0).write(tmp_path)
+    samples = [sample for split in open_recorded(tmp_path).splits.values() for sample in split]
+    assert f"dark/{odd}" in {sample.key for sample in samples}
 
 
 def test_the_embedded_digits_need_no_folder():

@@ -117,6 +117,7 @@ def test_sinks_are_closed_when_one_of_them_fails(digits_video: Path, classifier:
         run(digits_video, classifier, first, VideoSink(tmp_path / "seen.mp4", 25.0), Failing())
     assert first.closed
     assert (tmp_path / "seen.mp4").exists()
+    assert run(digits_video, classifier).decided == 30
 
 
 def test_a_recording_is_playable_and_annotated(digits_video: Path, classifier: edgecls.Classifier, tmp_path: Path):
@@ -135,6 +136,13 @@ def test_events_tell_each_change_with_start_and_end(digits_video: Path, classifi
     assert [event["first_frame"] for event in events[1:]] == [event["last_frame"] + 1 for event in events[:-1]]
     assert all(0 < event["mean_score"] <= 1 for event in events)
     assert all(a["label"] != b["label"] for a, b in zip(events, events[1:], strict=False))
+
+
+def test_a_restarted_stream_adds_to_its_events(digits_video: Path, classifier: edgecls.Classifier, tmp_path: Path):
+    for _ in range(2):
+        run(digits_video, classifier, EventSink(tmp_path / "events.jsonl"))
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert sum(event["frames"] for event in events) == 60
 
 
 def test_the_overlay_leaves_the_frame_itself_alone(classifier: edgecls.Classifier):
