@@ -48,12 +48,17 @@ def make_folder(place: Path) -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8; see `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a small file so that a reader sees the old content or the new one, never half of it."""
     with writing_to(path):
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                stream.write(text)
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(content)
             Path(name).chmod(0o644)
             Path(name).replace(path)
         except BaseException:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgecls.cli.common import console, messages, points, shown, working
+from edgecls.cli.common import console, draw, messages, points, shown, working
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,6 +34,7 @@ def benchmark(
 ) -> None:
     """Time every bundle of a run, and its torch parent, one at a time."""
     from edgecls.benchmark import run as measuring
+    from edgecls.report.figures import latency_accuracy
     from edgecls.runs import Artefact, bundles_of, find, latest_run
     from edgecls.storage import make_folder
 
@@ -55,7 +56,7 @@ def benchmark(
     if folder is not None:
         measuring.write_result(rows, config, make_folder(folder) / measuring.RESULT_FILE)
         messages.print(f"written: {shown(folder / measuring.RESULT_FILE)}", soft_wrap=True)
-        _draw(rows, folder / PICTURE_FILE)
+        draw(lambda: latency_accuracy(rows, folder / PICTURE_FILE))
 
 
 def _table(rows: Sequence[Row]) -> Table:
@@ -92,13 +93,3 @@ def _recommend(rows: Sequence[Row]) -> None:
     if timed:
         latency_ms, name = min(timed)
         console.print(f"fastest verified here: {name} ({latency_ms:.2f} ms)")
-
-
-def _draw(rows: Sequence[Row], path: Path) -> None:
-    from edgecls.errors import MissingExtraError
-    from edgecls.report.figures import latency_accuracy
-
-    try:
-        messages.print(f"written: {shown(latency_accuracy(rows, path))}", soft_wrap=True)
-    except MissingExtraError as error:
-        messages.print(f"no picture: {error}", soft_wrap=True)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+
+from edgecls.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -34,6 +37,14 @@ def megabytes(size_bytes: int) -> str:
 def working(step: str) -> Status:
     """A spinner with the name of the current step; silent where standard error is no terminal."""
     return messages.status(step)
+
+
+def draw(picture: Callable[[], Path]) -> None:
+    """Draw a picture and say where it is, or why there is none: no job fails for want of its picture."""
+    try:
+        messages.print(f"written: {shown(picture())}", soft_wrap=True)
+    except MissingExtraError as error:
+        messages.print(f"no picture: {error}", soft_wrap=True)
 
 
 def shown(path: Path) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgecls.cli.common import console, messages, percent, shown
+from edgecls.cli.common import console, draw, messages, percent, shown
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -54,7 +54,7 @@ def train(
     config = TrainConfig(data, arch or DEFAULT_ARCH, weights, epochs, batch_size, lr, size, seed, mirror, out)
     with _progress() as progress:
         run, metrics = run_training(config, _watcher(progress))
-    training_curves(run)
+    draw(lambda: training_curves(run))
     console.print(
         f"test split: top-1 {percent(metrics.top1)}, macro F1 {percent(metrics.macro_f1)} over {metrics.images} images"
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecls.benchmark.run import Row
 from edgecls.errors import MissingExtraError
-from edgecls.storage import writing_to
+from edgecls.storage import write_bytes
 from edgecls.train.loop import read_history
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def _style(axes: Axes) -> None:
 
 
 def _save(figure: Any, path: Path) -> Path:
-    with writing_to(path):
-        figure.savefig(path)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    write_bytes(path, picture.getvalue())
     return path
