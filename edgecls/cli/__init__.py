@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -25,6 +26,10 @@ INTERNAL_ERROR = 70
 """EX_SOFTWARE of sysexits.h."""
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM arrived: end as on Ctrl-C, with everything cleaned up."""
+
+
 class _Group(TyperGroup):
     """Turns errors into one line and an exit code; `--debug` lets them through with their traceback."""
 
@@ -32,9 +37,9 @@ class _Group(TyperGroup):
         """Run a verb."""
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             _say("stopped; nothing was left half-written")
-            raise typer.Exit(130) from None
+            raise typer.Exit(143 if isinstance(interrupt, _Terminated) else 130) from None
         except BrokenPipeError:
             # Whoever read our output went away; the interpreter must not complain when it flushes.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -95,8 +100,13 @@ def _options(
     """See the help of the app."""
 
 
+def _terminate(_number: int, _frame: object) -> None:
+    raise _Terminated
+
+
 def main() -> None:
     """Run the command line."""
+    signal.signal(signal.SIGTERM, _terminate)
     if "--debug" in sys.argv:
         sys.argv.remove("--debug")
         os.environ[DEBUG_VARIABLE] = "1"

@@ -181,7 +181,10 @@ class TestMistakes:
         assert "--epoch" in result.stderr
 
 
-def test_ctrl_c_in_the_middle_of_training_is_one_line_and_leaves_nothing(photos: Path, tmp_path: Path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_in_the_middle_of_training_is_one_line_and_leaves_nothing(
+    photos: Path, tmp_path: Path, number: signal.Signals, code: int
+):
     command = [sys.executable, "-m", "edgecls", "train", str(photos), "--arch", "simple_cnn", "--weights", "none"]
     process = subprocess.Popen(
         [*command, "--epochs", "10000", "--size", "32", "--batch-size", "8", "--out", str(tmp_path / "out" / "run")],
@@ -190,9 +193,9 @@ def test_ctrl_c_in_the_middle_of_training_is_one_line_and_leaves_nothing(photos:
     assert process.stdout is not None
     while "epoch   1" not in process.stdout.readline():
         assert process.poll() is None
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert err.strip() == "stopped; nothing was left half-written"
     assert list((tmp_path / "out").iterdir()) == []
 
