@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
 from edgecls.cli.common import console, megabytes, percent, shown, working
 from edgecls.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgecls.card import Quality
 
 
 class ExportCommand(TyperCommand):
@@ -42,6 +45,9 @@ def export(
         ),
     ] = None,
     max_drop: Annotated[float, typer.Option(help="Points of top-1 that int8 may lose on held-out images.")] = 1.0,
+    require: Annotated[
+        bool, typer.Option("--require", help="Fail where int8 or fp16 is not faster than float32 on this machine.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the bundle; inside the run unless given.")] = None,
 ) -> None:  # fmt: skip
     """Build a verified bundle from a run for one runtime."""
@@ -53,7 +59,7 @@ def export(
     precision = "int8" if int8 else "fp16" if fp16 else "fp32"
     with working(f"exporting {target} {precision}") as spinner:
         bundle = run_export(
-            ExportConfig(target, run, precision, calibration, device, out, max_drop),
+            ExportConfig(target, run, precision, calibration, device, out, max_drop, require),
             tell=lambda step: spinner.update(f"exporting {target} {precision}: {step}"),
         )
     card, quality = bundle.card, bundle.card.quality
@@ -65,6 +71,16 @@ def export(
         soft_wrap=True,
     )
     if quality.latency_ms is not None:
-        console.print(f"median latency here: {quality.latency_ms:.2f} ms")
+        console.print(f"median latency here: {quality.latency_ms:.2f} ms{_verdict(quality)}", soft_wrap=True)
     if card.runtime and card.runtime.note:
         console.print(f"note: {card.runtime.note}", soft_wrap=True)
+
+
+def _verdict(quality: Quality) -> str:
+    """What lowering the precision brought, in words."""
+    if quality.gain is None or quality.latency_ms is None:
+        return ""
+    beside = f"{quality.latency_ms * quality.gain:.2f} ms in float32"
+    if quality.gain < 1:
+        return f", {beside}: it does not pay on this machine, prefer the float bundle"
+    return f", {quality.gain:.1f}x as fast as {beside}"

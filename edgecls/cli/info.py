@@ -61,6 +61,8 @@ def _lines(card: Card) -> list[tuple[str, Any]]:
         lines.append(("agreement", f"{percent(quality.agreement)} with the parent, by {quality.verified_with}"))
     elif not card.is_parent:
         lines.append(("verified", "no"))
+    if quality.gain is not None:
+        lines.append(("gain", f"{quality.gain:.2f}x the speed of float32 in the same runtime, when it was built"))
     if quality.latency_ms is not None:
         lines.append(("latency", f"{quality.latency_ms:.2f} ms (p50, batch 1) on {quality.latency_machine}"))
     return lines

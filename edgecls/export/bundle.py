@@ -10,9 +10,9 @@ from pathlib import Path
 
 import edgecls
 from edgecls import backends, env, runs
-from edgecls.benchmark.clock import Latency, sample_session
+from edgecls.benchmark.run import BenchmarkConfig, benchmark
 from edgecls.card import CARD_FILE, Card, Golden, Lineage, Quality, check_files, write_card
-from edgecls.errors import UsageError
+from edgecls.errors import UsageError, VerificationError
 from edgecls.export import calibration
 from edgecls.export.graph import export_graph
 from edgecls.export.parity import HeldOut, verify_export
@@ -22,10 +22,16 @@ from edgecls.models import require_torch
 from edgecls.runs import Artefact
 from edgecls.storage import new_folder
 
+TIMING = BenchmarkConfig(rounds=3, seconds=0.25)
+
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """What an export is asked for. `device` is what the target builds for, where it builds per device."""
+    """What an export is asked for.
+
+    `device` is what the target builds for, where it builds per device. With `require_gain` a bundle of lowered
+    precision that is slower than float32 here is an error.
+    """
 
     target: str
     run: Path | None = None
@@ -34,6 +40,7 @@ class ExportConfig:
     device: str | None = None
     out: Path | None = None
     max_drop_points: float = 1.0
+    require_gain: bool = False
 
     def check(self) -> None:
         """Raise `UsageError` for values that make no sense together."""
@@ -63,19 +70,26 @@ def export(config: ExportConfig, tell: Callable[[str], None] = lambda _: None) -
     with new_folder(place) as folder, tempfile.TemporaryDirectory(prefix="edgecls-") as scratch:
         tell("tracing the graph")
         card = replace(card, lineage=_lineage(run))
-        graph = Path(scratch) / "graph.onnx"
-        export_graph(run.place / run.card.model_file, run.card, graph, half=config.precision == "fp16")
-        if config.precision == "int8":
+        weights, float_graph = run.place / run.card.model_file, Path(scratch) / "float.onnx"
+        export_graph(weights, run.card, float_graph)
+        graph = float_graph
+        if config.precision == "fp16":
+            graph = Path(scratch) / "half.onnx"
+            export_graph(weights, run.card, graph, half=True)
+        elif config.precision == "int8":
             graph, card = _quantized(config, run, graph, card, folder, tell)
         tell(f"building for {config.target}")
         card = backends.find(config.target).build(graph, card, folder, config.device)
         Golden.read(run.place).write(folder)
         tell("verifying against the run")
-        held_out = HeldOut(run)
-        quality = verify_export(Artefact(folder, card), held_out, config.max_drop_points)
-        card = replace(card, quality=_timed(Artefact(folder, card), held_out, quality))
-        write_card(card, folder)
-    return Artefact(place, card)
+        quality = verify_export(Artefact(folder, card), HeldOut(run), config.max_drop_points)
+        bundle = Artefact(folder, replace(card, quality=quality))
+        if bundle.backend.available() is None:
+            tell("timing")
+            bundle = _timed(bundle, float_graph, Path(scratch))
+        _require_gain(config, bundle.card)
+        write_card(bundle.card, folder)
+    return Artefact(place, bundle.card)
 
 
 def _check_replaceable(place: Path) -> None:
@@ -112,10 +126,33 @@ def _quantized(
     return out, replace(card, lineage=lineage)
 
 
-def _timed(bundle: Artefact, held_out: HeldOut, quality: Quality) -> Quality:
-    """Add the median latency at batch 1 where the bundle's own runtime runs here."""
-    if bundle.backend.available() is not None:
-        return quality
-    with bundle.open() as session:
-        latency = Latency.of(sample_session(session, held_out.images[0], seconds=0.5))
-    return replace(quality, latency_ms=latency.p50_ms, latency_machine=env.this_machine().name)
+def _timed(bundle: Artefact, float_graph: Path, scratch: Path) -> Artefact:
+    """The bundle with its median latency and, where its precision is lowered, that of float32 in the same runtime."""
+    rivals = [bundle]
+    if bundle.card.precision != "fp32":
+        rivals.append(_float_rival(bundle, float_graph, scratch / "rival"))
+    latency_ms, *float_ms = (row.latency.p50_ms for row in benchmark(rivals, TIMING) if row.latency)
+    quality = replace(
+        bundle.card.quality,
+        latency_ms=latency_ms,
+        latency_machine=env.this_machine().name,
+        gain=float_ms[0] / latency_ms if float_ms else None,
+    )
+    return Artefact(bundle.place, replace(bundle.card, quality=quality))
+
+
+def _float_rival(bundle: Artefact, float_graph: Path, folder: Path) -> Artefact:
+    folder.mkdir()
+    device = bundle.card.runtime.device if bundle.card.runtime else None
+    card = bundle.backend.build(float_graph, replace(bundle.card, precision="fp32"), folder, device or None)
+    Golden.read(bundle.place).write(folder)
+    return Artefact(folder, card)
+
+
+def _require_gain(config: ExportConfig, card: Card) -> None:
+    gain = card.quality.gain
+    if config.require_gain and gain is not None and gain < 1:
+        raise VerificationError(
+            f"{card.name} does not pay on this machine: {gain:.2f}x the speed of float32 in the same runtime; "
+            "nothing was written"
+        )

@@ -69,6 +69,29 @@ def test_the_card_says_what_was_measured(bundle: Callable[[str, str], Artefact],
     assert card.classes == trained.card.classes
 
 
+def test_a_lowered_precision_is_timed_in_turn_with_float32(bundle: Callable[[str, str], Artefact]):
+    assert bundle("onnx", "int8").card.quality.gain > 0
+    assert bundle("onnx", "fp16").card.quality.gain > 0
+    assert bundle("onnx", "fp32").card.quality.gain is None
+
+
+@pytest.mark.parametrize(("gain", "written"), [(0.8, False), (1.3, True), (None, True)])
+def test_a_required_gain_decides_whether_the_bundle_is_written(
+    run: Path, monkeypatch: pytest.MonkeyPatch, gain: float | None, written: bool
+):
+    def timed(artefact: Artefact, *rest: object) -> Artefact:
+        return Artefact(artefact.place, replace(artefact.card, quality=replace(artefact.card.quality, gain=gain)))
+
+    monkeypatch.setattr(exporting, "_timed", timed)
+    config = ExportConfig("onnx", run, "fp16", require_gain=True)
+    if written:
+        assert export(config).card.quality.gain == gain
+    else:
+        with pytest.raises(VerificationError, match=r"does not pay on this machine: 0\.80x"):
+            export(config)
+        assert list((run / "bundles").iterdir()) == []
+
+
 def test_what_cannot_run_here_is_verified_by_its_stand_in(bundle: Callable[[str, str], Artefact]):
     artefact = bundle("tensorrt", "int8")
     if artefact.backend.available() is None:
