@@ -51,7 +51,7 @@ def benchmark(
         print(json.dumps(measuring.result(rows, config), indent=2))
     else:
         console.print(_table(rows))
-        console.print("batch 1, host image in to scores out; spread (p90-p10)/p50; gain over the parent")
+        console.print("batch 1, host image in to scores out; top-1, agree in %; spread (p90-p10)/p50")
         _recommend(rows)
     if folder is not None:
         measuring.write_result(rows, config, make_folder(folder) / measuring.RESULT_FILE)
@@ -65,7 +65,7 @@ def _table(rows: Sequence[Row]) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
     table.add_column("model", no_wrap=True)
-    for heading in ("top-1 %", "agree %", "p50 ms", "p90", "p99", "spread", "img/s", "MB", "gain"):
+    for heading in ("top-1", "agree", "p50 ms", "p90", "p99", "spread", "img/s", "MB", "speedup"):
         table.add_column(heading, justify="right", no_wrap=True)
     parent = next((row.latency for row in rows if row.artefact.is_run and row.latency), None)
     for row in rows:
