@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,8 @@ class Calibration:
         record = {"location": self.source.location, "seed": self.seed, "images": images}
         write_text(folder / MANIFEST_FILE, json.dumps(record, indent=1) + "\n")
         listing = "\n".join(f"{image['sha256']} {image['path']}" for image in images)
-        return {"digest": hashlib.sha256(listing.encode()).hexdigest(), "images": len(images), "seed": self.seed}
+        digest = hashlib.sha256(os.fsencode(listing)).hexdigest()
+        return {"digest": digest, "images": len(images), "seed": self.seed}
 
 
 def from_run(run: Path, count: int) -> Calibration:

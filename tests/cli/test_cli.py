@@ -215,3 +215,15 @@ def test_a_reader_that_goes_away_is_no_error(trained: Artefact):
     )  # fmt: skip
     assert process.returncode in (0, 141)
     assert process.stderr == ""
+
+
+def test_file_names_that_are_no_utf8_stop_nothing(bundle, photos: Path, trained: Artefact, tmp_path: Path):
+    odd = photos / "dark" / os.fsdecode(b"\xff.jpg")
+    odd.write_bytes((photos / "dark" / "00.jpg").read_bytes())
+    for arguments in (
+        ["predict", odd, "--model", bundle("onnx", "fp32").place],
+        ["predict", odd, "--model", bundle("onnx", "fp32").place, "--json"],
+        ["export", trained.place, "--int8", "--calibration", photos, "--max-drop", "100", "--out", tmp_path / "out"],
+    ):
+        done = subprocess.run([sys.executable, "-m", "edgecls", *map(str, arguments)], capture_output=True, timeout=120)
+        assert done.returncode == 0, done.stderr
