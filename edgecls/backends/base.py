@@ -117,17 +117,19 @@ class Backend(ABC):
         Returns the card completed with runtime and file hashes; writing it is the caller's job. Raises `BackendError`.
         """
         self.check_request(card.precision, device)
-        if reason := self.buildable():
-            raise BackendError(reason)
         card = replace(card, target=self.name)
         runtime, names = self._build(graph, card, out, device)
         return with_files(replace(card, runtime=runtime), out, names)
 
     def check_request(self, precision: str, device: str | None) -> None:
-        """Raise `UsageError` where this backend has no such precision or builds nothing per device."""
+        """Raise before any work is done: `UsageError` where this backend has no such precision or builds nothing per
+        device, `BackendError` where it cannot build on this machine.
+        """
         if precision not in self.precisions:
             raise UsageError(f"target {self.name} has no precision {precision}; it has {', '.join(self.precisions)}")
         self._check_device(device)
+        if reason := self.buildable():
+            raise BackendError(reason)
 
     def open(self, place: Path, card: Card, threads: int | None = None) -> Session:
         """Open a bundle's folder, or a bare model file with the card that was read from it.
@@ -158,7 +160,11 @@ class Backend(ABC):
             raise UsageError(f"target {self.name} builds one bundle for every device; leave --device out")
 
     def _missing(self) -> str | None:
-        """One line on the missing package, or None where it is installed."""
-        if importlib.util.find_spec(self.package) is not None:
-            return None
-        return str(MissingExtraError(self.package, self.extra or "all", f"the {self.name} backend"))
+        return missing_package(self.package, self.extra or "all", f"the {self.name} backend")
+
+
+def missing_package(package: str, extra: str, purpose: str) -> str | None:
+    """One line that says what needs the package and how to get it, or None where it is installed."""
+    if importlib.util.find_spec(package) is not None:
+        return None
+    return str(MissingExtraError(package, extra, purpose))

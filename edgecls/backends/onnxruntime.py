@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecls.backends.base import Backend, Session
+from edgecls.backends.base import Backend, Session, missing_package
 from edgecls.backends.onnx_graph import embed_card
 from edgecls.card import EMBEDDED_KEY, INPUT_NAME, OUTPUT_NAME, Card, Runtime
-from edgecls.errors import ArtefactError, MissingExtraError
+from edgecls.errors import ArtefactError
 
 if TYPE_CHECKING:
     from numpy import float32, uint8
@@ -42,11 +42,7 @@ class OnnxRuntimeBackend(Backend):
 
     def buildable(self) -> str | None:
         """See `Backend.buildable`."""
-        from importlib.util import find_spec
-
-        if find_spec("onnx") is None:
-            return str(MissingExtraError("onnx", "train", "exporting"))
-        return super().buildable()
+        return missing_package("onnx", "train", "exporting") or super().buildable()
 
     def read_embedded(self, file: Path) -> Card:
         """See `Backend.read_embedded`."""

@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecls.backends.base import Backend, Session
+from edgecls.backends.base import Backend, Session, missing_package
 from edgecls.backends.onnx_graph import embed_card, quantizer_faults
 from edgecls.card import INPUT_NAME, OUTPUT_NAME, Card, Runtime
 from edgecls.errors import BackendError, MissingExtraError, OutputError, UsageError
@@ -108,9 +108,7 @@ class TensorRtBackend(Backend):
 
     def buildable(self) -> str | None:
         """The portable bundle needs onnx alone; engines are built where a flavour is installed."""
-        if importlib.util.find_spec("onnx") is None:
-            return str(MissingExtraError("onnx", "train", "exporting"))
-        return None
+        return missing_package("onnx", "train", "exporting")
 
     def _check_device(self, device: str | None) -> None:
         _capabilities(device)
