@@ -26,11 +26,15 @@ _SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "t
 
 
 class Source(ABC):
-    """Where images come from. `location` finds them again; `name` is for people."""
+    """Where images come from. `location` finds them again; `name` is for people.
+
+    `photographs` says whether they resemble what ImageNet weights were learned from.
+    """
 
     location: str
     name: str
     default_size_px: int = 224
+    photographs: bool = True
     mirrored_is_same_class: bool = True
 
     @abstractmethod
@@ -65,6 +69,7 @@ class DigitsSource(Source):
     location = DIGITS
     name = DIGITS
     default_size_px = 64
+    photographs = False
     mirrored_is_same_class = False
 
     def __init__(self) -> None:

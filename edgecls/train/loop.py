@@ -236,7 +236,7 @@ def one_cycle(step: int, steps: int) -> float:
 
 
 def _default_epochs(start: StartingPoint, dataset: Dataset) -> int:
-    if start.pretrained or not dataset.source.mirrored_is_same_class:
+    if start.pretrained or not dataset.source.photographs:
         return 10
     return 30
 

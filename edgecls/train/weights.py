@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgecls.data.dataset import DIGITS, Dataset
+from edgecls.data.dataset import Dataset
 from edgecls.errors import BackendError, UsageError
 from edgecls.models import ARCHITECTURES, imagenet_weights, load_weights, read_weights
 
@@ -45,7 +45,7 @@ def start(network: torch.nn.Module, arch: str, weights: str, dataset: Dataset) -
 
 
 def _automatic(network: torch.nn.Module, arch: str, dataset: Dataset) -> StartingPoint:
-    if dataset.source.location == DIGITS:
+    if not dataset.source.photographs:
         return StartingPoint(False, "weights: none, the embedded digits are far from photographs and quick to learn")
     if ARCHITECTURES[arch].weights is None:
         return StartingPoint(False, f"weights: none, there are none for {arch}")
