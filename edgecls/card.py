@@ -7,7 +7,7 @@ itself, less what can only be known after the file is written (hashes, quality),
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,8 @@ GOLDEN_FILE = "golden.npz"
 INPUT_NAME = "image"
 OUTPUT_NAME = "scores"
 EMBEDDED_KEY = "edgecls_card"
+MIN_GAIN = 1.05
+"""What lowered precision must gain over float32 to be recommended: less is within the noise of a measurement."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class Lineage:
     """Where the artefact comes from.
 
     `files` maps each model file's name to its SHA-256, the file to open first. `parent` is the SHA-256 of the parent's
-    first file, `recipe` how precision was lowered, `calibration` the digest and size of the calibration manifest.
+    first file, `recipe` how precision was lowered, `calibration` the digest and size of the calibration manifest, and
+    `ladder` what else was tried, with its figures.
     """
 
     created: str = ""
@@ -54,6 +57,7 @@ class Lineage:
     data: str | None = None
     recipe: Mapping[str, Any] | None = None
     calibration: Mapping[str, Any] | None = None
+    ladder: Sequence[Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -61,9 +65,10 @@ class Quality:
     """What was measured; None where it was not.
 
     `top1` and `agreement` are fractions of `images` held-out images from `split`, `drop_points` is the parent's top-1
-    minus this one's in percentage points, `max_score_difference` is absolute. `verified_with` names the runtime that
-    gave the answers, `latency_ms` is the median at batch 1 on `latency_machine`. `gain` says how many times as
-    fast as float32 in the same runtime a lowered precision was, timed in turn when the bundle was built.
+    minus this one's in percentage points, give or take `drop_interval_points` (95 %), `max_score_difference` is
+    absolute. `verified_with` names the runtime that gave the answers, `latency_ms` is the median at batch 1 on
+    `latency_machine`. `gain` says how many times as fast as float32 in the same runtime a lowered precision was there,
+    timed in turn, and `recommended` whether it is to be preferred to float32.
     """
 
     split: str | None = None
@@ -72,11 +77,17 @@ class Quality:
     macro_f1: float | None = None
     agreement: float | None = None
     drop_points: float | None = None
+    drop_interval_points: float | None = None
     max_score_difference: float | None = None
     verified_with: str | None = None
     latency_ms: float | None = None
     latency_machine: str | None = None
     gain: float | None = None
+    recommended: bool | None = None
+
+    def with_verdict(self) -> Quality:
+        """The same with `recommended` as the gain says."""
+        return replace(self, recommended=None if self.gain is None else self.gain >= MIN_GAIN)
 
 
 @dataclass(frozen=True)
@@ -196,8 +207,8 @@ class Card:
     def model_info(self) -> dict[str, str]:
         """The keys under `model_info` by which OpenVINO Model API runs a bare file.
 
-        Model API has no counterpart of `pyramid` and `area`: it interpolates linearly, so that its answers can differ
-        on images more than twice as large as the network's input.
+        Model API has no counterpart of `pyramid` and `area`, nor of a crop below 1: it interpolates linearly and keeps
+        the whole region, so that its answers can differ on images more than twice as large as the network's input.
 
         Labels are separated by blanks there, so blanks inside a class name become underscores. See the
         `ClassificationModel` wrapper's parameters in Model API's documentation.

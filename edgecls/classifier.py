@@ -11,6 +11,7 @@ from edgecls import env, runs
 from edgecls.data.images import read_image
 from edgecls.data.parallel import chunked, ordered_map
 from edgecls.errors import UsageError
+from edgecls.evaluate.metrics import softmax
 
 if TYPE_CHECKING:
     from numpy import float32, uint8
@@ -92,12 +93,3 @@ def load(path: str | Path | None = None, threads: int | None = None) -> Classifi
         raise UsageError(f"threads must be at least 1, not {threads}")
     artefact = runs.resolve(path, env.this_machine().name)
     return Classifier(artefact.card, artefact.open(threads), artefact.place)
-
-
-def softmax(scores: NDArray[float32]) -> NDArray[float32]:
-    """Probabilities along the last axis, computed without overflow."""
-    import numpy as np
-
-    shifted = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    result: NDArray[float32] = shifted / shifted.sum(axis=-1, keepdims=True)
-    return result

@@ -65,10 +65,14 @@ def this_machine() -> Machine:
     )
 
 
-def saturates_u8s8(machine: Machine) -> bool:
-    """Whether 8-bit products overflow their 16-bit sums: x86 without VNNI (Intel SDM, VPMADDUBSW)."""
-    x86 = machine.architecture.lower() in ("x86_64", "amd64", "i686")
-    return x86 and not any("VNNI" in name or "AMX" in name for name in machine.instruction_sets)
+def int8_kind(machine: Machine) -> str:
+    """The kind of `backends.base.PROCESSORS` that a processor is.
+
+    On x86 without VNNI 8-bit products overflow their 16-bit sums (Intel SDM, VPMADDUBSW).
+    """
+    if machine.architecture.lower() in ("x86_64", "amd64", "i686"):
+        return "x86-vnni" if any("VNNI" in name or "AMX" in name for name in machine.instruction_sets) else "x86"
+    return "arm"
 
 
 def versions() -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from edgecls.preprocess import Preprocess
 
 DOWNLOAD_TIMEOUT_S = 15.0
+TIMM = "timm/"
+"""Prefix of architectures that the timm library builds."""
+WRAPPERS = ("module.", "_orig_mod.", "model.")
+"""What data parallel training, `torch.compile` and Lightning put before the names of tensors."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +54,46 @@ DEFAULT_ARCH = "mobilenet_v3_small"
 
 
 def find(arch: str) -> Architecture:
-    """The architecture of that name. Raises `UsageError` that lists what there is."""
+    """The architecture of that name: one of `ARCHITECTURES`, or `timm/NAME`.
+
+    Raises `UsageError` that lists what there is, `MissingExtraError` where timm is not installed.
+    """
+    if arch.startswith(TIMM):
+        return Architecture(arch, timm_settings(arch)["classifier"] + ".", lr=1e-3)
     try:
         return ARCHITECTURES[arch]
     except KeyError:
-        raise UsageError(f"there is no architecture {arch!r}; choose one of {', '.join(ARCHITECTURES)}") from None
+        known = f"{', '.join(ARCHITECTURES)} or {TIMM}NAME"
+        raise UsageError(f"there is no architecture {arch!r}; choose one of {known}") from None
+
+
+def timm_settings(arch: str) -> Mapping[str, Any]:
+    """What timm says about one of its architectures: input size, mean, std, crop and the last layer's name."""
+    timm, name = _timm(), arch.removeprefix(TIMM)
+    settings = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    if settings is None or not isinstance(settings.classifier, str):
+        near = ", ".join(f"{TIMM}{found}" for found in timm.list_models(f"*{name.split('.')[0]}*")[:3])
+        raise UsageError(f"timm has no classifier {name!r}{f'; near it are {near}' if near else ''}")
+    return settings.to_dict()
+
+
+def _timm() -> Any:
+    from edgecls.vision import import_torchvision
+
+    try:
+        import_torchvision()
+        import timm
+    except ImportError as error:
+        raise MissingExtraError("timm", "timm", f"an architecture named {TIMM}NAME") from error
+    return timm
 
 
 def create(arch: str, classes: int) -> torch.nn.Module:
     """A network with fresh weights for that many classes: (N, 3, h, w) float32 in, (N, classes) float32 out."""
     architecture = find(arch)
+    if arch.startswith(TIMM):
+        module: torch.nn.Module = _timm().create_model(arch.removeprefix(TIMM), num_classes=classes)
+        return module
     if architecture.weights is None:
         return _simple_cnn(classes)
     from edgecls.vision import import_torchvision
@@ -176,7 +210,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         raise ArtefactError(f"there is no weights file {path}")
     try:
         if path.suffix == ".safetensors":
-            return dict(load_file(path))
+            return _unwrapped(dict(load_file(path)))
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
         raise ArtefactError(
@@ -187,7 +221,14 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
             loaded = loaded[key]
     if not isinstance(loaded, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in loaded.values()):
         raise ArtefactError(f"{path} holds no state dict (a mapping of names to tensors)")
-    return loaded
+    return _unwrapped(loaded)
+
+
+def _unwrapped(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    for wrapper in WRAPPERS:
+        if tensors and all(name.startswith(wrapper) for name in tensors):
+            return _unwrapped({name.removeprefix(wrapper): tensor for name, tensor in tensors.items()})
+    return tensors
 
 
 def load_weights(network: torch.nn.Module, arch: str, weights: dict[str, torch.Tensor], origin: str) -> bool:
@@ -243,7 +284,7 @@ def deployable(network: torch.nn.Module, preprocess: Preprocess, half: bool = Fa
         def forward(self, image: torch.Tensor) -> torch.Tensor:
             normalized = self.normalize(image.float().permute(0, 3, 1, 2))
             scores: torch.Tensor = self.network(normalized.half() if half else normalized)
-            return scores.float()
+            return scores.float() if half else scores
 
     return Deployable().eval()
 

@@ -29,7 +29,8 @@ class Preprocess:
     """How an image of any size becomes the network's input.
 
     `crop` takes the largest centred region with the aspect ratio of the input, `stretch` ignores the aspect ratio,
-    `letterbox` keeps the whole image and fills the rest with grey. `mean` and `std` are per RGB channel, on 0..1.
+    `letterbox` keeps the whole image and fills the rest with grey. `crop` keeps only that share of the region's sides:
+    0.875 is the field's "resize to 256, then crop 224". `mean` and `std` are per RGB channel, on 0..1.
 
     `pyramid` halves the image by averaging while it is at least twice too large, then interpolates linearly: on large
     photographs it is as accurate as `area` and several times faster, where plain `linear` skips pixels and loses
@@ -46,6 +47,7 @@ class Preprocess:
     interpolation: Interpolation = "pyramid"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    crop: float = 1.0
 
     def __call__(self, image: NDArray[uint8]) -> NDArray[uint8]:
         """Bring one image into shape.
@@ -82,6 +84,7 @@ class Preprocess:
             keep_h, keep_w = max(1, width * self.height_px // self.width_px), width
         else:
             keep_h, keep_w = height, max(1, height * self.width_px // self.height_px)
+        keep_h, keep_w = max(1, round(keep_h * self.crop)), max(1, round(keep_w * self.crop))
         top, left = (height - keep_h) // 2, (width - keep_w) // 2
         return image[top : top + keep_h, left : left + keep_w]
 
@@ -118,12 +121,15 @@ class Preprocess:
                 interpolation=record["interpolation"],
                 mean=_three(record["mean"]),
                 std=_three(record["std"]),
+                crop=float(record.get("crop", 1.0)),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ArtefactError(f"the card's preprocess is incomplete or malformed ({error})") from error
         for name, known in (("resize", Resize), ("interpolation", Interpolation)):
             if (value := getattr(preprocess, name)) not in get_args(known):
                 raise ArtefactError(f"the card's preprocess asks for {name} {value!r}, known are {get_args(known)}")
+        if not 0 < preprocess.crop <= 1:
+            raise ArtefactError(f"the card's preprocess asks for crop {preprocess.crop}, a share above 0 and up to 1")
         return preprocess
 
 

@@ -130,7 +130,8 @@ def resolve(model: str | Path | None, machine: str) -> Artefact:
 def best_here(run: Artefact, machine: str) -> Artefact:
     """The fastest verified bundle of a run that this machine can open; the run itself where there is none.
 
-    Latencies measured on this machine count before those of the machine that built the bundle.
+    What its card does not recommend comes last; latencies measured on this machine count before those of the machine
+    that built the bundle.
     """
     candidates = [
         bundle for bundle in bundles_of(run.place) if bundle.card.verified and bundle.backend.available() is None
@@ -138,11 +139,11 @@ def best_here(run: Artefact, machine: str) -> Artefact:
     return min(candidates, key=_speed(machine), default=run)
 
 
-def _speed(machine: str) -> Callable[[Artefact], tuple[bool, float]]:
-    def key(artefact: Artefact) -> tuple[bool, float]:
+def _speed(machine: str) -> Callable[[Artefact], tuple[bool, bool, float]]:
+    def key(artefact: Artefact) -> tuple[bool, bool, float]:
         quality = artefact.card.quality
         measured = quality.latency_ms if quality.latency_ms is not None else float("inf")
-        return quality.latency_machine != machine, measured
+        return quality.recommended is False, quality.latency_machine != machine, measured
 
     return key
 

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from edgecls import backends, runs
 from edgecls.cli import app
+from edgecls.data.dataset import DigitsSource
 from edgecls.export.bundle import ExportConfig, export
 from edgecls.opencv import cv2
 from edgecls.runs import Artefact
@@ -89,4 +90,20 @@ def photos(tmp_path: Path) -> Path:
         for index in range(12):
             image = generator.integers(low, low + 80, (30, 40, 3), dtype=np.uint8)
             cv2.imwrite(str(root / name / f"{index:02d}.jpg"), image)
+    return root
+
+
+@pytest.fixture
+def digit_images(tmp_path: Path) -> Path:
+    """Forty of the embedded digits as image files, one folder per class."""
+    root = tmp_path / "digit_images"
+    source = DigitsSource()
+    names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    counts = dict.fromkeys(names, 0)
+    for index, label in enumerate(source.labels):
+        name = names[label]
+        if counts[name] < 4:
+            counts[name] += 1
+            (root / name).mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(root / name / f"{index}.png"), source.read(str(index)))
     return root

@@ -8,8 +8,8 @@ import pytest
 
 import edgecls
 from edgecls.card import Golden
-from edgecls.classifier import softmax
 from edgecls.errors import ImageError, UsageError
+from edgecls.evaluate.metrics import softmax
 from edgecls.opencv import cv2
 from edgecls.runs import Artefact
 

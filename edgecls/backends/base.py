@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Self
 
+PROCESSORS = ("x86-vnni", "x86", "arm")
+"""The kinds of processors that want different int8."""
+
 
 class Session(ABC):
     """An opened model: raw images in, scores out, host to host. A context manager; use it from one thread.

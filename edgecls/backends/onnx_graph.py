@@ -7,6 +7,11 @@ from typing import Any
 
 from edgecls.card import EMBEDDED_KEY, Card
 
+OPSET = 17
+"""The newest opset that ONNX Runtime 1.20, OpenVINO 2025, TensorRT 10 and both majors' parsers all read."""
+NORMALIZE_PREFIX = "/normalize/"
+"""Where the nodes of the normalization stand, as `models.deployable` is traced; they stay in float."""
+
 
 def embed_card(graph: Path, card: Card, out: Path) -> None:
     """Copy the ONNX file `graph` to `out` with the card and Model API's `model_info` keys in its metadata."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecls.backends.base import Backend, Session, missing_package
+from edgecls.backends.base import PROCESSORS, Backend, Session, missing_package
 from edgecls.backends.onnx_graph import embed_card
 from edgecls.card import EMBEDDED_KEY, INPUT_NAME, OUTPUT_NAME, Card, Runtime
-from edgecls.errors import ArtefactError
+from edgecls.errors import ArtefactError, UsageError
 
 if TYPE_CHECKING:
     from numpy import float32, uint8
@@ -49,12 +49,16 @@ class OnnxRuntimeBackend(Backend):
         metadata = _create(file, threads=1).get_modelmeta().custom_metadata_map
         return Card.from_embedded(metadata.get(EMBEDDED_KEY), str(file))
 
+    def _check_device(self, device: str | None) -> None:
+        if device is not None and device not in PROCESSORS:
+            raise UsageError(f"target onnx has no device {device!r}; choose {', '.join(PROCESSORS)}")
+
     def _open(self, file: Path, card: Card, threads: int | None) -> Session:
         return OnnxRuntimeSession(file, card, threads)
 
-    def _build(self, graph: Path, card: Card, out: Path, device: str | None) -> tuple[Runtime, list[str]]:  # noqa: ARG002
+    def _build(self, graph: Path, card: Card, out: Path, device: str | None) -> tuple[Runtime, list[str]]:
         embed_card(graph, card, out / MODEL_FILE)
-        return Runtime(self.package, self.version() or ""), [MODEL_FILE]
+        return Runtime(self.package, self.version() or "", device or ""), [MODEL_FILE]
 
 
 def _create(file: Path, threads: int | None) -> Any:

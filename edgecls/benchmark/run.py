@@ -91,6 +91,16 @@ def benchmark(
     ]
 
 
+def gain_over(row: Row, other: Row) -> float | None:
+    """How many times as fast as `other` a candidate was, each in its best round.
+
+    A busy machine only ever slows down.
+    """
+    if not row.round_p50_ms or not other.round_p50_ms:
+        return None
+    return min(other.round_p50_ms) / min(row.round_p50_ms)
+
+
 def _row(artefact: Artefact, reason: str | None, rounds: list[list[float]]) -> Row:
     if reason is not None:
         return Row(artefact, artefact.size_bytes(), reason=reason)
@@ -125,13 +135,20 @@ def write_result(rows: Sequence[Row], config: BenchmarkConfig, path: Path) -> No
 
 
 def remember(rows: Sequence[Row]) -> None:
-    """Note each bundle's median in its card, so that the fastest one is known; a read-only bundle is left as it is."""
+    """Note each bundle's median in its card, so that the fastest one is known; a read-only bundle is left as it is.
+
+    Lowered precision that was timed in turn with float32 for the same target also gets its gain, and the verdict.
+    """
     machine = env.this_machine().name
+    float32 = {row.artefact.card.target: row for row in rows if row.artefact.card.precision == "fp32"}
     for row in rows:
         artefact = row.artefact
         if row.latency is None or not artefact.place.is_dir() or artefact.is_run:
             continue
         quality = replace(artefact.card.quality, latency_ms=row.latency.p50_ms, latency_machine=machine)
+        rival = float32.get(artefact.card.target)
+        if rival is not None and rival is not row:
+            quality = replace(quality, gain=gain_over(row, rival)).with_verdict()
         try:
             write_card(replace(artefact.card, quality=quality), artefact.place)
         except OutputError:

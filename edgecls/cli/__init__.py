@@ -13,8 +13,10 @@ from typer.core import TyperGroup
 
 from edgecls import __version__
 from edgecls.cli.benchmark import benchmark
+from edgecls.cli.calibrate import calibrate
 from edgecls.cli.doctor import doctor
 from edgecls.cli.export import ExportCommand, export
+from edgecls.cli.import_ import import_
 from edgecls.cli.info import info
 from edgecls.cli.predict import predict
 from edgecls.cli.stream import stream
@@ -78,6 +80,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(train)
+app.command("import")(import_)
+app.add_typer(calibrate)
 app.command(cls=ExportCommand)(export)
 for _command in (benchmark, predict, stream, verify, info, doctor):
     app.command()(_command)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from typer.core import TyperCommand
@@ -12,7 +12,10 @@ from edgecls.cli.common import console, megabytes, percent, shown, working
 from edgecls.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgecls.card import Quality
+    from rich.table import Table
+
+    from edgecls.card import Card, Quality
+    from edgecls.export.ladder import Strategy
 
 
 class ExportCommand(TyperCommand):
@@ -35,19 +38,28 @@ def export(
     int8: Annotated[bool, typer.Option("--int8", help="Quantize to 8-bit integers, calibrated on images.")] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="Half precision.")] = False,
     calibration: Annotated[
-        Path | None, typer.Option(help="Folder of images to calibrate with; the run's training images unless given.")
+        Path | None,
+        typer.Option(help="Folder or manifest of images to calibrate with; the run's training images unless given."),
     ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="TOML file that says how to quantize; the target's own recipe unless given.")
+    ] = None,
+    strategy: Annotated[
+        str, typer.Option(help="What to prefer among int8 recipes: fastest, smallest or most-accurate.")
+    ] = "fastest",
     device: Annotated[
         str | None,
         typer.Option(
             "--device", "--compute-capability",
-            help="What to build for: CPU, GPU or NPU (openvino); compute capabilities such as 8.6,8.9 (tensorrt).",
+            help="What to build for: x86, x86-vnni or arm (onnx); CPU, GPU or NPU (openvino); compute capabilities "
+            "such as 8.6,8.9 (tensorrt).",
         ),
     ] = None,
     max_drop: Annotated[float, typer.Option(help="Points of top-1 that int8 may lose on held-out images.")] = 1.0,
     require: Annotated[
         bool, typer.Option("--require", help="Fail where int8 or fp16 is not faster than float32 on this machine.")
     ] = False,
+    verify_images: Annotated[int, typer.Option(help="How many held-out images to compare on, at most.")] = 1000,
     out: Annotated[Path | None, typer.Option(help="Folder of the bundle; inside the run unless given.")] = None,
 ) -> None:  # fmt: skip
     """Build a verified bundle from a run for one runtime."""
@@ -57,30 +69,80 @@ def export(
     if int8 and fp16:
         raise UsageError("--int8 and --fp16 exclude each other; choose one")
     precision = "int8" if int8 else "fp16" if fp16 else "fp32"
+    config = ExportConfig(
+        target,
+        run,
+        precision,
+        calibration,
+        device,
+        out,
+        max_drop,
+        require,
+        recipe,
+        cast("Strategy", strategy),
+        verify_images,
+    )
     with working(f"exporting {target} {precision}") as spinner:
-        bundle = run_export(
-            ExportConfig(target, run, precision, calibration, device, out, max_drop, require),
-            tell=lambda step: spinner.update(f"exporting {target} {precision}: {step}"),
-        )
+        bundle = run_export(config, tell=lambda step: spinner.update(f"exporting {target} {precision}: {step}"))
     card, quality = bundle.card, bundle.card.quality
+    if card.lineage.ladder:
+        console.print(_rungs(card))
     console.print(f"bundle: {shown(bundle.place)}  ({megabytes(bundle.size_bytes())})", soft_wrap=True)
     measured = f"top-1 {percent(quality.top1)}, " if quality.top1 is not None else ""
     console.print(
         f"verified with {quality.verified_with} on {quality.images} {quality.split} images: {measured}"
-        f"agreement {percent(quality.agreement)}, scores differ by up to {quality.max_score_difference:.3g}",
+        f"agreement {percent(quality.agreement)}{_interval(quality)}, "
+        f"scores differ by up to {quality.max_score_difference:.3g}",
         soft_wrap=True,
     )
     if quality.latency_ms is not None:
         console.print(f"median latency here: {quality.latency_ms:.2f} ms{_verdict(quality)}", soft_wrap=True)
+        if quality.recommended is False and out is None:
+            beside = bundle.place.with_name(f"{target}-fp32")
+            console.print(f"recommended here: float32, {shown(beside)}", soft_wrap=True)
     if card.runtime and card.runtime.note:
         console.print(f"note: {card.runtime.note}", soft_wrap=True)
+
+
+def _interval(quality: Quality) -> str:
+    """The 95 % interval of the agreement, in words."""
+    from edgecls.evaluate.metrics import wilson
+
+    if quality.agreement is None or not quality.images:
+        return ""
+    low, high = wilson(quality.agreement, quality.images)
+    return f" (95 %: {100 * low:.1f} to {100 * high:.1f})"
+
+
+def _rungs(card: Card) -> Table:
+    """What was tried, with its figures."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("int8 recipe tried", "drop (points)", "agreement", "ms", "vs float32", "MB", "s", ""):
+        table.add_column(title, justify="left" if title in ("int8 recipe tried", "") else "right")
+    chosen = (card.lineage.recipe or {}).get("rung")
+    for tried in card.lineage.ladder or ():
+        table.add_row(
+            tried["rung"],
+            _figure(tried["drop_points"], 2),
+            percent(tried["agreement"]),
+            _figure(tried["latency_ms"], 2),
+            _figure(tried["gain"], 2, "x"),
+            _figure(tried["size_bytes"] / 1e6 if tried["size_bytes"] else None, 1),
+            _figure(tried["seconds"], 0),
+            "kept" if tried["rung"] == chosen else tried["reason"] or "",
+        )
+    return table
+
+
+def _figure(value: float | None, digits: int, unit: str = "") -> str:
+    return "–" if value is None else f"{value:.{digits}f}{unit}"
 
 
 def _verdict(quality: Quality) -> str:
     """What lowering the precision brought, in words."""
     if quality.gain is None or quality.latency_ms is None:
         return ""
-    beside = f"{quality.latency_ms * quality.gain:.2f} ms in float32"
-    if quality.gain < 1:
-        return f", {beside}: it does not pay on this machine, prefer the float bundle"
-    return f", {quality.gain:.1f}x as fast as {beside}"
+    told = f", {quality.gain:.2f}x the speed of float32 in the same runtime"
+    return told if quality.recommended else f"{told}: it does not pay on this machine"

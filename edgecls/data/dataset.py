@@ -144,6 +144,34 @@ def open_dataset(location: str | None, seed: int) -> Dataset:
     return Dataset(source, classes, complete(usable, classes, seed), seed, skipped)
 
 
+def open_for_classes(location: str, classes: Sequence[str], seed: int) -> Dataset:
+    """Open a folder of images, one folder per class, for a network whose classes are fixed already.
+
+    Folders are matched with `classes` by name; classes without a folder have no images. Without a `test/` folder half
+    of the images, drawn at random, becomes the test split. Raises `DataError`.
+    """
+    import random
+
+    source = FolderSource(_existing_folder(location))
+    names, found = _scan(source.root)
+    if strange := [name for name in names if name not in classes]:
+        known = ", ".join(classes[:5])
+        raise DataError(f"{source.root}/{strange[0]} is no class of this network; its classes are {known}, ...")
+    skipped = _unusable(source, (sample for samples in found.values() for sample in samples))
+    splits = {
+        split: [Sample(s.key, classes.index(names[s.label])) for s in samples if s.key not in skipped]
+        for split, samples in found.items()
+    }
+    if not splits.get("test"):
+        everything = splits["train"]
+        random.Random(seed).shuffle(everything)
+        half = len(everything) // 2
+        splits = {"train": everything[:half], "test": everything[half:]}
+    if not splits["train"] or not splits["test"]:
+        raise DataError(f"{source.root} holds too few usable images in class folders; two are the least")
+    return Dataset(source, tuple(classes), {"val": [], **splits}, seed, skipped)
+
+
 def open_recorded(folder: Path) -> Dataset:
     """Open the data set that `Dataset.write` recorded in `folder`. Raises `DataError` where its images are gone."""
     path = folder / DATA_FILE
@@ -154,10 +182,17 @@ def open_recorded(folder: Path) -> Dataset:
         classes, seed = tuple(record["classes"]), int(record["seed"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} does not say which images the run was trained on ({error})") from error
-    source = DigitsSource() if location == DIGITS else FolderSource(Path(location))
-    if isinstance(source, FolderSource) and not source.root.is_dir():
-        raise DataError(f"the images of this run are no longer at {location}; bring them back")
-    return Dataset(source, classes, splits, seed, record.get("skipped", {}))
+    return Dataset(open_source(location), classes, splits, seed, record.get("skipped", {}))
+
+
+def open_source(location: str) -> Source:
+    """The source that was recorded under `location`. Raises `DataError` where its images are gone."""
+    if location == DIGITS:
+        return DigitsSource()
+    source = FolderSource(Path(location))
+    if not source.root.is_dir():
+        raise DataError(f"the images are no longer at {location}; bring them back")
+    return source
 
 
 def find_images(folder: Path) -> list[Path]:

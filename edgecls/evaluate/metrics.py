@@ -70,3 +70,50 @@ def measure(scores: NDArray[float32], labels: NDArray[int64]) -> Metrics:
 def agreement(scores: NDArray[float32], parent: NDArray[float32]) -> float:
     """Fraction of images for which both give the same class."""
     return float((scores.argmax(axis=1) == parent.argmax(axis=1)).mean())
+
+
+Z_95 = 1.959964
+"""Two-sided 95 % quantile of the normal distribution."""
+
+
+def drop(scores: NDArray[float32], parent: NDArray[float32], labels: NDArray[int64]) -> tuple[float, float]:
+    """Points of top-1 that `scores` lose against the parent's, and the half width of their 95 % interval.
+
+    The images are the same, so only those count on which one is right and the other wrong (McNemar; the interval is
+    Wald's for paired proportions, Agresti, Categorical Data Analysis, section 11.1).
+    """
+    mine, theirs = scores.argmax(axis=1) == labels, parent.argmax(axis=1) == labels
+    count = max(len(labels), 1)
+    lost, won = int((theirs & ~mine).sum()), int((mine & ~theirs).sum())
+    variance = (lost + won) / count - ((lost - won) / count) ** 2
+    return 100 * (lost - won) / count, 100 * Z_95 * float((variance / count) ** 0.5)
+
+
+def wilson(fraction: float, count: int) -> tuple[float, float]:
+    """The 95 % interval of a fraction of `count` trials (Wilson 1927)."""
+    z2 = Z_95**2 / count
+    centre = (fraction + z2 / 2) / (1 + z2)
+    half = float((fraction * (1 - fraction) * z2 + z2**2 / 4) ** 0.5) / (1 + z2)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def calibration_error(scores: NDArray[float32], labels: NDArray[int64], bins: int = 15) -> float:
+    """Expected calibration error of softmax confidences, a fraction (Guo et al. 2017, arXiv:1706.04599)."""
+    import numpy as np
+
+    confidence = softmax(scores).max(axis=1)
+    right = scores.argmax(axis=1) == labels
+    which = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = [abs(right[which == b].mean() - confidence[which == b].mean()) * (which == b).sum() for b in set(which)]
+    return float(sum(gaps) / max(len(labels), 1))
+
+
+def softmax(scores: NDArray[float32]) -> NDArray[float32]:
+    """Probabilities along the last axis. Scores that are probabilities already, as some networks give, stay."""
+    import numpy as np
+
+    if scores.size and scores.min() >= 0 and np.allclose(scores.sum(axis=-1), 1, atol=1e-3):
+        return scores
+    shifted = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    result: NDArray[float32] = shifted / shifted.sum(axis=-1, keepdims=True)
+    return result

@@ -2,35 +2,47 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
 
 import edgecls
 from edgecls import backends, env, runs
-from edgecls.benchmark.run import BenchmarkConfig, benchmark
+from edgecls.backends.base import PROCESSORS
+from edgecls.benchmark.clock import milliseconds_since, now_ns
+from edgecls.benchmark.run import BenchmarkConfig, Row, benchmark, gain_over
 from edgecls.card import CARD_FILE, Card, Golden, Lineage, Quality, check_files, write_card
-from edgecls.errors import UsageError, VerificationError
+from edgecls.errors import BackendError, DataError, UsageError, VerificationError
 from edgecls.export import calibration
-from edgecls.export.graph import export_graph
-from edgecls.export.parity import HeldOut, verify_export
-from edgecls.export.quantize import quantize
-from edgecls.export.recipe import recipe_for
-from edgecls.models import require_torch
+from edgecls.export.calibration import Calibration
+from edgecls.export.fine_tune import fine_tune
+from edgecls.export.graph import float_graph
+from edgecls.export.ladder import STRATEGIES, Aim, Attempt, Strategy, accurate_enough, best, climb, skipped
+from edgecls.export.parity import MAX_IMAGES, HeldOut, measure_quality, require_faithful
+from edgecls.export.qdq import rank_layers
+from edgecls.export.quantize import Quantizer, prepare
+from edgecls.export.recipe import Rung, ladder_for
 from edgecls.runs import Artefact
 from edgecls.storage import new_folder
 
-TIMING = BenchmarkConfig(rounds=3, seconds=0.25)
+TIMING = BenchmarkConfig(rounds=5, seconds=0.2)
+CLOSE = (0.8, 1.25)
+"""Gains within these are timed again, for longer: they decide a verdict, and machines are noisy."""
+CLOSE_TIMING = BenchmarkConfig(rounds=12, seconds=0.2)
+RANKING_IMAGES = 8
 
 
 @dataclass(frozen=True)
 class ExportConfig:
     """What an export is asked for.
 
-    `device` is what the target builds for, where it builds per device. With `require_gain` a bundle of lowered
-    precision that is slower than float32 here is an error.
+    `device` is what the target builds for, where it builds per device. `recipe` replaces the target's own int8 recipe.
+    `verify_images` limits the held-out images.
+    With `require_gain` a bundle of lowered precision that is not measured to be faster than float32 is an error.
     """
 
     target: str
@@ -41,6 +53,9 @@ class ExportConfig:
     out: Path | None = None
     max_drop_points: float = 1.0
     require_gain: bool = False
+    recipe: Path | None = None
+    strategy: Strategy = "fastest"
+    verify_images: int = MAX_IMAGES
 
     def check(self) -> None:
         """Raise `UsageError` for values that make no sense together."""
@@ -48,48 +63,45 @@ class ExportConfig:
         if not backend.exportable:
             raise UsageError(f"{self.target} is no export target; choose one of {', '.join(backends.exportable())}")
         backend.check_request(self.precision, self.device)
-        if self.calibration is not None and self.precision != "int8":
-            raise UsageError("--calibration is for --int8; float exports need none")
+        if self.precision != "int8":
+            for name, value in (("--calibration", self.calibration), ("--recipe", self.recipe)):
+                if value is not None:
+                    raise UsageError(f"{name} is for --int8; float exports need none")
         if not 0 <= self.max_drop_points <= 100:
             raise UsageError(f"--max-drop is in points of top-1, 0 to 100, not {self.max_drop_points:g}")
+        if self.verify_images < 1:
+            raise UsageError(f"--verify-images must be at least 1, not {self.verify_images}")
+        if self.strategy not in STRATEGIES:
+            raise UsageError(f"--strategy takes {', '.join(STRATEGIES)}, not {self.strategy!r}")
+        if self.require_gain and self.precision == "fp32":
+            raise UsageError("--require is for --int8 and --fp16: it asks that they are faster than float32")
 
 
 def export(config: ExportConfig, tell: Callable[[str], None] = lambda _: None) -> Artefact:
     """Export a run for one target and precision; returns the bundle, verified. `tell` hears each step's name.
 
     The bundle stands at `config.out`, or in the run's folder. On any error nothing is left behind, and a bundle that
-    stood there before stays. Raises `VerificationError` where the result differs too much from the run.
+    stood there before stays. Where lowered precision is not faster than float32 on this machine, the bundle says so and
+    float32 is exported beside it. Raises `VerificationError` where the result differs too much from the run.
     """
     config.check()
-    require_torch("exporting")
     run = runs.find_run(config.run)
     check_files(run.card, run.place)
-    card = replace(run.card, target=config.target, precision=config.precision, quality=Quality(), runtime=None)
-    place = config.out or run.place / runs.BUNDLES_FOLDER / card.name
+    place = config.out or _own_place(run, config.target, config.precision)
     _check_replaceable(place)
-    with new_folder(place) as folder, tempfile.TemporaryDirectory(prefix="edgecls-") as scratch:
-        tell("tracing the graph")
-        card = replace(card, lineage=_lineage(run))
-        weights, float_graph = run.place / run.card.model_file, Path(scratch) / "float.onnx"
-        export_graph(weights, run.card, float_graph)
-        graph = float_graph
-        if config.precision == "fp16":
-            graph = Path(scratch) / "half.onnx"
-            export_graph(weights, run.card, graph, half=True)
-        elif config.precision == "int8":
-            graph, card = _quantized(config, run, graph, card, folder, tell)
-        tell(f"building for {config.target}")
-        card = backends.find(config.target).build(graph, card, folder, config.device)
-        Golden.read(run.place).write(folder)
-        tell("verifying against the run")
-        quality = verify_export(Artefact(folder, card), HeldOut(run), config.max_drop_points)
-        bundle = Artefact(folder, replace(card, quality=quality))
-        if bundle.backend.available() is None:
-            tell("timing")
-            bundle = _timed(bundle, float_graph, Path(scratch))
-        _require_gain(config, bundle.card)
+    with tempfile.TemporaryDirectory(prefix="edgecls-") as scratch, new_folder(place) as folder:
+        workshop = _Workshop(config, run, Path(scratch), tell)
+        bundle = workshop.int8() if config.precision == "int8" else workshop.float_bundle(config.precision)
+        _require_gain(config, bundle)
+        shutil.copytree(bundle.place, folder, dirs_exist_ok=True)
         write_card(bundle.card, folder)
+        if bundle.card.quality.recommended is False and config.out is None:
+            workshop.keep_float32()
     return Artefact(place, bundle.card)
+
+
+def _own_place(run: Artefact, target: str, precision: str) -> Path:
+    return run.place / runs.BUNDLES_FOLDER / replace(run.card, target=target, precision=precision).name
 
 
 def _check_replaceable(place: Path) -> None:
@@ -100,59 +112,171 @@ def _check_replaceable(place: Path) -> None:
         raise UsageError(f"{place} exists and is no bundle; choose another --out")
 
 
-def _lineage(run: Artefact) -> Lineage:
-    return Lineage(
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        edgecls=edgecls.__version__,
-        machine=env.this_machine().name,
-        parent=run.card.lineage.files[run.card.model_file],
-        data=run.card.lineage.data,
-    )
-
-
-def _quantized(
-    config: ExportConfig, run: Artefact, graph: Path, card: Card, folder: Path, tell: Callable[[str], None]
-) -> tuple[Path, Card]:
-    """The int8 graph, and the card with recipe and calibration in its lineage."""
-    recipe = recipe_for(config.target)
-    if config.calibration is None:
-        images = calibration.from_run(run.place, recipe.samples)
-    else:
-        images = calibration.from_folder(config.calibration, recipe.samples)
-    tell(f"calibrating with {len(images.keys)} images")
-    out = graph.with_name("int8.onnx")
-    quantize(graph, recipe, images.images(card.preprocess), out)
-    lineage = replace(card.lineage, recipe=recipe.to_json(), calibration=images.write(folder))
-    return out, replace(card, lineage=lineage)
-
-
-def _timed(bundle: Artefact, float_graph: Path, scratch: Path) -> Artefact:
-    """The bundle with its median latency and, where its precision is lowered, that of float32 in the same runtime."""
-    rivals = [bundle]
-    if bundle.card.precision != "fp32":
-        rivals.append(_float_rival(bundle, float_graph, scratch / "rival"))
-    latency_ms, *float_ms = (row.latency.p50_ms for row in benchmark(rivals, TIMING) if row.latency)
-    quality = replace(
-        bundle.card.quality,
-        latency_ms=latency_ms,
-        latency_machine=env.this_machine().name,
-        gain=float_ms[0] / latency_ms if float_ms else None,
-    )
-    return Artefact(bundle.place, replace(bundle.card, quality=quality))
-
-
-def _float_rival(bundle: Artefact, float_graph: Path, folder: Path) -> Artefact:
-    folder.mkdir()
-    device = bundle.card.runtime.device if bundle.card.runtime else None
-    card = bundle.backend.build(float_graph, replace(bundle.card, precision="fp32"), folder, device or None)
-    Golden.read(bundle.place).write(folder)
-    return Artefact(folder, card)
-
-
-def _require_gain(config: ExportConfig, card: Card) -> None:
-    gain = card.quality.gain
-    if config.require_gain and gain is not None and gain < 1:
+def _require_gain(config: ExportConfig, bundle: Artefact) -> None:
+    if not config.require_gain:
+        return
+    gain, name = bundle.card.quality.gain, bundle.card.name
+    if gain is None:
+        reason = bundle.backend.available() or "it was built for another kind of processor"
+        raise VerificationError(f"{name} cannot be timed on this machine ({reason}), so --require cannot be met")
+    if not bundle.card.quality.recommended:
         raise VerificationError(
-            f"{card.name} does not pay on this machine: {gain:.2f}x the speed of float32 in the same runtime; "
+            f"{name} does not pay on this machine: {gain:.2f}x the speed of float32 in the same runtime; "
             "nothing was written"
         )
+
+
+def _with_latency(bundle: Artefact, row: Row, float32: Row | None) -> Artefact:
+    quality = replace(
+        bundle.card.quality,
+        latency_ms=row.latency.p50_ms if row.latency else None,
+        latency_machine=env.this_machine().name,
+        gain=gain_over(row, float32) if float32 else None,
+    )
+    return Artefact(bundle.place, replace(bundle.card, quality=quality.with_verdict()))
+
+
+class _Workshop:
+    """What one export needs at hand: the run, its float graph, held-out images, and scratch space."""
+
+    def __init__(self, config: ExportConfig, run: Artefact, scratch: Path, tell: Callable[[str], None]):
+        self._config, self._run, self._scratch, self._tell = config, run, scratch, tell
+        self._backend = backends.find(config.target)
+        self._weights = run.place / run.card.model_file
+        lineage = Lineage(
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            edgecls=edgecls.__version__,
+            machine=env.this_machine().name,
+            parent=run.card.lineage.files[run.card.model_file],
+            data=run.card.lineage.data,
+        )
+        self._card = replace(
+            run.card, target=config.target, precision="fp32", quality=Quality(), runtime=None, lineage=lineage
+        )
+        self._spare: Calibration | None = None
+
+    @cached_property
+    def _float_graph(self) -> Path:
+        self._tell("tracing the graph")
+        path = self._scratch / "float.onnx"
+        float_graph(self._weights, self._run.card, path)
+        return path
+
+    @cached_property
+    def _held_out(self) -> HeldOut:
+        self._tell("asking the run about held-out images")
+        return HeldOut(self._run, self._spare, self._config.verify_images)
+
+    @cached_property
+    def _float32(self) -> Artefact:
+        """Float32 for the same target, which lowered precision is timed against."""
+        return self._built(self._float_graph, self._card)
+
+    def float_bundle(self, precision: str) -> Artefact:
+        """A float bundle, verified, and timed where it can run."""
+        if precision == "fp32":
+            bundle = self._verified(self._float32)
+        else:
+            graph = self._scratch / f"{precision}.onnx"
+            self._tell("tracing the graph")
+            float_graph(self._weights, self._run.card, graph, half=True)
+            bundle = self._verified(self._built(graph, replace(self._card, precision=precision)))
+        require_faithful(bundle.card, self._held_out)
+        [timed] = self._timed(bundle)
+        return timed
+
+    def int8(self) -> Artefact:
+        """The best bundle that the ladder arrives at."""
+        rungs = ladder_for(self._config.target, self._config.device, self._config.recipe)
+        images = calibration.choose(self._run, max(rung.recipe.samples for rung in rungs), self._config.calibration)
+        calibration.check(images, self._run)
+        self._spare = images
+        aim = Aim(self._config.max_drop_points, self._config.strategy)
+        attempts = climb(rungs, lambda rung: self._attempt(rung, images), aim)
+        accurate = accurate_enough(attempts, aim)
+        if len(accurate) > 1:
+            accurate = self._timed_together(accurate)
+        chosen = best(accurate, aim).artefact
+        assert chosen is not None
+        passport = images.write(chosen.place / calibration.MANIFEST_FILE)
+        ladder = [attempt.to_json() for attempt in attempts]
+        lineage = replace(chosen.card.lineage, calibration=passport, ladder=ladder)
+        return Artefact(chosen.place, replace(chosen.card, lineage=lineage))
+
+    def keep_float32(self) -> None:
+        """Export float32 into the run's folder, for it is what is recommended. One that stands there is kept."""
+        place = _own_place(self._run, self._config.target, "fp32")
+        _check_replaceable(place)
+        parent = self._card.lineage.parent
+        if any(b.place == place and b.card.lineage.parent == parent for b in runs.bundles_of(self._run.place)):
+            return
+        bundle = self.float_bundle("fp32")
+        with new_folder(place) as folder:
+            shutil.copytree(bundle.place, folder, dirs_exist_ok=True)
+            write_card(bundle.card, folder)
+
+    def _attempt(self, rung: Rung, images: Calibration) -> Attempt:
+        begun = now_ns()
+        self._tell(f"{rung.name}: quantizing")
+        try:
+            [bundle] = self._timed(self._verified(self._quantized(rung, images)))
+        except (BackendError, DataError, UsageError) as error:
+            return skipped(rung, milliseconds_since(begun) / 1000, error)
+        return Attempt(rung, milliseconds_since(begun) / 1000, bundle)
+
+    def _quantized(self, rung: Rung, images: Calibration) -> Artefact:
+        recipe, folder = rung.recipe, Path(tempfile.mkdtemp(dir=self._scratch))
+        graph = self._float_graph
+        if recipe.fine_tune_epochs:
+            weights, graph = folder / "fine_tuned.safetensors", folder / "fine_tuned.onnx"
+            fine_tune(self._run, recipe.fine_tune_epochs, weights, lambda step: self._tell(f"{rung.name}: {step}"))
+            float_graph(weights, self._run.card, graph)
+        prepared = folder / "prepared.onnx"
+        prepare(graph, prepared)
+        quantizer = Quantizer(prepared, lambda count: images.images(self._run.card.preprocess, count))
+        kept: list[str] = []
+        if recipe.float_share:
+            self._tell(f"{rung.name}: ranking the layers")
+            quantizer.quantize(replace(recipe, bias_correction="none"), folder / "all.onnx")
+            few = list(images.images(self._run.card.preprocess, RANKING_IMAGES))
+            ranked = rank_layers(folder / "all.onnx", prepared, few)
+            kept = ranked[: max(1, round(recipe.float_share * len(ranked)))]
+        quantizer.quantize(recipe, folder / "int8.onnx", kept)
+        record = {"rung": rung.name, **recipe.to_json(), "float_layers": kept}
+        card = replace(self._card, precision="int8", lineage=replace(self._card.lineage, recipe=record))
+        return self._built(folder / "int8.onnx", card)
+
+    def _built(self, graph: Path, card: Card) -> Artefact:
+        self._tell(f"building for {self._config.target}")
+        folder = Path(tempfile.mkdtemp(dir=self._scratch))
+        card = self._backend.build(graph, card, folder, self._config.device)
+        Golden.read(self._run.place).write(folder)
+        return Artefact(folder, card)
+
+    def _verified(self, bundle: Artefact) -> Artefact:
+        self._tell("verifying against the run")
+        return Artefact(bundle.place, replace(bundle.card, quality=measure_quality(bundle, self._held_out)))
+
+    def _timed_together(self, attempts: list[Attempt]) -> list[Attempt]:
+        """The attempts with figures that were measured in turn, so that they can be compared."""
+        bundles = self._timed(*(attempt.artefact for attempt in attempts if attempt.artefact))
+        return [replace(attempt, artefact=bundle) for attempt, bundle in zip(attempts, bundles, strict=True)]
+
+    def _timed(self, *bundles: Artefact) -> list[Artefact]:
+        """The bundles with their median latency and, where precision is lowered, what that gains over float32."""
+        if self._backend.available() is not None or self._is_for_elsewhere():
+            return list(bundles)
+        lowered = bundles[0].card.precision != "fp32"
+        rivals = [*bundles, self._float32] if lowered else list(bundles)
+        self._tell("timing")
+        rows = benchmark(rivals, TIMING)
+        if lowered and any(CLOSE[0] < (gain_over(row, rows[-1]) or 0.0) < CLOSE[1] for row in rows[:-1]):
+            rows = benchmark(rivals, CLOSE_TIMING)
+        return [
+            _with_latency(bundle, row, rows[-1] if lowered else None)
+            for bundle, row in zip(bundles, rows, strict=False)
+        ]
+
+    def _is_for_elsewhere(self) -> bool:
+        device = self._config.device
+        return device in PROCESSORS and device != env.int8_kind(env.this_machine())

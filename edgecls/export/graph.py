@@ -1,30 +1,43 @@
-"""From torch to ONNX: one graph with raw images in and scores out, in float32 or float16."""
+"""The float graph of a run as ONNX: traced from torch, or taken over from an imported ONNX file."""
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from pathlib import Path
 
+from edgecls.backends.onnx_graph import NORMALIZE_PREFIX, OPSET
 from edgecls.backends.torch import open_module
 from edgecls.card import INPUT_NAME, OUTPUT_NAME, Card
-from edgecls.errors import MissingExtraError
-
-OPSET = 17
-"""The newest opset that ONNX Runtime 1.20, OpenVINO 2025, TensorRT 10 and both majors' parsers all read."""
-NORMALIZE_PREFIX = "/normalize/"
-"""Where the exporter puts the nodes of `models.deployable`'s normalization; they stay in float."""
+from edgecls.errors import BackendError, MissingExtraError
+from edgecls.models import require_torch
 
 
-def export_graph(weights: Path, card: Card, out: Path, half: bool = False) -> None:
-    """Write the run's network as an ONNX file: (N, h, w, 3) uint8 RGB in, (N, C) float32 out, N dynamic.
+def float_graph(weights: Path, card: Card, out: Path, half: bool = False) -> None:
+    """Write a run's network as an ONNX file: (N, h, w, 3) uint8 RGB in, (N, C) float32 out, N dynamic.
 
-    Torch's tracing exporter is used on purpose: for these networks it is about ten times faster than the exporter built
-    on `torch.export`, needs no further package, and keeps global average pooling as one node.
+    `weights` is the run's model file: safetensors for `card.arch`, or an imported graph. With `half` the network
+    computes in float16. Raises `MissingExtraError` where torch or onnx is missing.
     """
     try:
         import onnx  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("onnx", "train", "exporting") from error
+    if weights.suffix != ".onnx":
+        _trace(weights, card, out, half)
+    elif half:
+        _halve(weights, out)
+    else:
+        shutil.copyfile(weights, out)
+
+
+def _trace(weights: Path, card: Card, out: Path, half: bool) -> None:
+    """Torch's tracing exporter is used on purpose.
+
+    For these networks it is about ten times faster than the exporter built on `torch.export`, needs no further package,
+    and keeps global average pooling as one node.
+    """
+    require_torch("exporting")
     import torch
 
     module = open_module(weights, card, half)
@@ -41,3 +54,18 @@ def export_graph(weights: Path, card: Card, out: Path, half: bool = False) -> No
             output_names=[OUTPUT_NAME],
             dynamic_axes={INPUT_NAME: {0: "N"}, OUTPUT_NAME: {0: "N"}},
         )
+
+
+def _halve(graph: Path, out: Path) -> None:
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    model = onnx.load(graph)
+    kept = [node.name for node in model.graph.node if node.name.startswith(NORMALIZE_PREFIX)]
+    try:
+        halved = convert_float_to_float16(model, keep_io_types=True, node_block_list=kept)
+    except (ValueError, RuntimeError) as error:
+        raise BackendError(
+            f"the imported graph cannot be converted to float16 ({error}); use --int8 or neither"
+        ) from error
+    onnx.save(halved, out)

@@ -9,9 +9,11 @@ from edgecls import backends
 from edgecls.backends import Session
 from edgecls.card import Card, Golden, Quality
 from edgecls.data.dataset import open_recorded, subset
+from edgecls.data.parallel import ordered_map
 from edgecls.errors import DataError, VerificationError
 from edgecls.evaluate.inference import labels_of, prepared, scores_of
-from edgecls.evaluate.metrics import agreement, measure
+from edgecls.evaluate.metrics import agreement, drop, measure
+from edgecls.export.calibration import Calibration
 from edgecls.runs import Artefact
 
 if TYPE_CHECKING:
@@ -26,29 +28,34 @@ GOLDEN_MARGIN = 2.0
 
 
 class HeldOut:
-    """Held-out images of a run with the parent's scores; without the data set, the run's golden inputs."""
+    """Held-out images of a run with the parent's scores.
 
-    def __init__(self, run: Artefact, limit: int = MAX_IMAGES):
+    Without the data set these are the images that a calibration set has to spare, or else the run's golden inputs.
+    """
+
+    def __init__(self, run: Artefact, calibration: Calibration | None = None, limit: int = MAX_IMAGES):
         import numpy as np
 
-        self.labels: NDArray[int64] | None
+        self.labels: NDArray[int64] | None = None
+        self.images: NDArray[uint8]
         try:
             dataset = open_recorded(run.place)
             samples = subset(dataset, "test", limit)
-            self.images: NDArray[uint8] = np.stack(list(prepared(dataset, samples, run.card.preprocess)))
+            self.images = np.stack(list(prepared(dataset, samples, run.card.preprocess)))
             self.labels, self.split = labels_of(samples), "test"
         except DataError:
-            self.images, self.labels, self.split = Golden.read(run.place).images, None, "golden"
+            if calibration and calibration.spare:
+                source, preprocess = calibration.source, run.card.preprocess
+                spare = ordered_map(lambda key: preprocess(source.read(key)), calibration.spare[:limit])
+                self.images, self.split = np.stack(list(spare)), "unlabelled"
+            else:
+                self.images, self.split = Golden.read(run.place).images, "golden"
         with run.open() as session:
             self.parent_scores: NDArray[float32] = scores_of(session, self.images)
 
 
-def verify_export(bundle: Artefact, held_out: HeldOut, max_drop_points: float) -> Quality:
-    """Compare a fresh bundle with its parent, through its own runtime or, where that cannot run, its stand-in.
-
-    Raises `VerificationError` where a float bundle differs visibly, or an int8 one loses more than `max_drop_points` of
-    top-1 (and more than one image, which is what a small split can resolve).
-    """
+def measure_quality(bundle: Artefact, held_out: HeldOut) -> Quality:
+    """Compare a bundle with its parent, through its own runtime or, where that cannot run, its stand-in."""
     import numpy as np
 
     session, runtime = open_or_stand_in(bundle)
@@ -61,12 +68,26 @@ def verify_export(bundle: Artefact, held_out: HeldOut, max_drop_points: float) -
         max_score_difference=float(np.abs(scores - held_out.parent_scores).max()),
         verified_with=runtime,
     )
-    if held_out.labels is not None:
-        metrics, parent = measure(scores, held_out.labels), measure(held_out.parent_scores, held_out.labels)
-        drop = 100 * (parent.top1 - metrics.top1)
-        quality = replace(quality, top1=metrics.top1, macro_f1=metrics.macro_f1, drop_points=drop)
-    _require(bundle.card, quality, float(np.abs(held_out.parent_scores).max()), max_drop_points)
-    return quality
+    if held_out.labels is None:
+        return quality
+    metrics = measure(scores, held_out.labels)
+    lost, interval = drop(scores, held_out.parent_scores, held_out.labels)
+    return replace(
+        quality, top1=metrics.top1, macro_f1=metrics.macro_f1, drop_points=lost, drop_interval_points=interval
+    )
+
+
+def require_faithful(card: Card, held_out: HeldOut) -> None:
+    """Raise `VerificationError` where a float bundle's scores differ visibly from its parent's."""
+    import numpy as np
+
+    quality, scale = card.quality, float(np.abs(held_out.parent_scores).max())
+    agreed, difference = quality.agreement or 0.0, quality.max_score_difference or 0.0
+    if not difference <= FLOAT_TOLERANCE[card.precision] * scale or agreed < 0.99:
+        raise VerificationError(
+            f"{card.name} does not do what its parent does: {agreed:.2%} agreement over {quality.images} images, "
+            f"scores differ by up to {difference:.3g}; nothing was written"
+        )
 
 
 def open_or_stand_in(bundle: Artefact) -> tuple[Session, str]:
@@ -76,22 +97,6 @@ def open_or_stand_in(bundle: Artefact) -> tuple[Session, str]:
         stand_in = backends.find(backend.stand_in)
         return stand_in.open(bundle.place / bundle.card.model_file, bundle.card), f"{stand_in.package} as stand-in"
     return bundle.open(), backend.package
-
-
-def _require(card: Card, quality: Quality, scale: float, max_drop_points: float) -> None:
-    agreed, difference = quality.agreement or 0.0, quality.max_score_difference or 0.0
-    told = f"{agreed:.2%} agreement over {quality.images} images, scores differ by up to {difference:.3g}"
-    if tolerance := FLOAT_TOLERANCE.get(card.precision):
-        if difference > tolerance * scale or agreed < 0.99:
-            raise VerificationError(f"{card.name} does not do what its parent does: {told}; nothing was written")
-        return
-    drop = quality.drop_points if quality.drop_points is not None else 100 * (1 - agreed)
-    lost = drop / 100 * (quality.images or 0)
-    if drop > max_drop_points and lost > 1:
-        raise VerificationError(
-            f"{card.name} loses {drop:.2f} points of top-1, {max_drop_points:g} are allowed ({told}); nothing was "
-            "written: calibrate with more or better images, allow more with --max-drop, or export --fp16"
-        )
 
 
 def replay_golden(bundle: Artefact) -> Quality:
@@ -114,7 +119,13 @@ def replay_golden(bundle: Artefact) -> Quality:
     scale = float(np.abs(golden.scores).max())
     measured = bundle.card.quality.max_score_difference or 0.0
     allowed = max(GOLDEN_MARGIN * measured, FLOAT_TOLERANCE.get(bundle.card.precision, 3e-2) * scale)
-    quality = Quality("golden", len(scores), None, None, agreement(scores, golden.scores), None, difference, runtime)
+    quality = Quality(
+        split="golden",
+        images=len(scores),
+        agreement=agreement(scores, golden.scores),
+        max_score_difference=difference,
+        verified_with=runtime,
+    )
     best = np.sort(golden.scores, axis=1)
     clear = best[:, -1] - best[:, -2] > 2 * allowed
     changed = int((clear & (scores.argmax(axis=1) != golden.scores.argmax(axis=1))).sum())

@@ -1,61 +1,132 @@
-"""Static int8: ONNX Runtime's quantizer does the arithmetic, a recipe says how, calibration images give the ranges."""
+"""Static int8: ONNX Runtime's quantizer or NNCF does the arithmetic, a recipe says how, images give the ranges."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgecls.backends.onnx_graph import NORMALIZE_PREFIX
 from edgecls.card import INPUT_NAME
-from edgecls.export.graph import NORMALIZE_PREFIX
+from edgecls.data.parallel import chunked
+from edgecls.errors import BackendError, MissingExtraError
 from edgecls.export.recipe import Recipe
 
 if TYPE_CHECKING:
     from numpy import uint8
     from numpy.typing import NDArray
 
+PERCENTILE = 99.99
+"""Share of the values, in percent, that percentile ranges cover; the rest is clipped."""
+HISTOGRAM_IMAGES = 4
+"""Histograms are collected from so many images at a time: ONNX Runtime holds every activation of these in memory."""
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""The operators with weights: what a sensitivity analysis ranks and what may be left in float."""
 
-def quantize(graph: Path, recipe: Recipe, images: Iterable[NDArray[uint8]], out: Path) -> None:
-    """Write the int8 graph, with QuantizeLinear/DequantizeLinear pairs, of a float32 ONNX file.
+Images = Callable[[int], "Iterable[NDArray[uint8]]"]
+"""Gives at most so many raw inputs (h, w, 3) uint8, read one at a time."""
 
-    `images` are raw inputs (h, w, 3) uint8; they are read one at a time. The normalization stays in float.
-    """
-    import onnx
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+@dataclass(frozen=True)
+class Quantizer:
+    """Quantizes one float graph in as many ways as are asked for. `graph` is made ready by `prepare`."""
+
+    graph: Path
+    images: Images
+
+    def quantize(self, recipe: Recipe, out: Path, keep_float: Sequence[str] = ()) -> None:
+        """Write the graph with QuantizeLinear/DequantizeLinear pairs. Normalization and `keep_float` nodes stay float.
+
+        Raises `BackendError` where the quantizer gives up and `MissingExtraError` where it is not installed.
+        """
+        kept = [*self._normalization(), *keep_float]
+        with tempfile.TemporaryDirectory(prefix="edgecls-") as scratch, _quiet():
+            if recipe.quantizer == "nncf":
+                _with_nncf(self.graph, recipe, self.images, out, kept)
+                return
+            graph = self.graph
+            if recipe.bias_correction != "none":
+                graph = Path(scratch) / "corrected.onnx"
+                _correct_biases(self.graph, recipe, self.images, graph, kept)
+            _with_onnxruntime(graph, recipe, self.images(recipe.samples), out, kept)
+
+    def layers(self) -> list[str]:
+        """Names of the nodes with weights, in the order of computation, normalization left out."""
+        import onnx
+
+        nodes = onnx.load(self.graph).graph.node
+        return [node.name for node in nodes if node.op_type in LAYERS and not node.name.startswith(NORMALIZE_PREFIX)]
+
+    def _normalization(self) -> list[str]:
+        import onnx
+
+        nodes = onnx.load(self.graph).graph.node
+        return [node.name for node in nodes if node.name.startswith(NORMALIZE_PREFIX)]
+
+
+def prepare(graph: Path, out: Path) -> None:
+    """Fold constants and infer shapes, as both quantizers want it."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    methods = {
-        "minmax": CalibrationMethod.MinMax,
-        "percentile": CalibrationMethod.Percentile,
-        "entropy": CalibrationMethod.Entropy,
-    }
-    activations = QuantType.QUInt8 if recipe.activations == "uint8" else QuantType.QInt8
-    with tempfile.TemporaryDirectory(prefix="edgecls-") as scratch, _quiet():
-        prepared = Path(scratch) / "prepared.onnx"
-        quant_pre_process(str(graph), str(prepared), skip_symbolic_shape=True)
-        nodes = onnx.load(prepared).graph.node
-        quantize_static(
-            str(prepared),
-            str(out),
-            _reader(images),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=list(recipe.operators) or None,
-            nodes_to_exclude=[node.name for node in nodes if node.name.startswith(NORMALIZE_PREFIX)],
-            per_channel=recipe.per_channel,
-            reduce_range=recipe.reduces_range(),
-            activation_type=activations,
-            weight_type=QuantType.QInt8,
-            calibrate_method=methods[recipe.estimator],
-            extra_options={
-                "ActivationSymmetric": recipe.symmetric,
-                "WeightSymmetric": True,
-                "QuantizeBias": recipe.quantize_bias,
-            },
+    with _quiet():
+        quant_pre_process(str(graph), str(out), skip_symbolic_shape=True)
+
+
+def _with_onnxruntime(
+    graph: Path, recipe: Recipe, images: Iterable[NDArray[uint8]], out: Path, kept: Sequence[str]
+) -> None:
+    import onnx
+    from onnxruntime.quantization import QDQQuantizer, QuantType
+    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
+    operators = list(recipe.operators) or sorted({*QLinearOpsRegistry, *QDQRegistry})
+    quantizer = QDQQuantizer(
+        onnx.load(graph),
+        recipe.per_channel,
+        recipe.reduce_range,
+        QuantType.QInt8,
+        QuantType.QUInt8 if recipe.activations == "uint8" else QuantType.QInt8,
+        _ranges(graph, recipe, images, operators),
+        [],
+        list(kept),
+        operators,
+        {"ActivationSymmetric": recipe.symmetric, "WeightSymmetric": True, "QuantizeBias": recipe.quantize_bias},
+    )
+    quantizer.quantize_model()
+    quantizer.model.save_model_to_file(str(out), False)
+
+
+def _ranges(graph: Path, recipe: Recipe, images: Iterable[NDArray[uint8]], operators: list[str]) -> Any:
+    """The range of every activation. Memory does not grow with the images, which `quantize_static` does not keep to."""
+    from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
+
+    minmax = recipe.estimator in ("minmax", "average")
+    methods = {"percentile": CalibrationMethod.Percentile, "entropy": CalibrationMethod.Entropy}
+    options: dict[str, Any] = {"symmetric": recipe.symmetric and not minmax}
+    if recipe.estimator == "average":
+        options["moving_average"] = True
+    if recipe.estimator == "percentile":
+        options["percentile"] = PERCENTILE
+    with tempfile.TemporaryDirectory(prefix="edgecls-") as scratch:
+        calibrator = create_calibrator(
+            graph,
+            operators,
+            augmented_model_path=str(Path(scratch) / "augmented.onnx"),
+            calibrate_method=methods.get(recipe.estimator, CalibrationMethod.MinMax),
+            extra_options=options,
         )
+        if minmax:
+            calibrator.collect_data(_reader(images))  # minima and maxima are computed in the graph: a few bytes each
+        else:
+            for few in chunked(images, HISTOGRAM_IMAGES):
+                calibrator.collect_data(_reader(few))
+        return calibrator.compute_data()
 
 
 def _reader(images: Iterable[NDArray[uint8]]) -> Any:
@@ -74,14 +145,103 @@ def _reader(images: Iterable[NDArray[uint8]]) -> Any:
     return Reader()
 
 
+def _with_nncf(graph: Path, recipe: Recipe, images: Images, out: Path, kept: Sequence[str]) -> None:
+    import onnx
+
+    onnx.save(_nncf(graph, recipe, images, kept, per_tensor=False), out)
+
+
+def _correct_biases(graph: Path, recipe: Recipe, images: Images, out: Path, kept: Sequence[str]) -> None:
+    """Copy the float graph with the biases that NNCF's bias correction arrives at for int8."""
+    import onnx
+
+    corrected = _nncf(graph, recipe, images, kept, per_tensor=True).graph
+    values = {tensor.name: tensor for tensor in corrected.initializer}
+    biases = {
+        node.name: values[node.input[2]]
+        for node in corrected.node
+        if node.op_type in LAYERS and len(node.input) > 2 and node.input[2] in values
+    }
+    model = onnx.load(graph)
+    for node in model.graph.node:
+        if node.name in biases and len(node.input) > 2:
+            bias = model.graph.initializer.add()
+            bias.CopyFrom(biases[node.name])
+            node.input[2] = bias.name = f"{node.name}.corrected_bias"
+    used = {name for node in model.graph.node for name in node.input}
+    kept_tensors = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept_tensors)
+    onnx.save(model, out)
+
+
+def _nncf(graph: Path, recipe: Recipe, images: Images, kept: Sequence[str], per_tensor: bool) -> Any:
+    """The ONNX model as NNCF quantizes it.
+
+    `per_tensor` forbids the per-channel activation ranges of depthwise convolutions, which only OpenVINO understands.
+    """
+    import onnx
+
+    try:
+        import nncf
+    except ImportError as error:
+        raise MissingExtraError("nncf", "train", "this recipe") from error
+    from nncf.quantization.advanced_parameters import (
+        AdvancedQuantizationParameters,
+        OverflowFix,
+        QuantizationParameters,
+    )
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet as Ranges
+
+    estimators = {
+        "minmax": Ranges.MINMAX,
+        "average": Ranges.MEAN_MINMAX,
+        "percentile": Ranges.MEAN_QUANTILE,
+        "mse": Ranges.HISTOGRAM,
+    }
+    parameters = AdvancedQuantizationParameters(
+        overflow_fix=OverflowFix.ENABLE if recipe.reduce_range else OverflowFix.DISABLE,
+        disable_bias_correction=recipe.bias_correction == "none",
+        activations_range_estimator_params=estimators.get(recipe.estimator, Ranges.MINMAX),
+        activations_quantization_params=QuantizationParameters(per_channel=False) if per_tensor else None,
+    )
+
+    class Pictures:
+        """Read anew at each pass, so that memory does not grow with their number."""
+
+        def __iter__(self) -> Iterator[NDArray[uint8]]:
+            return iter(images(recipe.samples))
+
+    try:
+        return nncf.quantize(
+            onnx.load(graph),
+            nncf.Dataset(Pictures(), lambda image: {INPUT_NAME: image[None]}),
+            preset=nncf.QuantizationPreset.PERFORMANCE if recipe.symmetric else nncf.QuantizationPreset.MIXED,
+            subset_size=recipe.samples,
+            fast_bias_correction=recipe.bias_correction != "full",
+            ignored_scope=nncf.IgnoredScope(names=list(kept), validate=False),
+            advanced_parameters=parameters,
+        )
+    except (RuntimeError, ValueError, KeyError, nncf.ValidationError, nncf.InternalError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise BackendError(f"NNCF cannot quantize this graph ({reason}); choose another --recipe") from error
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the quantizer's advice, which is meant for people who call it themselves."""
-    level = logging.root.level
-    logging.root.setLevel(logging.ERROR)
+    """Silence the quantizer's advice, which is meant for people who call it themselves, and its progress bars."""
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(3)
+    loggers = [logging.getLogger(), logging.getLogger("nncf")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.root.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        onnxruntime.set_default_logger_severity(2)

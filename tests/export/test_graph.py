@@ -14,9 +14,9 @@ from edgecls.backends.onnx_graph import quantizer_faults
 from edgecls.backends.tensorrt import FLAVOURS, installed_flavours
 from edgecls.backends.torch import TorchSession, open_module
 from edgecls.card import Card
-from edgecls.export.graph import export_graph
-from edgecls.export.quantize import quantize
-from edgecls.export.recipe import recipe_for
+from edgecls.export.graph import float_graph
+from edgecls.export.quantize import Quantizer, prepare
+from edgecls.export.recipe import ladder_for
 from edgecls.preprocess import Preprocess
 
 CLASSES = ("a", "b", "c")
@@ -41,7 +41,7 @@ def images(count: int) -> np.ndarray:
 @pytest.mark.parametrize("arch", models.ARCHITECTURES)
 def test_the_graph_gives_what_torch_gives(arch: str, tmp_path: Path):
     weights, card = untrained(arch, tmp_path)
-    export_graph(weights, card, tmp_path / "graph.onnx")
+    float_graph(weights, card, tmp_path / "graph.onnx")
     expected = TorchSession(card, open_module(weights, card)).infer(images(3))
     with backends.find("onnx").open(tmp_path / "graph.onnx", card) as session:
         scores = session.infer(images(3))
@@ -52,8 +52,10 @@ def test_the_graph_gives_what_torch_gives(arch: str, tmp_path: Path):
 @pytest.mark.parametrize("arch", ["mobilenet_v2", "mobilenet_v3_small", "resnet18"])
 def test_the_int8_graph_becomes_a_tensorrt_engine_without_a_gpu(arch: str, tmp_path: Path):
     weights, card = untrained(arch, tmp_path)
-    export_graph(weights, card, tmp_path / "graph.onnx")
-    quantize(tmp_path / "graph.onnx", recipe_for("tensorrt"), list(images(8)), tmp_path / "int8.onnx")
+    float_graph(weights, card, tmp_path / "graph.onnx")
+    prepare(tmp_path / "graph.onnx", tmp_path / "prepared.onnx")
+    quantizer = Quantizer(tmp_path / "prepared.onnx", lambda _: iter(images(8)))
+    quantizer.quantize(ladder_for("tensorrt")[0].recipe, tmp_path / "int8.onnx")
     assert quantizer_faults(tmp_path / "int8.onnx") == []
     out = tmp_path / "bundle"
     out.mkdir()

@@ -1,0 +1,148 @@
+"""The ladder: ever more careful recipes, until one is accurate enough and faster than float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+from edgecls.card import Quality
+from edgecls.errors import BackendError, DataError, UsageError, VerificationError
+from edgecls.export.recipe import Recipe, Rung
+from edgecls.runs import Artefact
+
+Strategy = Literal["fastest", "smallest", "most-accurate"]
+STRATEGIES: tuple[str, ...] = get_args(Strategy)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One rung that was tried: the bundle that it gave, or the reason why it gave none."""
+
+    rung: Rung
+    seconds: float
+    artefact: Artefact | None = None
+    reason: str | None = None
+
+    @property
+    def quality(self) -> Quality:
+        """What was measured."""
+        return self.artefact.card.quality if self.artefact else Quality()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for the lineage."""
+        return {
+            "rung": self.rung.name,
+            "drop_points": self.quality.drop_points,
+            "agreement": self.quality.agreement,
+            "latency_ms": self.quality.latency_ms,
+            "gain": self.quality.gain,
+            "size_bytes": self.artefact.size_bytes() if self.artefact else None,
+            "seconds": round(self.seconds, 1),
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What a rung must reach. `max_drop_points` are points of top-1 against the parent."""
+
+    max_drop_points: float
+    strategy: Strategy = "fastest"
+
+    def accurate(self, quality: Quality) -> bool:
+        """Whether the drop is allowed, or no more than the one image that a small split can resolve.
+
+        Without labels, every change of the answer counts as a loss.
+        """
+        lost_points = quality.drop_points
+        if lost_points is None:
+            lost_points = 100 * (1 - (quality.agreement or 0.0))
+        return lost_points <= self.max_drop_points or lost_points / 100 * (quality.images or 0) <= 1 + 1e-9
+
+    def reached(self, attempt: Attempt) -> bool:
+        """Whether the ladder may end here."""
+        if attempt.artefact is None or not self.accurate(attempt.quality):
+            return False
+        return self.strategy == "smallest" or attempt.quality.recommended is not False
+
+
+def climb(rungs: Sequence[Rung], attempt: Callable[[Rung], Attempt], aim: Aim) -> list[Attempt]:
+    """Try the rungs in turn; returns what was tried.
+
+    The ladder ends at the first rung that reaches the aim, its alternatives included; for "most-accurate" all rungs but
+    fine-tuning are tried. Rungs that compute in the same way as one that was accurate but slow are left out.
+    """
+    attempts: list[Attempt] = []
+    for rung in rungs:
+        if any(map(aim.reached, attempts)) and not (
+            rung.alternative or (aim.strategy == "most-accurate" and not rung.recipe.fine_tune_epochs)
+        ):
+            continue
+        if not any(_as_slow(rung.recipe, tried, aim) for tried in attempts):
+            attempts.append(attempt(rung))
+    return attempts
+
+
+def _as_slow(recipe: Recipe, tried: Attempt, aim: Aim) -> bool:
+    """Whether a recipe cannot be fast because a graph of its kind was accurate and slow."""
+    if aim.strategy != "fastest" or not aim.accurate(tried.quality) or tried.quality.recommended is not False:
+        return False
+    return _placement(recipe) == _placement(tried.rung.recipe)
+
+
+def _placement(recipe: Recipe) -> Recipe:
+    """The part of a recipe that decides where the quantizers stand, and so how fast the graph can be."""
+    return replace(
+        recipe,
+        estimator="minmax",
+        bias_correction="none",
+        samples=1,
+        fine_tune_epochs=0,
+        reduce_range=False,
+        float_share=0.0,
+    )
+
+
+def accurate_enough(attempts: Sequence[Attempt], aim: Aim) -> list[Attempt]:
+    """The attempts to choose from. Raises `VerificationError` where there is none."""
+    made = [tried for tried in attempts if tried.artefact]
+    accurate = [tried for tried in made if aim.accurate(tried.quality)]
+    if not accurate:
+        raise VerificationError(_refusal(made, attempts, aim))
+    return accurate
+
+
+def best(accurate: Sequence[Attempt], aim: Aim) -> Attempt:
+    """The attempt to keep."""
+    paying = [tried for tried in accurate if aim.reached(tried)] or accurate
+    return min(paying, key=lambda tried: _preference(tried, aim.strategy))
+
+
+def _preference(tried: Attempt, strategy: Strategy) -> tuple[float, ...]:
+    quality = tried.quality
+    lost = (quality.drop_points or 0.0, 1 - (quality.agreement or 0.0))
+    if strategy == "smallest" and tried.artefact:
+        return (tried.artefact.size_bytes(), *lost)
+    if strategy == "most-accurate":
+        return lost
+    return (-(quality.gain or 0.0), *lost)
+
+
+def _refusal(made: Sequence[Attempt], attempts: Sequence[Attempt], aim: Aim) -> str:
+    if not made:
+        reasons = "; ".join(f"{tried.rung.name}: {tried.reason}" for tried in attempts)
+        return f"no recipe could be applied ({reasons}); nothing was written"
+    nearest = min(made, key=lambda tried: _preference(tried, "most-accurate"))
+    quality = nearest.quality
+    lost = f"{quality.drop_points:.2f} points of top-1" if quality.drop_points is not None else "answers"
+    return (
+        f"int8 loses {lost} at best ({nearest.rung.name}: {quality.agreement:.2%} agreement over {quality.images} "
+        f"images), {aim.max_drop_points:g} are allowed; {len(made)} recipes were tried and nothing was written: "
+        "calibrate with more or better images, allow more with --max-drop, or export --fp16"
+    )
+
+
+def skipped(rung: Rung, seconds: float, error: BackendError | DataError | UsageError) -> Attempt:
+    """A rung that could not be tried."""
+    return Attempt(rung, seconds, reason=str(error))

@@ -1,0 +1,1 @@
+"""Bring your own model: a checkpoint or an ONNX file becomes a run."""

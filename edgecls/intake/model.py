@@ -1,0 +1,270 @@
+"""Bring your own model: somebody's checkpoint or ONNX classifier becomes a run that every other command takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast, get_args
+
+import edgecls
+from edgecls import backends, env, models, runs
+from edgecls.backends.torch import MODEL_FILE
+from edgecls.card import Card, Golden, Lineage, Quality, with_files, write_card
+from edgecls.data.dataset import Dataset, balanced, open_for_classes
+from edgecls.errors import ArtefactError, DataError, MissingExtraError, OutputError, UsageError
+from edgecls.evaluate.inference import labels_of, prepared, scores_of
+from edgecls.evaluate.metrics import measure
+from edgecls.intake.graph import Pixels, take_raw_images
+from edgecls.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, Resize
+from edgecls.runs import Artefact
+from edgecls.storage import new_folder
+
+if TYPE_CHECKING:
+    from numpy import uint8
+    from numpy.typing import NDArray
+
+NO_ARCH = "none"
+GOLDEN_IMAGES = 16
+SEED = 0
+
+
+@dataclass(frozen=True)
+class ImportConfig:
+    """What is known about somebody's model; None means what the architecture or the graph says.
+
+    `arch` is an architecture's name for a checkpoint and "none" for an ONNX file. `size_px` is (height, width).
+    """
+
+    file: Path
+    arch: str
+    classes: Path
+    size_px: tuple[int, int] | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    resize: Resize = "crop"
+    crop: float | None = None
+    data: str | None = None
+    out: Path | None = None
+
+    def check(self) -> None:
+        """Raise `UsageError` for values that make no sense together."""
+        if not self.file.is_file():
+            raise ArtefactError(f"there is no file {self.file}")
+        is_graph = self.file.suffix.lower() == ".onnx"
+        if is_graph != (self.arch == NO_ARCH):
+            wanted = "an ONNX file goes with --arch none" if is_graph else "a checkpoint needs --arch NAME"
+            raise UsageError(f"{wanted}; {self.file.name} with --arch {self.arch} cannot be imported")
+        if not is_graph:
+            models.find(self.arch)
+        if self.resize not in get_args(Resize):
+            raise UsageError(f"--resize takes {', '.join(get_args(Resize))}, not {self.resize!r}")
+        if self.crop is not None and not 0 < self.crop <= 1:
+            raise UsageError(
+                f"--crop is the share of the image's sides that is kept, above 0 and up to 1, not {self.crop}"
+            )
+        if self.size_px is not None and not all(8 <= side <= 4096 for side in self.size_px):
+            raise UsageError(f"--size is between 8 and 4096 pixels, not {'x'.join(map(str, self.size_px))}")
+        if self.std is not None and not all(value > 0 for value in self.std):
+            raise UsageError("--std holds three numbers above 0")
+        if self.out is not None and self.out.exists():
+            raise OutputError(f"{self.out} exists already; choose another --out or remove it")
+
+
+def import_model(config: ImportConfig, tell: Callable[[str], None] = lambda _: None) -> Artefact:
+    """Turn a checkpoint or an ONNX classifier into a run; returns it, with its accuracy where `data` was given.
+
+    `tell` hears what was assumed. Nothing is left behind on an error. Raises `ArtefactError` for a file that does not
+    fit what was said about it.
+    """
+    config.check()
+    classes = read_classes(config.classes)
+    dataset = open_for_classes(config.data, classes, SEED) if config.data else None
+    reserved = nullcontext(config.out) if config.out else runs.new_run(config.file.stem, _short(config.arch))
+    with reserved as place, new_folder(place) as folder:
+        lineage = Lineage(
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            edgecls=edgecls.__version__,
+            machine=env.this_machine().name,
+            data=dataset.source.name if dataset else None,
+        )
+        bring = _graph if config.arch == NO_ARCH else _checkpoint
+        card = bring(config, classes, lineage, folder, tell)
+        run = Artefact(folder, card)
+        quality = _examine(run, dataset)
+        card = replace(card, quality=quality)
+        if dataset:
+            dataset.write(folder)
+        write_card(card, folder)
+    return Artefact(place, card)
+
+
+def read_classes(file: Path) -> tuple[str, ...]:
+    """Class names in output order: one a line, or a JSON list, or a JSON object from index to name.
+
+    Raises `DataError` for an unreadable file and for names that are empty or come twice.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"the classes file {file} cannot be read ({error})") from error
+    if file.suffix.lower() == ".json":
+        names = _json_classes(text, file)
+    else:
+        names = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(names) < 2:
+        raise DataError(f"{file} names {len(names)} classes; a classifier has at least two, one a line")
+    twice = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
+    if twice:
+        raise DataError(f"{file} names the class {min(twice)!r} more than once; make the names differ")
+    return tuple(names)
+
+
+def _json_classes(text: str, file: Path) -> list[str]:
+    try:
+        record = json.loads(text)
+        if isinstance(record, dict):
+            record = [record[str(index)] for index in range(len(record))]
+        # ImageNet's well-known class index holds [synset, name] pairs.
+        return [str(entry[-1] if isinstance(entry, list) else entry).strip() for entry in record]
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise DataError(f'{file} is no JSON list of names nor an object from "0", "1", ... to names') from error
+
+
+def _short(arch: str) -> str:
+    return "onnx" if arch == NO_ARCH else arch.rpartition("/")[2]
+
+
+def _preprocess(config: ImportConfig, defaults: Preprocess) -> Preprocess:
+    height, width = config.size_px or (defaults.height_px, defaults.width_px)
+    return replace(
+        defaults,
+        height_px=height,
+        width_px=width,
+        resize=config.resize,
+        mean=config.mean or defaults.mean,
+        std=config.std or defaults.std,
+        crop=config.crop or (defaults.crop if config.resize == "crop" else 1.0),
+    )
+
+
+def _checkpoint(
+    config: ImportConfig, classes: tuple[str, ...], lineage: Lineage, folder: Path, tell: Callable[[str], None]
+) -> Card:
+    from safetensors.torch import save_file
+
+    weights = models.read_weights(config.file)
+    network = models.create(config.arch, len(classes))
+    if not models.load_weights(network, config.arch, weights, str(config.file)):
+        outputs = _outputs(weights, models.find(config.arch).head)
+        raise ArtefactError(
+            f"{config.file} has {outputs} classes and {config.classes} names {len(classes)}; they must be the same"
+        )
+    preprocess = _preprocess(config, _usual(config.arch))
+    assumed = [
+        name
+        for name, value in (("--size", config.size_px), ("--mean", config.mean), ("--std", config.std))
+        if not value
+    ]
+    if assumed:
+        tell(
+            f"assumed what is usual for {config.arch}, because {', '.join(assumed)} was not given: {_said(preprocess)}"
+        )
+    save_file({key: tensor.contiguous() for key, tensor in network.state_dict().items()}, folder / MODEL_FILE)
+    card = Card(config.arch, classes, preprocess, target="torch", lineage=lineage)
+    return with_files(card, folder, [MODEL_FILE])
+
+
+def _usual(arch: str) -> Preprocess:
+    if not arch.startswith(models.TIMM):
+        return Preprocess(224, 224, mean=IMAGENET_MEAN, std=IMAGENET_STD, crop=0.875)
+    settings = models.timm_settings(arch)
+    _, height, width = settings["input_size"]
+    return Preprocess(
+        height, width, mean=tuple(settings["mean"]), std=tuple(settings["std"]), crop=settings["crop_pct"]
+    )
+
+
+def _said(preprocess: Preprocess) -> str:
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (preprocess.mean, preprocess.std))
+    return f"{preprocess.width_px}x{preprocess.height_px} pixels, crop {preprocess.crop:g}, mean {mean}, std {std}"
+
+
+def _outputs(weights: dict[str, Any], head: str) -> int | str:
+    return next((len(tensor) for name, tensor in weights.items() if name.startswith(head)), "other")
+
+
+def _graph(
+    config: ImportConfig, classes: tuple[str, ...], lineage: Lineage, folder: Path, tell: Callable[[str], None]
+) -> Card:
+    try:
+        import onnx  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("onnx", "train", "importing an ONNX file") from error
+    if config.mean is None or config.std is None:
+        raise UsageError(
+            f"{config.file.name} does not say how it wants its pixels; give --mean and --std on a scale of 0 to 1: "
+            "0,0,0 and 1,1,1 where it takes plain 0..1, std 0.00392157,0.00392157,0.00392157 where it takes 0..255"
+        )
+    graph = folder / "raw.onnx"
+    pixels = Pixels(config.mean, config.std)
+    size_px = take_raw_images(config.file, pixels, config.size_px, len(classes), graph)
+    height, width = size_px
+    preprocess = _preprocess(replace(config, size_px=size_px), Preprocess(height, width))
+    if config.size_px is None:
+        tell(f"the graph takes images of {width}x{height} pixels")
+    card = Card("imported", classes, preprocess, target="onnx", lineage=lineage)
+    card = backends.find("onnx").build(graph, card, folder)
+    graph.unlink()
+    return card
+
+
+def _examine(run: Artefact, dataset: Dataset | None) -> Quality:
+    """Run the network, write the golden inputs, and measure its accuracy where there are images.
+
+    Raises `ArtefactError` where its scores are no numbers or are not one per class.
+    """
+    import numpy as np
+
+    card = run.card
+    if dataset is None:
+        images = _noise(card)
+    else:
+        golden = balanced(dataset.splits["test"], GOLDEN_IMAGES, dataset.seed)
+        images = np.stack(list(prepared(dataset, golden, card.preprocess)))
+    with run.open() as session:
+        try:
+            scores = session.infer(images)
+        except Exception as error:
+            # Whatever a runtime raises for a graph that does not compute, told in its first line.
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            raise ArtefactError(f"the network does not run on {len(images)} images at once: {reason}") from error
+        if scores.shape != (len(images), len(card.classes)):
+            found = f"scores {scores.shape} for {len(images)} images"
+            raise ArtefactError(f"the network gives {found}; with {len(card.classes)} classes they cannot be its own")
+        if not np.isfinite(scores).all():
+            raise ArtefactError("the network's scores are not finite numbers; check --mean and --std")
+        Golden(images, scores).write(run.place)
+        if dataset is None:
+            return Quality()
+        test = dataset.splits["test"]
+        metrics = measure(scores_of(session, prepared(dataset, test, card.preprocess)), labels_of(test))
+    return Quality(split="test", images=metrics.images, top1=metrics.top1, macro_f1=metrics.macro_f1)
+
+
+def _noise(card: Card) -> NDArray[uint8]:
+    """Golden inputs where no image was given: patches of random colours."""
+    import numpy as np
+
+    from edgecls.opencv import cv2
+
+    generator = np.random.default_rng(SEED)
+    height, width, _ = card.input_shape
+    coarse = generator.integers(0, 256, (GOLDEN_IMAGES, 8, 8, 3), dtype=np.uint8)
+    return cast(
+        "NDArray[uint8]",
+        np.stack([cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC) for image in coarse]),
+    )
