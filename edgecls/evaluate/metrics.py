@@ -94,7 +94,7 @@ def wilson(fraction: float, count: int) -> tuple[float, float]:
     z2 = Z_95**2 / count
     centre = (fraction + z2 / 2) / (1 + z2)
     half = float((fraction * (1 - fraction) * z2 + z2**2 / 4) ** 0.5) / (1 + z2)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, min(fraction, centre - half)), min(1.0, max(fraction, centre + half))
 
 
 def calibration_error(scores: NDArray[float32], labels: NDArray[int64], bins: int = 15) -> float:

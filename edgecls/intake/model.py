@@ -24,6 +24,7 @@ from edgecls.runs import Artefact
 from edgecls.storage import new_folder
 
 if TYPE_CHECKING:
+    import torch
     from numpy import uint8
     from numpy.typing import NDArray
 
@@ -156,8 +157,8 @@ def _checkpoint(
 ) -> Card:
     from safetensors.torch import save_file
 
-    weights = models.read_weights(config.file)
     network = models.create(config.arch, len(classes))
+    weights = _named_as(network, models.read_weights(config.file), tell)
     if not models.load_weights(network, config.arch, weights, str(config.file)):
         outputs = _outputs(weights, models.find(config.arch).head)
         raise ArtefactError(
@@ -176,6 +177,20 @@ def _checkpoint(
     save_file({key: tensor.contiguous() for key, tensor in network.state_dict().items()}, folder / MODEL_FILE)
     card = Card(config.arch, classes, preprocess, target="torch", lineage=lineage)
     return with_files(card, folder, [MODEL_FILE])
+
+
+def _named_as(
+    network: torch.nn.Module, weights: dict[str, torch.Tensor], tell: Callable[[str], None]
+) -> dict[str, torch.Tensor]:
+    """The weights under this network's names, where another implementation of it named every tensor differently.
+
+    They are matched one by one in order, and only where all shapes agree.
+    """
+    own = network.state_dict()
+    if own.keys() & weights.keys() or [t.shape for t in own.values()] != [t.shape for t in weights.values()]:
+        return weights
+    tell("the tensors have other names than this architecture's; matched by order and shape, so check with --data")
+    return dict(zip(own, weights.values(), strict=True))
 
 
 def _usual(arch: str) -> Preprocess:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgecls.evaluate.metrics import agreement, measure
+from edgecls.evaluate.metrics import agreement, calibration_error, drop, measure, softmax, wilson
 
 LABELS = np.array([0, 0, 0, 1, 1, 2])
 PREDICTED = np.array([0, 0, 1, 1, 1, 0])
@@ -48,3 +48,31 @@ def test_agreement_counts_equal_answers():
     other = SCORES.copy()
     other[0] = [0, 0, 1]
     assert agreement(other, SCORES) == pytest.approx(5 / 6)
+
+
+def test_the_drop_counts_only_images_on_which_one_is_right_and_the_other_wrong():
+    labels = np.zeros(100, np.int64)
+    parent, child = np.zeros((100, 2), np.float32), np.zeros((100, 2), np.float32)
+    parent[:, 0], child[:, 0] = 1, 1
+    child[:5, 1] = 2  # five lost
+    parent[5:7, 1] = 2  # two won
+    lost, interval = drop(child, parent, labels)
+    assert lost == pytest.approx(3.0)
+    assert interval == pytest.approx(100 * 1.96 * np.sqrt((0.07 - 0.0009) / 100), rel=1e-3)
+
+
+def test_wilson_intervals_match_the_published_values():
+    """Brown, Cai and DasGupta 2001: 0 of 10 gives [0, 0.278]; symmetric at one half."""
+    assert wilson(0.0, 10) == pytest.approx((0.0, 0.2775), abs=1e-3)
+    assert wilson(0.5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-3)
+
+
+def test_calibration_error_is_the_gap_between_confidence_and_accuracy():
+    scores = np.log(np.tile(np.float32([0.8, 0.2]), (10, 1)))
+    labels = np.array([0] * 6 + [1] * 4)
+    assert calibration_error(scores, labels) == pytest.approx(0.2, abs=1e-3)
+
+
+def test_probabilities_stay_and_scores_become_probabilities():
+    np.testing.assert_allclose(softmax(np.float32([0.25, 0.75])), [0.25, 0.75])
+    np.testing.assert_allclose(softmax(np.float32([1000.0, 1000.0])), [0.5, 0.5])

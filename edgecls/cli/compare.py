@@ -1,0 +1,63 @@
+"""`edgecls compare`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgecls.cli.common import console, percent, shown, working
+from edgecls.errors import UsageError
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(help="A run, bundle or model file: what was.")],
+    second: Annotated[Path, typer.Argument(help="Another of the same classes: what is.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of images to compare on; the run's test split unless given.")
+    ] = None,
+    html: Annotated[Path, typer.Option(help="The page to write.")] = Path("comparison.html"),
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures as JSON too.")] = None,
+    min_agreement: Annotated[
+        float | None, typer.Option(help="Fail where fewer answers agree: a fraction such as 0.98.")
+    ] = None,
+    max_drop: Annotated[float | None, typer.Option(help="Fail where top-1 drops by more points than this.")] = None,
+) -> None:
+    """Show what changed between two models: answers, accuracy, confidence, layers and speed."""
+    from edgecls.report.compare import compare as run_comparison
+    from edgecls.report.compare_page import write_page
+    from edgecls.runs import find
+    from edgecls.storage import write_text
+
+    if min_agreement is not None and not 0 <= min_agreement <= 1:
+        raise UsageError(f"--min-agreement is a fraction, 0 to 1, not {min_agreement:g}")
+    with working("comparing") as spinner:
+        comparison, source = run_comparison(
+            find(first), find(second), data, lambda step: spinner.update(f"comparing: {step}")
+        )
+        write_page(comparison, source, html)
+        if json_file:
+            write_text(json_file, json.dumps(comparison.to_json(), indent=2) + "\n")
+    low, high = comparison.agreement_interval
+    a, b = comparison.first, comparison.second
+    console.print(
+        f"{a.name} → {b.name} on {comparison.images} images: agreement {percent(comparison.agreement)} "
+        f"(95 %: {100 * low:.1f} to {100 * high:.1f}), {len(comparison.flips)} answers changed",
+        soft_wrap=True,
+    )
+    if comparison.drop_points is not None:
+        console.print(
+            f"top-1 {percent(a.top1)} → {percent(b.top1)}: a drop of {comparison.drop_points:.2f} "
+            f"± {comparison.drop_interval_points:.2f} points; calibration error {percent(a.calibration_error)} → "
+            f"{percent(b.calibration_error)}",
+            soft_wrap=True,
+        )
+    if comparison.speedup is not None:
+        console.print(f"latency {a.latency_ms:.2f} → {b.latency_ms:.2f} ms: {comparison.speedup:.2f}x as fast")
+    if comparison.layers:
+        name, worst = min(comparison.layers, key=lambda layer: layer[1])
+        console.print(f"noisiest layer: {name}, {worst:.1f} dB", soft_wrap=True)
+    console.print(f"written: {shown(html)}" + (f", {shown(json_file)}" if json_file else ""), soft_wrap=True)
+    comparison.require(min_agreement, max_drop)

@@ -1,0 +1,278 @@
+"""Somebody's model becomes a run, or a clear refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import edgecls
+from edgecls import models, runs
+from edgecls.card import Golden
+from edgecls.errors import ArtefactError, DataError, UsageError
+from edgecls.evaluate.inference import scores_of
+from edgecls.export.bundle import ExportConfig, export
+from edgecls.intake.model import ImportConfig, import_model, read_classes
+from edgecls.runs import Artefact
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+@pytest.fixture
+def classes(tmp_path: Path) -> Path:
+    file = tmp_path / "classes.txt"
+    file.write_text("\n".join(DIGITS) + "\n")
+    return file
+
+
+@pytest.fixture
+def graph(trained: Artefact, tmp_path: Path) -> Callable[..., Path]:
+    """The trained network as somebody else would export it: float NCHW in, with this opset and batch."""
+
+    def make(opset: int = 17, fixed_batch: bool = False, free_size: bool = False) -> Path:
+        network = models.create("simple_cnn", 10).eval()
+        network.load_state_dict(models.read_weights(trained.place / "model.safetensors"))
+        file = tmp_path / "theirs.onnx"
+        free = {"input": {0: "batch", **({2: "h", 3: "w"} if free_size else {})}, "logits": {0: "batch"}}
+        torch.onnx.export(
+            network, (torch.zeros(1, 3, 32, 32),), str(file), dynamo=False, opset_version=opset,
+            input_names=["input"], output_names=["logits"], dynamic_axes=None if fixed_batch else free,
+        )  # fmt: skip
+        return file
+
+    return make
+
+
+def answers(run: Artefact, images: np.ndarray) -> np.ndarray:
+    with run.open() as session:
+        return scores_of(session, images)
+
+
+def test_a_checkpoint_becomes_the_run_that_it_came_from(trained: Artefact, classes: Path, tmp_path: Path):
+    run = import_model(
+        ImportConfig(
+            trained.place / "model.safetensors", "simple_cnn", classes, (32, 32), crop=1.0, out=tmp_path / "run"
+        )
+    )
+    assert run.is_run
+    assert run.card.preprocess == trained.card.preprocess
+    images = Golden.read(trained.place).images
+    np.testing.assert_allclose(answers(run, images), Golden.read(trained.place).scores, atol=1e-4)
+
+
+def test_what_was_assumed_is_said(trained: Artefact, classes: Path, tmp_path: Path):
+    told: list[str] = []
+    run = import_model(
+        ImportConfig(trained.place / "model.safetensors", "simple_cnn", classes, out=tmp_path / "run"), told.append
+    )
+    assert run.card.preprocess.crop == 0.875
+    assert any("because --size, --mean, --std was not given: 224x224 pixels, crop 0.875" in line for line in told)
+
+
+@pytest.mark.parametrize("wrapping", ["module.", "model.", "_orig_mod.module."])
+def test_names_as_training_frameworks_wrap_them(trained: Artefact, classes: Path, tmp_path: Path, wrapping: str):
+    weights = models.read_weights(trained.place / "model.safetensors")
+    torch.save({"state_dict": {wrapping + name: tensor for name, tensor in weights.items()}}, tmp_path / "theirs.pth")
+    run = import_model(
+        ImportConfig(tmp_path / "theirs.pth", "simple_cnn", classes, (32, 32), crop=1.0, out=tmp_path / "r")
+    )
+    images = Golden.read(trained.place).images
+    np.testing.assert_allclose(answers(run, images), Golden.read(trained.place).scores, atol=1e-4)
+
+
+def test_other_names_are_matched_by_order_and_shape_and_that_is_said(trained: Artefact, classes: Path, tmp_path: Path):
+    weights = models.read_weights(trained.place / "model.safetensors")
+    network = models.create("simple_cnn", 10)
+    renamed = {f"layer_{index}": weights[name] for index, name in enumerate(network.state_dict())}
+    torch.save(renamed, tmp_path / "theirs.pth")
+    told: list[str] = []
+    config = ImportConfig(tmp_path / "theirs.pth", "simple_cnn", classes, (32, 32), crop=1.0, out=tmp_path / "r")
+    run = import_model(config, told.append)
+    assert any("matched by order and shape" in line for line in told)
+    images = Golden.read(trained.place).images
+    np.testing.assert_allclose(answers(run, images), Golden.read(trained.place).scores, atol=1e-4)
+
+
+@pytest.mark.parametrize("opset", [11, 13, 17])
+def test_an_onnx_classifier_takes_raw_images_afterwards(
+    trained: Artefact, classes: Path, graph: Callable[..., Path], tmp_path: Path, opset: int
+):
+    config = ImportConfig(graph(opset), "none", classes, mean=MEAN, std=STD, out=tmp_path / "run")
+    run = import_model(config)
+    assert run.is_run
+    assert run.card.input_shape == (32, 32, 3)
+    images = Golden.read(trained.place).images
+    np.testing.assert_allclose(answers(run, images), Golden.read(trained.place).scores, atol=1e-3)
+
+
+def test_a_graph_of_any_size_is_asked_for_one(classes: Path, graph: Callable[..., Path], tmp_path: Path):
+    config = ImportConfig(graph(free_size=True), "none", classes, mean=MEAN, std=STD, out=tmp_path / "run")
+    with pytest.raises(UsageError, match="takes images of any size; say with --size"):
+        import_model(config)
+    assert not config.out.exists()
+    assert import_model(replace(config, size_px=(48, 32))).card.input_shape == (48, 32, 3)
+
+
+def test_an_imported_graph_is_exported_to_every_precision_and_measured_with_data(
+    classes: Path, graph: Callable[..., Path], digit_images: Path, tmp_path: Path
+):
+    config = ImportConfig(graph(), "none", classes, mean=MEAN, std=STD, data=str(digit_images), out=tmp_path / "run")
+    run = import_model(config)
+    assert run.card.quality.images == 20
+    assert run.card.quality.top1 >= 0.9
+    for precision in ("fp32", "fp16", "int8"):
+        artefact = export(ExportConfig("onnx", run.place, precision, max_drop_points=10))
+        assert artefact.card.quality.agreement >= 0.9
+        assert artefact.card.quality.top1 is not None
+    assert edgecls.load(run.place).predict(next(digit_images.glob("seven/*.png"))).label == "seven"
+
+
+def test_without_data_an_int8_export_wants_images_and_compares_on_the_spare_half(
+    classes: Path, graph: Callable[..., Path], digit_images: Path, tmp_path: Path
+):
+    run = import_model(ImportConfig(graph(), "none", classes, mean=MEAN, std=STD, out=tmp_path / "run"))
+    with pytest.raises(DataError, match="--calibration"):
+        export(ExportConfig("onnx", run.place, "int8"))
+    artefact = export(ExportConfig("onnx", run.place, "int8", calibration=digit_images, max_drop_points=10))
+    assert artefact.card.quality.split == "unlabelled"
+    assert artefact.card.quality.images == 20
+    assert artefact.card.quality.agreement >= 0.9
+
+
+def test_a_timm_network_brings_its_own_preprocessing(tmp_path: Path):
+    if find_spec("timm") is None:
+        pytest.skip("timm is not installed")
+    network = models.create("timm/mobilenetv3_small_050", 3).eval()
+    save_file(network.state_dict(), tmp_path / "theirs.safetensors")
+    (tmp_path / "three.txt").write_text("a\nb\nc\n")
+    config = ImportConfig(
+        tmp_path / "theirs.safetensors", "timm/mobilenetv3_small_050", tmp_path / "three.txt", out=tmp_path / "run"
+    )
+    run = import_model(config)
+    assert run.card.input_shape == (224, 224, 3)
+    assert run.card.preprocess.crop == 0.875
+    assert export(ExportConfig("onnx", run.place)).card.quality.agreement == 1.0
+
+
+class TestRefusals:
+    def test_files_that_are_not_there_or_of_the_other_kind(self, classes: Path, tmp_path: Path):
+        with pytest.raises(ArtefactError, match="there is no file"):
+            import_model(ImportConfig(tmp_path / "none.onnx", "none", classes))
+        (tmp_path / "a.onnx").write_bytes(b"no graph")
+        with pytest.raises(UsageError, match="an ONNX file goes with --arch none"):
+            import_model(ImportConfig(tmp_path / "a.onnx", "resnet18", classes))
+        with pytest.raises(UsageError, match="a checkpoint needs --arch NAME"):
+            import_model(ImportConfig(classes, "none", classes))
+        with pytest.raises(ArtefactError, match="cannot be read as an ONNX model|no valid ONNX|has 0 inputs"):
+            import_model(ImportConfig(tmp_path / "a.onnx", "none", classes, mean=MEAN, std=STD, out=tmp_path / "run"))
+        assert not (tmp_path / "run").exists()
+
+    def test_a_pickle_is_never_loaded(self, classes: Path, tmp_path: Path):
+        torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
+        with pytest.raises(ArtefactError, match="cannot be read as weights"):
+            import_model(ImportConfig(tmp_path / "module.pt", "simple_cnn", classes))
+
+    def test_pixels_that_nobody_described(self, classes: Path, graph: Callable[..., Path]):
+        with pytest.raises(UsageError, match="give --mean and --std on a scale of 0 to 1"):
+            import_model(ImportConfig(graph(), "none", classes))
+
+    def test_another_number_of_classes(self, trained: Artefact, graph: Callable[..., Path], tmp_path: Path):
+        (tmp_path / "two.txt").write_text("a\nb\n")
+        with pytest.raises(ArtefactError, match="has 10 classes and .* names 2"):
+            import_model(ImportConfig(trained.place / "model.safetensors", "simple_cnn", tmp_path / "two.txt"))
+        with pytest.raises(ArtefactError, match="gives 10 scores, the classes file names 2"):
+            import_model(ImportConfig(graph(), "none", tmp_path / "two.txt", mean=MEAN, std=STD))
+
+    def test_another_architecture(self, trained: Artefact, classes: Path):
+        with pytest.raises(ArtefactError, match="does not fit mobilenet_v2"):
+            import_model(ImportConfig(trained.place / "model.safetensors", "mobilenet_v2", classes))
+
+    def test_a_size_that_the_graph_does_not_take(self, classes: Path, graph: Callable[..., Path]):
+        with pytest.raises(UsageError, match="takes 32x32 pixels and nothing else"):
+            import_model(ImportConfig(graph(), "none", classes, (64, 64), MEAN, STD))
+
+    def test_a_graph_with_a_fixed_batch_inside(self, classes: Path, tmp_path: Path):
+        """A reshape that holds the batch size as a constant cannot compute two images."""
+
+        class Fixed(nn.Module):
+            def forward(self, image: torch.Tensor) -> torch.Tensor:
+                return image.reshape(1, 10, -1).mean(2)
+
+        torch.onnx.export(Fixed(), (torch.zeros(1, 3, 10, 10),), str(tmp_path / "fixed.onnx"), dynamo=False)
+        config = ImportConfig(tmp_path / "fixed.onnx", "none", classes, mean=MEAN, std=STD, out=tmp_path / "run")
+        with pytest.raises(ArtefactError, match="16 images"):
+            import_model(config)
+        assert not (tmp_path / "run").exists()
+
+    def test_graphs_that_are_no_classifier_of_float_images(self, classes: Path, graph: Callable[..., Path]):
+        file = graph()
+        model = onnx.load(file)
+        model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
+        onnx.save(model, file)
+        with pytest.raises(ArtefactError, match="takes uint8 images; only float32 can be imported"):
+            import_model(ImportConfig(file, "none", classes, mean=MEAN, std=STD))
+
+    def test_data_of_other_classes(self, trained: Artefact, classes: Path, photos: Path):
+        config = ImportConfig(trained.place / "model.safetensors", "simple_cnn", classes, (32, 32), data=str(photos))
+        with pytest.raises(DataError, match="bright is no class of this network"):
+            import_model(config)
+
+    @pytest.mark.parametrize(
+        "values",
+        [{"resize": "squash"}, {"crop": 1.5}, {"size_px": (4, 4)}, {"std": (0.0, 1.0, 1.0)}],
+        ids=lambda values: next(iter(values)),
+    )
+    def test_values_that_make_no_sense(self, trained: Artefact, classes: Path, values: dict):
+        config = ImportConfig(trained.place / "model.safetensors", "simple_cnn", classes)
+        with pytest.raises(UsageError, match="--(resize|crop|size|std)"):
+            import_model(replace(config, **values))
+
+
+class TestClassFiles:
+    @pytest.mark.parametrize(
+        ("name", "text"),
+        [
+            ("a.txt", "cat\n\n dog \n"),
+            ("a.json", '["cat", "dog"]'),
+            ("a.json", '{"0": "cat", "1": "dog"}'),
+            ("a.json", '{"1": ["n02", "dog"], "0": ["n01", "cat"]}'),
+        ],
+    )
+    def test_names_in_output_order(self, tmp_path: Path, name: str, text: str):
+        (tmp_path / name).write_text(text)
+        assert read_classes(tmp_path / name) == ("cat", "dog")
+
+    @pytest.mark.parametrize(
+        ("name", "text", "message"),
+        [
+            ("a.txt", "cat\n", "names 1 classes"),
+            ("a.txt", "cat\ndog\ncat\n", "'cat' more than once"),
+            ("a.json", '{"1": "cat"}', "no JSON list of names"),
+            ("a.json", "cat", "no JSON list of names"),
+        ],
+    )
+    def test_files_that_do_not_name_classes(self, tmp_path: Path, name: str, text: str, message: str):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(DataError, match=message):
+            read_classes(tmp_path / name)
+        with pytest.raises(DataError, match="cannot be read"):
+            read_classes(tmp_path / "none.txt")
+
+
+def test_an_imported_run_is_the_latest_run(trained: Artefact, classes: Path):
+    run = import_model(ImportConfig(trained.place / "model.safetensors", "simple_cnn", classes, (32, 32)))
+    try:
+        assert runs.latest_run() == run.place
+    finally:
+        import shutil
+
+        shutil.rmtree(run.place)
