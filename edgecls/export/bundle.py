@@ -29,10 +29,12 @@ from edgecls.export.recipe import Rung, ladder_for
 from edgecls.runs import Artefact
 from edgecls.storage import new_folder
 
+GLANCE = BenchmarkConfig(rounds=2, seconds=0.2)
+"""Enough to see whether a rung is worth stopping at; what is kept is timed again."""
 TIMING = BenchmarkConfig(rounds=5, seconds=0.2)
-CLOSE = (0.8, 1.25)
-"""Gains within these are timed again, for longer: they decide a verdict, and machines are noisy."""
 CLOSE_TIMING = BenchmarkConfig(rounds=12, seconds=0.2)
+CLOSE = (0.8, 1.25)
+"""Gains within these are timed for longer: they decide a verdict, and machines are noisy."""
 RANKING_IMAGES = 8
 
 
@@ -194,8 +196,9 @@ class _Workshop:
         aim = Aim(self._config.max_drop_points, self._config.strategy)
         attempts = climb(rungs, lambda rung: self._attempt(rung, images), aim)
         accurate = accurate_enough(attempts, aim)
-        if len(accurate) > 1:
-            accurate = self._timed_together(accurate)
+        bundles = self._timed(*(attempt.artefact for attempt in accurate if attempt.artefact))
+        accurate = [replace(attempt, artefact=bundle) for attempt, bundle in zip(accurate, bundles, strict=True)]
+        attempts = [next((new for new in accurate if new.rung is old.rung), old) for old in attempts]
         chosen = best(accurate, aim).artefact
         assert chosen is not None
         passport = images.write(chosen.place / calibration.MANIFEST_FILE)
@@ -219,7 +222,7 @@ class _Workshop:
         begun = now_ns()
         self._tell(f"{rung.name}: quantizing")
         try:
-            [bundle] = self._timed(self._verified(self._quantized(rung, images)))
+            [bundle] = self._timed(self._verified(self._quantized(rung, images)), timing=GLANCE)
         except (BackendError, DataError, UsageError) as error:
             return skipped(rung, milliseconds_since(begun) / 1000, error)
         return Attempt(rung, milliseconds_since(begun) / 1000, bundle)
@@ -257,20 +260,19 @@ class _Workshop:
         self._tell("verifying against the run")
         return Artefact(bundle.place, replace(bundle.card, quality=measure_quality(bundle, self._held_out)))
 
-    def _timed_together(self, attempts: list[Attempt]) -> list[Attempt]:
-        """The attempts with figures that were measured in turn, so that they can be compared."""
-        bundles = self._timed(*(attempt.artefact for attempt in attempts if attempt.artefact))
-        return [replace(attempt, artefact=bundle) for attempt, bundle in zip(attempts, bundles, strict=True)]
-
-    def _timed(self, *bundles: Artefact) -> list[Artefact]:
-        """The bundles with their median latency and, where precision is lowered, what that gains over float32."""
+    def _timed(self, *bundles: Artefact, timing: BenchmarkConfig = TIMING) -> list[Artefact]:
+        """The bundles, timed in turn, with their latency and, where precision is lowered, the gain over float32."""
         if self._backend.available() is not None or self._is_for_elsewhere():
             return list(bundles)
         lowered = bundles[0].card.precision != "fp32"
         rivals = [*bundles, self._float32] if lowered else list(bundles)
         self._tell("timing")
-        rows = benchmark(rivals, TIMING)
-        if lowered and any(CLOSE[0] < (gain_over(row, rows[-1]) or 0.0) < CLOSE[1] for row in rows[:-1]):
+        rows = benchmark(rivals, timing)
+        if (
+            lowered
+            and timing is TIMING
+            and any(CLOSE[0] < (gain_over(row, rows[-1]) or 0.0) < CLOSE[1] for row in rows[:-1])
+        ):
             rows = benchmark(rivals, CLOSE_TIMING)
         return [
             _with_latency(bundle, row, rows[-1] if lowered else None)
