@@ -86,6 +86,16 @@ def versions() -> dict[str, str]:
     return found
 
 
+def peak_memory_mb() -> float | None:
+    """The most memory that this process has held, in MB (10^6), or None where the system does not say."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
 def has_display() -> bool:
     """Whether a window could be shown."""
     if platform.system() != "Linux":

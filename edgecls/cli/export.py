@@ -63,6 +63,8 @@ def export(
     out: Annotated[Path | None, typer.Option(help="Folder of the bundle; inside the run unless given.")] = None,
 ) -> None:  # fmt: skip
     """Build a verified bundle from a run for one runtime."""
+    from edgecls import env
+    from edgecls.benchmark.clock import milliseconds_since, now_ns
     from edgecls.export.bundle import ExportConfig
     from edgecls.export.bundle import export as run_export
 
@@ -82,6 +84,7 @@ def export(
         cast("Strategy", strategy),
         verify_images,
     )
+    begun_ns = now_ns()
     with working(f"exporting {target} {precision}") as spinner:
         bundle = run_export(config, tell=lambda step: spinner.update(f"exporting {target} {precision}: {step}"))
     card, quality = bundle.card, bundle.card.quality
@@ -102,6 +105,9 @@ def export(
             console.print(f"recommended here: float32, {shown(beside)}", soft_wrap=True)
     if card.runtime and card.runtime.note:
         console.print(f"note: {card.runtime.note}", soft_wrap=True)
+    memory_mb = env.peak_memory_mb()
+    held = f", peak memory {memory_mb:.0f} MB" if memory_mb else ""
+    console.print(f"took {milliseconds_since(begun_ns) / 1000:.0f} s{held}")
 
 
 def _interval(quality: Quality) -> str:

@@ -53,6 +53,10 @@ def _lines(card: Card) -> list[tuple[str, Any]]:
     if lineage.parent:
         lines.append(("parent", lineage.parent))
     lines += [(name, digest) for name, digest in lineage.files.items()]
+    if lineage.recipe:
+        float_layers = lineage.recipe.get("float_layers") or ()
+        kept = f", {len(float_layers)} layers in float" if float_layers else ""
+        lines.append(("recipe", f"{lineage.recipe.get('rung', 'as written')}{kept}"))
     if lineage.calibration:
         lines.append(("calibration", f"{lineage.calibration['images']} images, {lineage.calibration['digest']}"))
     if quality.top1 is not None:
@@ -61,8 +65,12 @@ def _lines(card: Card) -> list[tuple[str, Any]]:
         lines.append(("agreement", f"{percent(quality.agreement)} with the parent, by {quality.verified_with}"))
     elif not card.is_parent:
         lines.append(("verified", "no"))
+    if quality.drop_points is not None:
+        interval = f" ± {quality.drop_interval_points:.2f}" if quality.drop_interval_points is not None else ""
+        lines.append(("drop", f"{quality.drop_points:.2f}{interval} points of top-1 (95 %)"))
     if quality.gain is not None:
-        lines.append(("gain", f"{quality.gain:.2f}x the speed of float32 in the same runtime, when it was built"))
+        verdict = "recommended" if quality.recommended else "float32 is recommended"
+        lines.append(("gain", f"{quality.gain:.2f}x the speed of float32 in the same runtime: {verdict} there"))
     if quality.latency_ms is not None:
         lines.append(("latency", f"{quality.latency_ms:.2f} ms (p50, batch 1) on {quality.latency_machine}"))
     return lines

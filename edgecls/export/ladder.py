@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from edgecls.card import Quality
+from edgecls.card import MIN_GAIN, Quality
 from edgecls.errors import BackendError, DataError, UsageError, VerificationError
 from edgecls.export.recipe import Recipe, Rung
 from edgecls.runs import Artefact
@@ -126,7 +127,8 @@ def _preference(tried: Attempt, strategy: Strategy) -> tuple[float, ...]:
         return (tried.artefact.size_bytes(), *lost)
     if strategy == "most-accurate":
         return lost
-    return (-(quality.gain or 0.0), *lost)
+    # Gains that lie within a measurement's noise of each other count as the same.
+    return (-round(math.log(max(quality.gain or 1.0, 0.01)) / math.log(MIN_GAIN)), *lost)
 
 
 def _refusal(made: Sequence[Attempt], attempts: Sequence[Attempt], aim: Aim) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
+from edgecls import runs
 from edgecls.card import Golden
 from edgecls.opencv import cv2
 from edgecls.runs import RUNS_VARIABLE, Artefact
@@ -118,6 +119,61 @@ def test_the_help_of_export_names_the_registered_targets(cli: Cli):
 
 def test_version(cli: Cli):
     assert cli("--version").stdout == "edgecls 0.1.0\n"
+
+
+def test_import_prints_what_it_assumed_and_where_the_run_is(
+    cli: Cli, trained: Artefact, digit_images: Path, tmp_path: Path
+):
+    (tmp_path / "classes.txt").write_text("\n".join(trained.card.classes))
+    done = cli(
+        "import", trained.place / "model.safetensors", "--arch", "simple_cnn", "--classes", tmp_path / "classes.txt",
+        "--size", "32", "--crop", "1", "--data", digit_images, "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "because --mean, --std was not given" in done.output
+    assert "test split: top-1" in done.output
+    assert runs.find(tmp_path / "run").is_run
+    again = cli(
+        "import", trained.place / "model.safetensors", "--arch", "simple_cnn", "--classes", tmp_path / "classes.txt",
+        "--size", "32x", "--out", tmp_path / "other",
+    )  # fmt: skip
+    assert again.exit_code == 2
+    assert "--size takes 224 or 320x240" in again.output
+
+
+def test_calibrate_makes_a_manifest_and_checks_it(cli: Cli, trained: Artefact, tmp_path: Path):
+    manifest = tmp_path / "calibration.json"
+    done = cli("calibrate", "make", trained.place, "--samples", 40, "--out", manifest)
+    assert done.exit_code == 0, done.output
+    assert "40 images, 10 classes, 4 to 4 images each" in done.output
+    checked = cli("calibrate", "check", manifest, trained.place)
+    assert checked.exit_code == 0, checked.output
+    assert "none of them is held out" in checked.output
+    assert cli("calibrate", "make", trained.place, "--out", manifest).exit_code == 8
+    few = cli("calibrate", "make", trained.place, "--samples", 4, "--out", tmp_path / "other.json")
+    assert few.exit_code == 2
+    assert "--samples must be at least 16" in few.output
+
+
+def test_compare_writes_a_page_and_fails_where_asked_to(cli: Cli, bundle, trained: Artefact, tmp_path: Path):
+    places = (trained.place, bundle("onnx", "int8").place)
+    done = cli("compare", *places, "--html", tmp_path / "page.html", "--json", tmp_path / "figures.json")
+    assert done.exit_code == 0, done.output
+    assert "torch-fp32 → onnx-int8 on 269 images: agreement" in done.output
+    assert "noisiest layer" in done.output
+    assert json.loads((tmp_path / "figures.json").read_text())["images"] == 269
+    failed = cli("compare", *places, "--html", tmp_path / "page.html", "--max-drop", -50)
+    assert failed.exit_code == 6
+    assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+
+
+def test_an_int8_export_prints_the_rungs_that_it_tried(cli: Cli, trained: Artefact, tmp_path: Path):
+    done = cli("export", trained.place, "--int8", "--max-drop", 5, "--out", tmp_path / "bundle")
+    assert done.exit_code == 0, done.output
+    assert "int8 recipe tried" in done.output
+    assert "min-max ranges" in done.output
+    assert "kept" in done.output
+    assert "peak memory" in done.output
 
 
 class TestMistakes:
