@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from edgecls.card import Card, Quality
     from edgecls.export.ladder import Strategy
+    from edgecls.runs import Artefact
 
 
 class ExportCommand(TyperCommand):
@@ -87,6 +88,13 @@ def export(
     begun_ns = now_ns()
     with working(f"exporting {target} {precision}") as spinner:
         bundle = run_export(config, tell=lambda step: spinner.update(f"exporting {target} {precision}: {step}"))
+    _report(bundle, recommends_beside=out is None)
+    memory_mb = env.peak_memory_mb()
+    held = f", peak memory {memory_mb:.0f} MB" if memory_mb else ""
+    console.print(f"took {milliseconds_since(begun_ns) / 1000:.0f} s{held}")
+
+
+def _report(bundle: Artefact, recommends_beside: bool) -> None:
     card, quality = bundle.card, bundle.card.quality
     if card.lineage.ladder:
         console.print(_rungs(card))
@@ -100,14 +108,11 @@ def export(
     )
     if quality.latency_ms is not None:
         console.print(f"median latency here: {quality.latency_ms:.2f} ms{_verdict(quality)}", soft_wrap=True)
-        if quality.recommended is False and out is None:
-            beside = bundle.place.with_name(f"{target}-fp32")
+        if quality.recommended is False and recommends_beside:
+            beside = bundle.place.with_name(f"{card.target}-fp32")
             console.print(f"recommended here: float32, {shown(beside)}", soft_wrap=True)
     if card.runtime and card.runtime.note:
         console.print(f"note: {card.runtime.note}", soft_wrap=True)
-    memory_mb = env.peak_memory_mb()
-    held = f", peak memory {memory_mb:.0f} MB" if memory_mb else ""
-    console.print(f"took {milliseconds_since(begun_ns) / 1000:.0f} s{held}")
 
 
 def _interval(quality: Quality) -> str:

@@ -196,11 +196,10 @@ class _Workshop:
         aim = Aim(self._config.max_drop_points, self._config.strategy)
         attempts = climb(rungs, lambda rung: self._attempt(rung, images), aim)
         accurate = accurate_enough(attempts, aim)
-        bundles = self._timed(*(attempt.artefact for attempt in accurate if attempt.artefact))
+        bundles = self._timed(*(attempt.bundle for attempt in accurate))
         accurate = [replace(attempt, artefact=bundle) for attempt, bundle in zip(accurate, bundles, strict=True)]
         attempts = [next((new for new in accurate if new.rung is old.rung), old) for old in attempts]
-        chosen = best(accurate, aim).artefact
-        assert chosen is not None
+        chosen = best(accurate, aim).bundle
         passport = images.write(chosen.place / calibration.MANIFEST_FILE)
         ladder = [attempt.to_json() for attempt in attempts]
         lineage = replace(chosen.card.lineage, calibration=passport, ladder=ladder)

@@ -15,6 +15,9 @@ from edgecls.runs import Artefact
 Strategy = Literal["fastest", "smallest", "most-accurate"]
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
 
+WANTED_AGREEMENT = 0.95
+"""Below this the ladder goes on, though the drop be allowed: on few images a drop is luck, changed answers are not."""
+
 
 @dataclass(frozen=True)
 class Attempt:
@@ -24,6 +27,13 @@ class Attempt:
     seconds: float
     artefact: Artefact | None = None
     reason: str | None = None
+
+    @property
+    def bundle(self) -> Artefact:
+        """What it gave. Raises `BackendError` with the reason where that is nothing."""
+        if self.artefact is None:
+            raise BackendError(self.reason or f"{self.rung.name} gave no bundle")
+        return self.artefact
 
     @property
     def quality(self) -> Quality:
@@ -63,9 +73,10 @@ class Aim:
 
     def reached(self, attempt: Attempt) -> bool:
         """Whether the ladder may end here."""
-        if attempt.artefact is None or not self.accurate(attempt.quality):
+        quality = attempt.quality
+        if attempt.artefact is None or not self.accurate(quality) or (quality.agreement or 0.0) < WANTED_AGREEMENT:
             return False
-        return self.strategy == "smallest" or attempt.quality.recommended is not False
+        return self.strategy == "smallest" or quality.recommended is not False
 
 
 def climb(rungs: Sequence[Rung], attempt: Callable[[Rung], Attempt], aim: Aim) -> list[Attempt]:
@@ -115,18 +126,21 @@ def accurate_enough(attempts: Sequence[Attempt], aim: Aim) -> list[Attempt]:
 
 
 def best(accurate: Sequence[Attempt], aim: Aim) -> Attempt:
-    """The attempt to keep."""
-    paying = [tried for tried in accurate if aim.reached(tried)] or accurate
+    """The attempt to keep: one that reached the aim, or else one that pays."""
+    paying = [tried for tried in accurate if aim.reached(tried)]
+    paying = paying or [tried for tried in accurate if tried.quality.recommended is not False] or list(accurate)
     return min(paying, key=lambda tried: _preference(tried, aim.strategy))
 
 
 def _preference(tried: Attempt, strategy: Strategy) -> tuple[float, ...]:
     quality = tried.quality
-    lost = (quality.drop_points or 0.0, 1 - (quality.agreement or 0.0))
+    lost = (1 - (quality.agreement or 0.0), quality.drop_points or 0.0)
     if strategy == "smallest" and tried.artefact:
         return (tried.artefact.size_bytes(), *lost)
     if strategy == "most-accurate":
-        return lost
+        return lost[::-1]
+    if (quality.agreement or 0.0) < WANTED_AGREEMENT:
+        return (math.inf, *lost)
     # Gains that lie within a measurement's noise of each other count as the same.
     return (-round(math.log(max(quality.gain or 1.0, 0.01)) / math.log(MIN_GAIN)), *lost)
 

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edgecls import env, runs
-from edgecls.benchmark.run import BenchmarkConfig, benchmark, remember, result, write_result
+from edgecls.benchmark.run import BenchmarkConfig, benchmark, gain_over, remember, result, write_result
 from edgecls.card import read_card
 from edgecls.errors import UsageError
 from edgecls.report.figures import latency_accuracy, training_curves
@@ -54,9 +56,29 @@ def test_the_fastest_verified_bundle_on_this_machine_is_the_default(
     chosen = best_here(runs.find(trained.place), machine)
     assert read_card(fastest.artefact.place).quality.latency_ms == fastest.latency.p50_ms
     assert chosen.card.quality.latency_ms == min(
-        card.quality.latency_ms for place, card in others.items() if runs.find(place).backend.available() is None
+        card.quality.latency_ms
+        for place, card in others.items()
+        if runs.find(place).backend.available() is None and card.quality.recommended is not False
     )
     assert runs.resolve(None, machine).place == chosen.place
+
+
+def test_a_benchmark_beside_float32_renews_the_verdict(bundle: Callable[[str, str], Artefact], tmp_path: Path):
+    """Another machine may judge otherwise than the one that built the bundle."""
+    places = []
+    for precision in ("int8", "fp32"):
+        places.append(tmp_path / precision)
+        shutil.copytree(bundle("onnx", precision).place, places[-1])
+    rows = benchmark([runs.find(place) for place in places], BenchmarkConfig(rounds=2, seconds=0.05))
+    slow = replace(rows[0], round_p50_ms=(3.0, 2.0))
+    fast = replace(rows[1], round_p50_ms=(1.0, 1.5))
+    assert gain_over(slow, fast) == pytest.approx(0.5)
+    remember([slow, fast])
+    quality = runs.find(places[0]).card.quality
+    assert (quality.gain, quality.recommended) == (pytest.approx(0.5), False)
+    remember([replace(slow, round_p50_ms=(0.5,)), fast])
+    assert runs.find(places[0]).card.quality.recommended is True
+    assert runs.find(places[1]).card.quality.recommended is None
 
 
 def test_pictures_are_drawn(candidates: list[Artefact], tmp_path: Path, trained: Artefact):

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 
-from edgecls import runs
+from edgecls import env, runs
 from edgecls.card import Golden, read_card, write_card
 from edgecls.data.dataset import open_recorded
 from edgecls.errors import ArtefactError, BackendError, DataError, UsageError, VerificationError
@@ -114,6 +114,16 @@ def test_rungs_that_are_accurate_but_slow_are_not_refined(run: Path, monkeypatch
     monkeypatch.setattr(exporting, "gain_over", lambda *_: 0.8)
     artefact = export(ExportConfig("onnx", run, "int8", max_drop_points=5.0))
     assert [tried["rung"] for tried in artefact.card.lineage.ladder] == ["min-max ranges"]
+
+
+def test_int8_for_another_kind_of_processor_is_verified_but_not_timed(run: Path):
+    device = "arm" if env.int8_kind(env.this_machine()) != "arm" else "x86"
+    card = export(ExportConfig("onnx", run, "int8", device=device, max_drop_points=5)).card
+    assert card.runtime.device == device
+    assert card.lineage.recipe["reduce_range"] == (device == "x86")
+    assert card.lineage.recipe["activations"] == ("int8" if device == "arm" else "uint8")
+    assert card.quality.agreement > 0.9
+    assert (card.quality.latency_ms, card.quality.gain, card.quality.recommended) == (None, None, None)
 
 
 def test_what_cannot_run_here_is_verified_by_its_stand_in(bundle: Callable[[str, str], Artefact]):
