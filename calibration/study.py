@@ -22,7 +22,7 @@ from edgecls.errors import EdgeclsError
 from edgecls.export.bundle import ExportConfig, export
 
 
-def study(run: runs.Artefact, target: str, images: int, every_rung: bool) -> dict[str, Any]:
+def study(run: runs.Artefact, target: str, images: int, every_rung: bool, keep: bool) -> dict[str, Any]:
     """Export one run for one target; the ladder's figures, or the reason why there are none."""
     begun = now_ns()
     record: dict[str, Any] = {
@@ -31,7 +31,7 @@ def study(run: runs.Artefact, target: str, images: int, every_rung: bool) -> dic
     }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="edgecls-study-") as scratch:
         config = ExportConfig(
-            target, run.place, "int8", out=Path(scratch) / "bundle", verify_images=images,
+            target, run.place, "int8", out=None if keep else Path(scratch) / "bundle", verify_images=images,
             max_drop_points=100 if every_rung else 1.0, strategy="most-accurate" if every_rung else "fastest",
         )  # fmt: skip
         try:
@@ -82,6 +82,7 @@ def main() -> None:
     parser.add_argument("--targets", default=",".join(backends.exportable()))
     parser.add_argument("--images", type=int, default=1000, help="held-out images to compare on, at most")
     parser.add_argument("--every-rung", action="store_true")
+    parser.add_argument("--keep", action="store_true", help="leave the bundles in the runs, for edgecls benchmark")
     parser.add_argument("--table", action="store_true", help="print result files as a table")
     options = parser.parse_args()
     if options.table:
@@ -90,7 +91,9 @@ def main() -> None:
     result: dict[str, Any] = {"machine": env.this_machine().to_json(), "versions": env.versions(), "records": []}
     for place in options.places:
         for target in options.targets.split(","):
-            result["records"].append(study(runs.find_run(place), target, options.images, options.every_rung))
+            result["records"].append(
+                study(runs.find_run(place), target, options.images, options.every_rung, options.keep)
+            )
             options.out.parent.mkdir(parents=True, exist_ok=True)
             options.out.write_text(json.dumps(result, indent=1) + "\n")
             print(table(result["records"][-1:]), flush=True)

@@ -82,14 +82,16 @@ class Aim:
 def climb(rungs: Sequence[Rung], attempt: Callable[[Rung], Attempt], aim: Aim) -> list[Attempt]:
     """Try the rungs in turn; returns what was tried.
 
-    The ladder ends at the first rung that reaches the aim, its alternatives included; for "most-accurate" all rungs but
-    fine-tuning are tried. Rungs that compute in the same way as one that was accurate but slow are left out.
+    The ladder ends at the first rung that reaches the aim, its alternatives included; for "most-accurate" all rungs are
+    tried. Rungs that compute in the same way as one that was accurate but slow are left out, and so is fine-tuning where
+    another rung is accurate: it takes minutes.
     """
     attempts: list[Attempt] = []
     for rung in rungs:
-        if any(map(aim.reached, attempts)) and not (
-            rung.alternative or (aim.strategy == "most-accurate" and not rung.recipe.fine_tune_epochs)
-        ):
+        if any(map(aim.reached, attempts)) and not (rung.alternative or aim.strategy == "most-accurate"):
+            continue
+        minutes = rung.recipe.fine_tune_epochs > 0 and not rung.alternative
+        if minutes and any(aim.accurate(tried.quality) for tried in attempts):
             continue
         if not any(_as_slow(rung.recipe, tried, aim) for tried in attempts):
             attempts.append(attempt(rung))

@@ -64,3 +64,15 @@ def test_the_int8_graph_becomes_a_tensorrt_engine_without_a_gpu(arch: str, tmp_p
     )
     assert built.runtime.device == "8.6"
     assert [path.suffix for path in (out / "engines").iterdir()] == [".engine"]
+
+
+def test_a_graph_made_ready_for_quantization_keeps_hardswish_whole(tmp_path: Path):
+    """Taken apart, OpenVINO computes MobileNetV3-small in int8 at less than half the speed (3.9 against 1.7 ms)."""
+    import onnx
+
+    weights, card = untrained("mobilenet_v3_small", tmp_path)
+    float_graph(weights, card, tmp_path / "graph.onnx")
+    prepare(tmp_path / "graph.onnx", tmp_path / "prepared.onnx")
+    operators = [node.op_type for node in onnx.load(tmp_path / "prepared.onnx").graph.node]
+    assert operators.count("HardSwish") == 19
+    assert not {"Identity", "BatchNormalization"} & set(operators)
