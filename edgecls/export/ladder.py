@@ -83,8 +83,8 @@ def climb(rungs: Sequence[Rung], attempt: Callable[[Rung], Attempt], aim: Aim) -
     """Try the rungs in turn; returns what was tried.
 
     The ladder ends at the first rung that reaches the aim, its alternatives included; for "most-accurate" all rungs are
-    tried. Rungs that compute in the same way as one that was accurate but slow are left out, and so is fine-tuning where
-    another rung is accurate: it takes minutes.
+    tried. Rungs that compute in the same way as one that was accurate but slow are left out, and so is fine-tuning,
+    which takes minutes, where another rung is accurate.
     """
     attempts: list[Attempt] = []
     for rung in rungs:
