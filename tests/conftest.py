@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +11,13 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from edgecls import backends, runs
+from edgecls.benchmark.run import BenchmarkConfig
 from edgecls.cli import app
 from edgecls.data.dataset import DigitsSource
+from edgecls.export import bundle as bundle_module
 from edgecls.export.bundle import ExportConfig, export
 from edgecls.opencv import cv2
+from edgecls.report import compare as compare_module
 from edgecls.runs import Artefact
 from edgecls.train.loop import TrainConfig, train
 
@@ -32,6 +35,16 @@ def runs_folder(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = workspace / "runs"
     monkeypatch.setenv(runs.RUNS_VARIABLE, str(folder))
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _short_timings() -> Iterator[None]:
+    """Tests look at what is done with a measurement; a good one takes its time."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("GLANCE", "TIMING", "CLOSE_TIMING"):
+            patch.setattr(bundle_module, name, BenchmarkConfig(rounds=1, seconds=0.02))
+        patch.setattr(compare_module, "TIMING", BenchmarkConfig(rounds=1, seconds=0.02))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -221,7 +221,7 @@ class _Workshop:
         begun = now_ns()
         self._tell(f"{rung.name}: quantizing")
         try:
-            [bundle] = self._timed(self._verified(self._quantized(rung, images)), timing=GLANCE)
+            [bundle] = self._timed(self._verified(self._quantized(rung, images)), glance=True)
         except (BackendError, DataError, UsageError) as error:
             return skipped(rung, milliseconds_since(begun) / 1000, error)
         return Attempt(rung, milliseconds_since(begun) / 1000, bundle)
@@ -259,19 +259,16 @@ class _Workshop:
         self._tell("verifying against the run")
         return Artefact(bundle.place, replace(bundle.card, quality=measure_quality(bundle, self._held_out)))
 
-    def _timed(self, *bundles: Artefact, timing: BenchmarkConfig = TIMING) -> list[Artefact]:
+    def _timed(self, *bundles: Artefact, glance: bool = False) -> list[Artefact]:
         """The bundles, timed in turn, with their latency and, where precision is lowered, the gain over float32."""
         if self._backend.available() is not None or self._is_for_elsewhere():
             return list(bundles)
         lowered = bundles[0].card.precision != "fp32"
         rivals = [*bundles, self._float32] if lowered else list(bundles)
         self._tell("timing")
-        rows = benchmark(rivals, timing)
-        if (
-            lowered
-            and timing is TIMING
-            and any(CLOSE[0] < (gain_over(row, rows[-1]) or 0.0) < CLOSE[1] for row in rows[:-1])
-        ):
+        rows = benchmark(rivals, GLANCE if glance else TIMING)
+        judged = lowered and not glance
+        if judged and any(CLOSE[0] < (gain_over(row, rows[-1]) or 0.0) < CLOSE[1] for row in rows[:-1]):
             rows = benchmark(rivals, CLOSE_TIMING)
         return [
             _with_latency(bundle, row, rows[-1] if lowered else None)
