@@ -115,6 +115,7 @@ def _placement(recipe: Recipe) -> Recipe:
         fine_tune_epochs=0,
         reduce_range=False,
         float_share=0.0,
+        symmetric=recipe.symmetric and recipe.quantizer != "nncf",  # NNCF's quantizers stand in the same places
     )
 
 

@@ -245,6 +245,8 @@ def test_a_signal_in_the_middle_of_training_is_one_line_and_leaves_nothing(
     process = subprocess.Popen(
         [*command, "--epochs", "10000", "--size", "32", "--batch-size", "8", "--out", str(tmp_path / "out" / "run")],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        # A test run in a shell's background inherits a Ctrl-C that is ignored, and so would the program.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     assert process.stdout is not None
     while "epoch   1" not in process.stdout.readline():
