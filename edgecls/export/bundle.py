@@ -31,8 +31,8 @@ from edgecls.storage import new_folder
 
 GLANCE = BenchmarkConfig(rounds=2, seconds=0.2)
 """Enough to see whether a rung is worth stopping at; what is kept is timed again."""
-TIMING = BenchmarkConfig(rounds=5, seconds=0.2)
-CLOSE_TIMING = BenchmarkConfig(rounds=8, seconds=0.2)
+TIMING = BenchmarkConfig(rounds=4, seconds=0.2)
+CLOSE_TIMING = BenchmarkConfig(rounds=6, seconds=0.2)
 CLOSE = (0.8, 1.25)
 """Gains within these are timed for longer: they decide a verdict, and machines are noisy."""
 RANKING_IMAGES = 8
