@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,7 @@ def study(run: runs.Artefact, target: str, images: int, every_rung: bool, keep: 
         "recommended": quality.recommended,
         "rungs": list(card.lineage.ladder or ()),
         "seconds": round(milliseconds_since(begun) / 1000, 1),
-        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_memory_mb": round(env.peak_memory_mb() or 0),
     }
 
 

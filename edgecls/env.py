@@ -6,10 +6,13 @@ import importlib.metadata
 import os
 import platform
 from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import edgecls
+from edgecls.card import Lineage
 from edgecls.data.parallel import usable_cpus
 
 PACKAGES = (
@@ -84,6 +87,17 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def new_lineage(data: str | None, parent: str | None = None) -> Lineage:
+    """The lineage of an artefact that is made now, on this machine."""
+    return Lineage(
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        edgecls=edgecls.__version__,
+        machine=this_machine().name,
+        parent=parent,
+        data=data,
+    )
 
 
 def peak_memory_mb() -> float | None:

@@ -19,6 +19,11 @@ Ctrl-C ends with 130 and SIGTERM with 143, as shells expect.
 from __future__ import annotations
 
 
+def first_line(error: Exception) -> str:
+    """What a library's error says in its first line, or else its kind; at most 200 characters."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 class EdgeclsError(Exception):
     """Base of all errors raised on purpose."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecls.errors import ArtefactError, BackendError, MissingExtraError, UsageError
+from edgecls.errors import ArtefactError, BackendError, MissingExtraError, UsageError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -214,7 +214,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
         raise ArtefactError(
-            f"{path} cannot be read as weights ({_first_line(error)}); give a safetensors file or a state dict"
+            f"{path} cannot be read as weights ({first_line(error)}); give a safetensors file or a state dict"
         ) from error
     for key in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
@@ -229,6 +229,13 @@ def _unwrapped(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if tensors and all(name.startswith(wrapper) for name in tensors):
             return _unwrapped({name.removeprefix(wrapper): tensor for name, tensor in tensors.items()})
     return tensors
+
+
+def write_weights(network: torch.nn.Module, path: Path) -> None:
+    """Write a network's tensors as safetensors."""
+    from safetensors.torch import save
+
+    path.write_bytes(save({name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}))
 
 
 def load_weights(network: torch.nn.Module, arch: str, weights: dict[str, torch.Tensor], origin: str) -> bool:
@@ -311,7 +318,3 @@ def require_torch(purpose: str = "this step") -> None:
         import torch  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("torch", "train", purpose) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -60,9 +60,9 @@ def new_run(data_name: str, arch: str) -> Iterator[Path]:
     It is taken away again where nothing was put in its place.
     """
     root = make_folder(runs_folder())
-    safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", data_name).strip("-.") or "data"
+    named = f"{_safe(data_name) or 'data'}-{_safe(arch.rpartition('/')[2])}"
     for number in itertools.count(max(map(_number, root.iterdir()), default=0) + 1):
-        place = root / f"{number:03d}-{safe}-{arch}"
+        place = root / f"{number:03d}-{named}"
         with writing_to(root), suppress(FileExistsError):
             place.mkdir()
             break
@@ -71,6 +71,11 @@ def new_run(data_name: str, arch: str) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             place.rmdir()
+
+
+def _safe(name: str) -> str:
+    """A name as a part of a folder's name that every file system takes."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.")
 
 
 def all_runs() -> list[Path]:

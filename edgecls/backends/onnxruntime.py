@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from edgecls.backends.base import PROCESSORS, Backend, Session, missing_package
 from edgecls.backends.onnx_graph import embed_card
 from edgecls.card import EMBEDDED_KEY, INPUT_NAME, OUTPUT_NAME, Card, Runtime
-from edgecls.errors import ArtefactError, UsageError
+from edgecls.errors import ArtefactError, UsageError, first_line
 
 if TYPE_CHECKING:
     from numpy import float32, uint8
@@ -72,8 +72,7 @@ def _create(file: Path, threads: int | None) -> Any:
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         # ONNX Runtime's exceptions share no base class of their own.
-        reason = str(error).splitlines()[0][:200]
-        raise ArtefactError(f"ONNX Runtime cannot open {file} ({reason}); export again") from error
+        raise ArtefactError(f"ONNX Runtime cannot open {file} ({first_line(error)}); export again") from error
 
 
 BACKEND = OnnxRuntimeBackend()

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from edgecls.train.weights import StartingPoint
 
 ARCH_HELP = (
-    "mobilenet_v2, mobilenet_v3_small, mobilenet_v3_large, resnet18, resnet34, resnet50, simple_cnn or vgg16; "
-    "mobilenet_v3_small unless told otherwise."
+    "mobilenet_v2, mobilenet_v3_small, mobilenet_v3_large, resnet18, resnet34, resnet50, simple_cnn, vgg16 or "
+    "timm/NAME; mobilenet_v3_small unless told otherwise."
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from edgecls.data.dataset import Dataset
+from edgecls.data.dataset import Dataset, balanced
 from edgecls.data.parallel import chunked, ordered_map
 from edgecls.data.splits import Sample
 from edgecls.preprocess import Preprocess
@@ -17,11 +17,20 @@ if TYPE_CHECKING:
     from edgecls.backends import Session
 
 BATCH = 32
+GOLDEN_IMAGES = 16
 
 
 def prepared(dataset: Dataset, samples: Iterable[Sample], preprocess: Preprocess) -> Iterator[NDArray[uint8]]:
     """Each sample as the raw network input (h, w, 3) uint8 RGB, read ahead in threads."""
     return ordered_map(lambda sample: preprocess(dataset.read(sample)), samples)
+
+
+def golden_images(dataset: Dataset, preprocess: Preprocess) -> NDArray[uint8]:
+    """The raw inputs (K, h, w, 3) of held-out images, of every class as far as they go, that an artefact carries."""
+    import numpy as np
+
+    drawn = balanced(dataset.splits["test"], GOLDEN_IMAGES, dataset.seed)
+    return np.stack(list(prepared(dataset, drawn, preprocess)))
 
 
 def scores_of(session: Session, images: Iterable[NDArray[uint8]]) -> NDArray[float32]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from edgecls.backends.torch import open_module
 from edgecls.data.dataset import open_recorded
 from edgecls.errors import UsageError
+from edgecls.models import write_weights
 from edgecls.runs import Artefact
 from edgecls.train.augment import Augmentation, TrainingBatches
 
@@ -32,7 +33,6 @@ def fine_tune(run: Artefact, epochs: int, out: Path, tell: Callable[[str], None]
     Raises `DataError` where the run's images are gone and `UsageError` for a run that is no torch module.
     """
     import torch
-    from safetensors.torch import save_file
     from torch.nn.functional import kl_div, log_softmax, softmax
 
     weights = run.place / run.card.model_file
@@ -63,7 +63,7 @@ def fine_tune(run: Artefact, epochs: int, out: Path, tell: Callable[[str], None]
             step += 1
             tell(f"fine-tuning with int8 simulated: step {step} of {steps}")
     release()
-    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, out)
+    write_weights(network, out)
 
 
 def _simulate_int8(network: torch.nn.Module) -> Callable[[], None]:

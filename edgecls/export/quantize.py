@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from edgecls.backends.onnx_graph import NORMALIZE_PREFIX
 from edgecls.card import INPUT_NAME
 from edgecls.data.parallel import chunked
-from edgecls.errors import BackendError, MissingExtraError
+from edgecls.errors import BackendError, MissingExtraError, first_line
 from edgecls.export.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -55,13 +55,6 @@ class Quantizer:
                 graph = Path(scratch) / "corrected.onnx"
                 _correct_biases(self.graph, recipe, self.images, graph, kept)
             _with_onnxruntime(graph, recipe, self.images(recipe.samples), out, kept)
-
-    def layers(self) -> list[str]:
-        """Names of the nodes with weights, in the order of computation, normalization left out."""
-        import onnx
-
-        nodes = onnx.load(self.graph).graph.node
-        return [node.name for node in nodes if node.op_type in LAYERS and not node.name.startswith(NORMALIZE_PREFIX)]
 
     def _normalization(self) -> list[str]:
         import onnx
@@ -256,8 +249,7 @@ def _nncf(graph: Path, recipe: Recipe, images: Images, kept: Sequence[str], per_
             advanced_parameters=parameters,
         )
     except (RuntimeError, ValueError, KeyError, nncf.ValidationError, nncf.InternalError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise BackendError(f"NNCF cannot quantize this graph ({reason}); choose another --recipe") from error
+        raise BackendError(f"NNCF cannot quantize this graph ({first_line(error)}); choose another --recipe") from error
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 
 from edgecls.backends.onnx_graph import NORMALIZE_PREFIX, OPSET
 from edgecls.card import INPUT_NAME, OUTPUT_NAME
-from edgecls.errors import ArtefactError, UsageError
+from edgecls.errors import ArtefactError, UsageError, first_line
 
 OLDEST_OPSET = 13
 """Per-channel quantizers came with it; older graphs are converted."""
@@ -56,7 +56,7 @@ def take_raw_images(
         onnx.checker.check_model(model)
         onnx.save(model, out)
     except (onnx.checker.ValidationError, ValueError) as error:
-        raise ArtefactError(f"{graph} is no valid ONNX model ({_first_line(error)})") from error
+        raise ArtefactError(f"{graph} is no valid ONNX model ({first_line(error)})") from error
     return height, width
 
 
@@ -70,7 +70,7 @@ def _read_model(graph: Path) -> Any:
         if opset < OLDEST_OPSET:
             model = onnx.version_converter.convert_version(model, OPSET)
     except (DecodeError, StopIteration, OSError, RuntimeError, ValueError, onnx.checker.ValidationError) as error:
-        raise ArtefactError(f"{graph} cannot be read as an ONNX model ({_first_line(error)})") from error
+        raise ArtefactError(f"{graph} cannot be read as an ONNX model ({first_line(error)})") from error
     return model
 
 
@@ -151,7 +151,3 @@ def _name_nodes(model: Any) -> None:
         if not node.name or node.name in seen:
             node.name = f"/imported/{node.op_type}_{index}"
         seen.add(node.name)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

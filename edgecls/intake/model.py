@@ -6,17 +6,15 @@ import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
-import edgecls
 from edgecls import backends, env, models, runs
 from edgecls.backends.torch import MODEL_FILE
 from edgecls.card import Card, Golden, Lineage, Quality, with_files, write_card
-from edgecls.data.dataset import Dataset, balanced, open_for_classes
-from edgecls.errors import ArtefactError, DataError, MissingExtraError, OutputError, UsageError
-from edgecls.evaluate.inference import labels_of, prepared, scores_of
+from edgecls.data.dataset import Dataset, open_for_classes
+from edgecls.errors import ArtefactError, DataError, MissingExtraError, OutputError, UsageError, first_line
+from edgecls.evaluate.inference import GOLDEN_IMAGES, golden_images, labels_of, prepared, scores_of
 from edgecls.evaluate.metrics import measure
 from edgecls.intake.graph import Pixels, take_raw_images
 from edgecls.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, Resize
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NO_ARCH = "none"
-GOLDEN_IMAGES = 16
 SEED = 0
 
 
@@ -84,14 +81,10 @@ def import_model(config: ImportConfig, tell: Callable[[str], None] = lambda _: N
     config.check()
     classes = read_classes(config.classes)
     dataset = open_for_classes(config.data, classes, SEED) if config.data else None
-    reserved = nullcontext(config.out) if config.out else runs.new_run(config.file.stem, _short(config.arch))
+    kind = "onnx" if config.arch == NO_ARCH else config.arch
+    reserved = nullcontext(config.out) if config.out else runs.new_run(config.file.stem, kind)
     with reserved as place, new_folder(place) as folder:
-        lineage = Lineage(
-            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            edgecls=edgecls.__version__,
-            machine=env.this_machine().name,
-            data=dataset.source.name if dataset else None,
-        )
+        lineage = env.new_lineage(dataset.source.name if dataset else None)
         bring = _graph if config.arch == NO_ARCH else _checkpoint
         card = bring(config, classes, lineage, folder, tell)
         run = Artefact(folder, card)
@@ -135,10 +128,6 @@ def _json_classes(text: str, file: Path) -> list[str]:
         raise DataError(f'{file} is no JSON list of names nor an object from "0", "1", ... to names') from error
 
 
-def _short(arch: str) -> str:
-    return "onnx" if arch == NO_ARCH else arch.rpartition("/")[2]
-
-
 def _preprocess(config: ImportConfig, defaults: Preprocess) -> Preprocess:
     height, width = config.size_px or (defaults.height_px, defaults.width_px)
     return replace(
@@ -155,8 +144,6 @@ def _preprocess(config: ImportConfig, defaults: Preprocess) -> Preprocess:
 def _checkpoint(
     config: ImportConfig, classes: tuple[str, ...], lineage: Lineage, folder: Path, tell: Callable[[str], None]
 ) -> Card:
-    from safetensors.torch import save_file
-
     network = models.create(config.arch, len(classes))
     weights = _named_as(network, models.read_weights(config.file), tell)
     if not models.load_weights(network, config.arch, weights, str(config.file)):
@@ -174,7 +161,7 @@ def _checkpoint(
         tell(
             f"assumed what is usual for {config.arch}, because {', '.join(assumed)} was not given: {_said(preprocess)}"
         )
-    save_file({key: tensor.contiguous() for key, tensor in network.state_dict().items()}, folder / MODEL_FILE)
+    models.write_weights(network, folder / MODEL_FILE)
     card = Card(config.arch, classes, preprocess, target="torch", lineage=lineage)
     return with_files(card, folder, [MODEL_FILE])
 
@@ -245,18 +232,14 @@ def _examine(run: Artefact, dataset: Dataset | None) -> Quality:
     import numpy as np
 
     card = run.card
-    if dataset is None:
-        images = _noise(card)
-    else:
-        golden = balanced(dataset.splits["test"], GOLDEN_IMAGES, dataset.seed)
-        images = np.stack(list(prepared(dataset, golden, card.preprocess)))
+    images = golden_images(dataset, card.preprocess) if dataset else _noise(card)
     with run.open() as session:
         try:
             scores = session.infer(images)
         except Exception as error:
             # Whatever a runtime raises for a graph that does not compute, told in its first line.
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-            raise ArtefactError(f"the network does not run on {len(images)} images at once: {reason}") from error
+            told = f"the network does not run on {len(images)} images at once"
+            raise ArtefactError(f"{told}: {first_line(error)}") from error
         if scores.shape != (len(images), len(card.classes)):
             found = f"scores {scores.shape} for {len(images)} images"
             raise ArtefactError(f"the network gives {found}; with {len(card.classes)} classes they cannot be its own")

@@ -8,17 +8,15 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import edgecls
 from edgecls import env, models, runs
 from edgecls.backends.torch import MODEL_FILE, TorchSession
-from edgecls.card import Card, Golden, Lineage, Quality, with_files, write_card
-from edgecls.data.dataset import Dataset, balanced, open_dataset
+from edgecls.card import Card, Golden, Quality, with_files, write_card
+from edgecls.data.dataset import Dataset, open_dataset
 from edgecls.errors import OutputError, UsageError
-from edgecls.evaluate.inference import labels_of, prepared, scores_of
+from edgecls.evaluate.inference import golden_images, labels_of, prepared, scores_of
 from edgecls.evaluate.metrics import Metrics, measure
 from edgecls.preprocess import Preprocess
 from edgecls.storage import new_folder, write_text
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
 
 HISTORY_FILE = "metrics.csv"
 EVALUATION_FILE = "evaluation.json"
-GOLDEN_IMAGES = 16
 LABEL_SMOOTHING = 0.1
 WEIGHT_DECAY = 0.02
 WARMUP_FRACTION = 0.2
@@ -210,16 +207,11 @@ class Trainer:
         """Evaluate on the test split; write weights, card, golden inputs and the evaluation to `folder`."""
         import json
 
-        import numpy as np
-        from safetensors.torch import save
-
         session, test = self._session(), self.dataset.splits["test"]
         scores = scores_of(session, prepared(self.dataset, test, self.preprocess))
         metrics = measure(scores, labels_of(test))
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in self.network.state_dict().items()}
-        (folder / MODEL_FILE).write_bytes(save(tensors))
-        golden = balanced(test, GOLDEN_IMAGES, self.config.seed)
-        images = np.stack(list(prepared(self.dataset, golden, self.preprocess)))
+        models.write_weights(self.network, folder / MODEL_FILE)
+        images = golden_images(self.dataset, self.preprocess)
         Golden(images, session.infer(images)).write(folder)
         write_text(folder / EVALUATION_FILE, json.dumps(metrics.to_json(self.dataset.classes), indent=2) + "\n")
         quality = Quality(split="test", images=metrics.images, top1=metrics.top1, macro_f1=metrics.macro_f1)
@@ -271,12 +263,7 @@ def _parameter_groups(network: torch.nn.Module) -> list[dict[str, Any]]:
 
 
 def _card(config: TrainConfig, dataset: Dataset, preprocess: Preprocess) -> Card:
-    lineage = Lineage(
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        edgecls=edgecls.__version__,
-        machine=env.this_machine().name,
-        data=dataset.source.name,
-    )
+    lineage = env.new_lineage(dataset.source.name)
     return Card(config.arch, dataset.classes, preprocess, target="torch", lineage=lineage)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from edgecls.data.dataset import Dataset
 from edgecls.errors import BackendError, UsageError
-from edgecls.models import ARCHITECTURES, imagenet_weights, load_weights, read_weights
+from edgecls.models import find, imagenet_weights, load_weights, read_weights
 
 if TYPE_CHECKING:
     import torch
@@ -47,8 +47,8 @@ def start(network: torch.nn.Module, arch: str, weights: str, dataset: Dataset) -
 def _automatic(network: torch.nn.Module, arch: str, dataset: Dataset) -> StartingPoint:
     if not dataset.source.photographs:
         return StartingPoint(False, "weights: none, the embedded digits are far from photographs and quick to learn")
-    if ARCHITECTURES[arch].weights is None:
-        return StartingPoint(False, f"weights: none, there are none for {arch}")
+    if find(arch).weights is None:
+        return StartingPoint(False, f"weights: none, edgecls knows none for {arch}; --weights takes a file")
     try:
         tensors, name = imagenet_weights(arch)
     except BackendError as error:

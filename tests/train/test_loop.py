@@ -96,6 +96,14 @@ def test_grid_pooling_is_torchs_adaptive_pooling(height: int, width: int):
     assert (models._grid_pool(7)(image) - expected).abs().max() < 1e-6
 
 
+def test_a_timm_network_is_trained_like_the_others(photos: Path):
+    pytest.importorskip("timm")
+    settings = {**QUICK, "arch": "timm/mobilenetv3_small_050"}
+    place, _ = train(TrainConfig(str(photos), **settings))
+    assert place.name.endswith("-photos-mobilenetv3_small_050")
+    assert runs.find(place).card.arch == "timm/mobilenetv3_small_050"
+
+
 class TestWeights:
     def test_a_run_can_start_from_another(self, trained: Artefact, photos: Path, tmp_path: Path):
         lines: list[str] = []
