@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import edgecls
 from edgecls import backends, env, runs
 from edgecls.backends.base import PROCESSORS
 from edgecls.benchmark.clock import milliseconds_since, now_ns
 from edgecls.benchmark.run import BenchmarkConfig, Row, benchmark, gain_over
-from edgecls.card import CARD_FILE, Card, Golden, Lineage, Quality, check_files, write_card
+from edgecls.card import CARD_FILE, Card, Golden, Quality, check_files, write_card
 from edgecls.errors import BackendError, DataError, UsageError, VerificationError
 from edgecls.export import calibration
 from edgecls.export.calibration import Calibration
@@ -25,9 +24,13 @@ from edgecls.export.ladder import STRATEGIES, Aim, Attempt, Strategy, accurate_e
 from edgecls.export.parity import MAX_IMAGES, HeldOut, measure_quality, require_faithful
 from edgecls.export.qdq import rank_layers
 from edgecls.export.quantize import Quantizer, prepare
-from edgecls.export.recipe import Rung, ladder_for
+from edgecls.export.recipe import Recipe, Rung, ladder_for
 from edgecls.runs import Artefact
 from edgecls.storage import new_folder
+
+if TYPE_CHECKING:
+    from numpy import uint8
+    from numpy.typing import NDArray
 
 GLANCE = BenchmarkConfig(rounds=2, seconds=0.2)
 """Enough to see whether a rung is worth stopping at; what is kept is timed again."""
@@ -76,7 +79,7 @@ class ExportConfig:
         if self.strategy not in STRATEGIES:
             raise UsageError(f"--strategy takes {', '.join(STRATEGIES)}, not {self.strategy!r}")
         if self.require_gain and self.precision == "fp32":
-            raise UsageError("--require is for --int8 and --fp16: it asks that they are faster than float32")
+            raise UsageError("--require is for --int8, --fp16 and --bf16: it asks that they are faster than float32")
 
 
 def export(config: ExportConfig, tell: Callable[[str], None] = lambda _: None) -> Artefact:
@@ -95,8 +98,7 @@ def export(config: ExportConfig, tell: Callable[[str], None] = lambda _: None) -
         workshop = _Workshop(config, run, Path(scratch), tell)
         bundle = workshop.int8() if config.precision == "int8" else workshop.float_bundle(config.precision)
         _require_gain(config, bundle)
-        shutil.copytree(bundle.place, folder, dirs_exist_ok=True)
-        write_card(bundle.card, folder)
+        _publish(bundle, folder)
         if bundle.card.quality.recommended is False and config.out is None:
             workshop.keep_float32()
     return Artefact(place, bundle.card)
@@ -128,6 +130,11 @@ def _require_gain(config: ExportConfig, bundle: Artefact) -> None:
         )
 
 
+def _publish(bundle: Artefact, folder: Path) -> None:
+    shutil.copytree(bundle.place, folder, dirs_exist_ok=True)
+    write_card(bundle.card, folder)
+
+
 def _with_latency(bundle: Artefact, row: Row, float32: Row | None) -> Artefact:
     quality = replace(
         bundle.card.quality,
@@ -145,17 +152,12 @@ class _Workshop:
         self._config, self._run, self._scratch, self._tell = config, run, scratch, tell
         self._backend = backends.find(config.target)
         self._weights = run.place / run.card.model_file
-        lineage = Lineage(
-            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            edgecls=edgecls.__version__,
-            machine=env.this_machine().name,
-            parent=run.card.lineage.files[run.card.model_file],
-            data=run.card.lineage.data,
-        )
+        lineage = env.new_lineage(run.card.lineage.data, parent=run.card.lineage.files[run.card.model_file])
         self._card = replace(
             run.card, target=config.target, precision="fp32", quality=Quality(), runtime=None, lineage=lineage
         )
-        self._spare: Calibration | None = None
+        self._images: Calibration | None = None
+        self._rankings: dict[Recipe, list[str]] = {}
 
     @cached_property
     def _float_graph(self) -> Path:
@@ -164,10 +166,16 @@ class _Workshop:
         float_graph(self._weights, self._run.card, path)
         return path
 
+    def _half_graph(self) -> Path:
+        self._tell("tracing the graph in float16")
+        path = self._scratch / "float16.onnx"
+        float_graph(self._weights, self._run.card, path, half=True)
+        return path
+
     @cached_property
     def _held_out(self) -> HeldOut:
         self._tell("asking the run about held-out images")
-        return HeldOut(self._run, self._spare, self._config.verify_images)
+        return HeldOut(self._run, self._images, self._config.verify_images)
 
     @cached_property
     def _float32(self) -> Artefact:
@@ -179,9 +187,7 @@ class _Workshop:
         if precision == "fp32":
             bundle = self._verified(self._float32)
         else:
-            graph = self._scratch / f"{precision}.onnx"
-            self._tell("tracing the graph")
-            float_graph(self._weights, self._run.card, graph, half=True)
+            graph = self._half_graph() if precision == "fp16" else self._float_graph
             bundle = self._verified(self._built(graph, replace(self._card, precision=precision)))
         require_faithful(bundle.card, self._held_out)
         [timed] = self._timed(bundle)
@@ -190,11 +196,13 @@ class _Workshop:
     def int8(self) -> Artefact:
         """The best bundle that the ladder arrives at."""
         rungs = ladder_for(self._config.target, self._config.device, self._config.recipe)
-        images = calibration.choose(self._run, max(rung.recipe.samples for rung in rungs), self._config.calibration)
+        count = max(rung.recipe.samples for rung in rungs)
+        images = calibration.choose(self._run, count, self._config.calibration, sparing=True)
         calibration.check(images, self._run)
-        self._spare = images
+        self._images = images
+        self._require_float()
         aim = Aim(self._config.max_drop_points, self._config.strategy)
-        attempts = climb(rungs, lambda rung: self._attempt(rung, images), aim)
+        attempts = climb(rungs, self._attempt, aim)
         accurate = accurate_enough(attempts, aim)
         bundles = self._timed(*(attempt.bundle for attempt in accurate))
         accurate = [replace(attempt, artefact=bundle) for attempt, bundle in zip(accurate, bundles, strict=True)]
@@ -214,43 +222,72 @@ class _Workshop:
             return
         bundle = self.float_bundle("fp32")
         with new_folder(place) as folder:
-            shutil.copytree(bundle.place, folder, dirs_exist_ok=True)
-            write_card(bundle.card, folder)
+            _publish(bundle, folder)
 
-    def _attempt(self, rung: Rung, images: Calibration) -> Attempt:
+    def _require_float(self) -> None:
+        """Raise what stands in the way of float32 too, which no recipe can mend."""
+        if self._is_timed_here():
+            self._float32.open().close()
+        else:
+            _ = self._float_graph
+
+    def _attempt(self, rung: Rung) -> Attempt:
         begun = now_ns()
         self._tell(f"{rung.name}: quantizing")
         try:
-            [bundle] = self._timed(self._verified(self._quantized(rung, images)), glance=True)
+            [bundle] = self._timed(self._verified(self._quantized(rung)), glance=True)
         except (BackendError, DataError, UsageError) as error:
             return skipped(rung, milliseconds_since(begun) / 1000, error)
         return Attempt(rung, milliseconds_since(begun) / 1000, bundle)
 
-    def _quantized(self, rung: Rung, images: Calibration) -> Artefact:
-        recipe, folder = rung.recipe, Path(tempfile.mkdtemp(dir=self._scratch))
-        graph = self._float_graph
-        if recipe.fine_tune_epochs:
-            weights, graph = folder / "fine_tuned.safetensors", folder / "fine_tuned.onnx"
-            fine_tune(self._run, recipe.fine_tune_epochs, weights, lambda step: self._tell(f"{rung.name}: {step}"))
-            float_graph(weights, self._run.card, graph)
-        prepared = folder / "prepared.onnx"
-        prepare(graph, prepared)
-        quantizer = Quantizer(prepared, lambda count: images.images(self._run.card.preprocess, count))
+    def _quantized(self, rung: Rung) -> Artefact:
+        recipe, graph = rung.recipe, self._scratch_folder() / "int8.onnx"
+        quantizer = self._fine_tuned(rung) if recipe.fine_tune_epochs else self._quantizer
         kept: list[str] = []
         if recipe.float_share:
-            self._tell(f"{rung.name}: ranking the layers")
-            quantizer.quantize(replace(recipe, bias_correction="none"), folder / "all.onnx")
-            few = list(images.images(self._run.card.preprocess, RANKING_IMAGES))
-            ranked = rank_layers(folder / "all.onnx", prepared, few)
+            ranked = self._ranking(rung, quantizer)
             kept = ranked[: max(1, round(recipe.float_share * len(ranked)))]
-        quantizer.quantize(recipe, folder / "int8.onnx", kept)
+        quantizer.quantize(recipe, graph, kept)
         record = {"rung": rung.name, **recipe.to_json(), "float_layers": kept}
         card = replace(self._card, precision="int8", lineage=replace(self._card.lineage, recipe=record))
-        return self._built(folder / "int8.onnx", card)
+        return self._built(graph, card)
+
+    @cached_property
+    def _quantizer(self) -> Quantizer:
+        return self._quantizer_of(self._float_graph)
+
+    def _quantizer_of(self, graph: Path) -> Quantizer:
+        prepared = self._scratch_folder() / "prepared.onnx"
+        prepare(graph, prepared)
+        return Quantizer(prepared, self._calibration_images)
+
+    def _calibration_images(self, count: int) -> Iterable[NDArray[uint8]]:
+        return self._images.images(self._run.card.preprocess, count) if self._images else ()
+
+    def _fine_tuned(self, rung: Rung) -> Quantizer:
+        folder = self._scratch_folder()
+        weights, graph = folder / "fine_tuned.safetensors", folder / "fine_tuned.onnx"
+        fine_tune(self._run, rung.recipe.fine_tune_epochs, weights, lambda step: self._tell(f"{rung.name}: {step}"))
+        float_graph(weights, self._run.card, graph)
+        return self._quantizer_of(graph)
+
+    def _ranking(self, rung: Rung, quantizer: Quantizer) -> list[str]:
+        """The layers as `rank_layers` orders them; rungs that leave more or fewer of them in float share it."""
+        plain = replace(rung.recipe, bias_correction="none", float_share=0.0)
+        if plain not in self._rankings:
+            self._tell(f"{rung.name}: ranking the layers")
+            quantized = self._scratch_folder() / "all.onnx"
+            quantizer.quantize(plain, quantized)
+            few = list(self._calibration_images(RANKING_IMAGES))
+            self._rankings[plain] = rank_layers(quantized, quantizer.graph, few)
+        return self._rankings[plain]
+
+    def _scratch_folder(self) -> Path:
+        return Path(tempfile.mkdtemp(dir=self._scratch))
 
     def _built(self, graph: Path, card: Card) -> Artefact:
         self._tell(f"building for {self._config.target}")
-        folder = Path(tempfile.mkdtemp(dir=self._scratch))
+        folder = self._scratch_folder()
         card = self._backend.build(graph, card, folder, self._config.device)
         Golden.read(self._run.place).write(folder)
         return Artefact(folder, card)
@@ -261,7 +298,7 @@ class _Workshop:
 
     def _timed(self, *bundles: Artefact, glance: bool = False) -> list[Artefact]:
         """The bundles, timed in turn, with their latency and, where precision is lowered, the gain over float32."""
-        if self._backend.available() is not None or self._is_for_elsewhere():
+        if not self._is_timed_here():
             return list(bundles)
         lowered = bundles[0].card.precision != "fp32"
         rivals = [*bundles, self._float32] if lowered else list(bundles)
@@ -275,6 +312,8 @@ class _Workshop:
             for bundle, row in zip(bundles, rows, strict=False)
         ]
 
-    def _is_for_elsewhere(self) -> bool:
+    def _is_timed_here(self) -> bool:
+        """Whether what is built can run on this machine, and is meant for its kind of processor."""
         device = self._config.device
-        return device in PROCESSORS and device != env.int8_kind(env.this_machine())
+        elsewhere = device in PROCESSORS and device != env.int8_kind(env.this_machine())
+        return self._backend.available() is None and not elsewhere

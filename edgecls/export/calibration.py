@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +49,19 @@ class Calibration:
 
     def images(self, preprocess: Preprocess, count: int | None = None) -> Iterable[NDArray[uint8]]:
         """Raw network inputs (h, w, 3) of the first `count`, read ahead in threads."""
-        return ordered_map(lambda key: preprocess(self.source.read(key)), self.keys[:count])
+        return self._read(self.keys[:count], preprocess)
+
+    def spare_images(self, preprocess: Preprocess, count: int) -> Iterable[NDArray[uint8]]:
+        """Raw network inputs (h, w, 3) of the first `count` of `spare`."""
+        return self._read(self.spare[:count], preprocess)
+
+    def _read(self, keys: Sequence[str], preprocess: Preprocess) -> Iterable[NDArray[uint8]]:
+        return ordered_map(lambda key: preprocess(self.source.read(key)), keys)
+
+    def sparing_half(self) -> Calibration:
+        """The first half to calibrate with; the other half is spare."""
+        kept = -(-len(self.keys) // 2)
+        return replace(self, keys=self.keys[:kept], classes=self.classes[:kept], spare=self.keys[kept:])
 
     def to_json(self) -> dict[str, Any]:
         """The manifest: where the images are, and path, class and SHA-256 of each."""
@@ -78,17 +90,20 @@ class Findings:
     compared_with_held_out: bool
 
 
-def choose(run: Artefact, count: int, given: Path | None = None, seed: int | None = None) -> Calibration:
+def choose(
+    run: Artefact, count: int, given: Path | None = None, seed: int | None = None, sparing: bool = False
+) -> Calibration:
     """Up to `count` images from a manifest, a folder, or the run's training images, balanced over the classes.
 
-    Where the run has no held-out images, a folder gives up to half of its images to the comparison with the parent.
-    Raises `DataError` where images are gone or were changed.
+    With `sparing`, and where the run has no held-out images, half of the given images are spared for the comparison
+    with the parent. Raises `DataError` where images are gone or were changed.
     """
     if given is None:
         return _from_run(run, count, seed)
-    if given.is_dir():
-        return _from_folder(given, count, seed or 0, sparing=_dataset(run) is None)
-    return _from_manifest(given, count)
+    sparing = sparing and _dataset(run) is None
+    count = 2 * count if sparing else count
+    chosen = _from_folder(given, count, seed or 0) if given.is_dir() else _from_manifest(given, count)
+    return chosen.sparing_half() if sparing else chosen
 
 
 def check(calibration: Calibration, run: Artefact) -> Findings:
@@ -195,7 +210,7 @@ def _from_run(run: Artefact, count: int, seed: int | None) -> Calibration:
     return Calibration(dataset.source, keys, tuple(dataset.classes[sample.label] for sample in kept), seed)
 
 
-def _from_folder(folder: Path, count: int, seed: int, sparing: bool) -> Calibration:
+def _from_folder(folder: Path, count: int, seed: int) -> Calibration:
     """Images drawn from anywhere below a folder; a folder inside it is a class."""
     source = FolderSource(folder)
     paths = find_images(source.root)
@@ -204,16 +219,12 @@ def _from_folder(folder: Path, count: int, seed: int, sparing: bool) -> Calibrat
         Sample(str(path.relative_to(source.root)), names.index(path.parent.name) if path.parent != source.root else -1)
         for path in paths
     ]
-    drawn = balanced(samples, 2 * count, seed)
-    usable = [sample for sample in drawn if _is_readable(source, sample.key)]
-    kept = usable[: min(count, -(-len(usable) // 2))] if sparing else usable[:count]
-    spare = usable[len(kept) :] if sparing else []
+    kept = [sample for sample in balanced(samples, 2 * count, seed) if _is_readable(source, sample.key)][:count]
     return Calibration(
         source,
         tuple(sample.key for sample in kept),
         tuple(names[sample.label] if sample.label >= 0 else None for sample in kept),
         seed,
-        tuple(sample.key for sample in spare),
     )
 
 

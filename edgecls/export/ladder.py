@@ -64,11 +64,14 @@ class Aim:
     def accurate(self, quality: Quality) -> bool:
         """Whether the drop is allowed, or no more than the one image that a small split can resolve.
 
-        Without labels, every change of the answer counts as a loss.
+        Without labels, every change of the answer counts as a loss. What was not measured is not accurate.
         """
-        lost_points = quality.drop_points
-        if lost_points is None:
-            lost_points = 100 * (1 - (quality.agreement or 0.0))
+        if quality.drop_points is not None:
+            lost_points = quality.drop_points
+        elif quality.agreement is not None:
+            lost_points = 100 * (1 - quality.agreement)
+        else:
+            return False
         return lost_points <= self.max_drop_points or lost_points / 100 * (quality.images or 0) <= 1 + 1e-9
 
     def reached(self, attempt: Attempt) -> bool:

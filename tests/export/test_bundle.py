@@ -16,7 +16,7 @@ import pytest
 from edgecls import env, runs
 from edgecls.card import Golden, read_card, write_card
 from edgecls.data.dataset import open_recorded
-from edgecls.errors import ArtefactError, BackendError, DataError, UsageError, VerificationError
+from edgecls.errors import ArtefactError, BackendError, DataError, MissingExtraError, UsageError, VerificationError
 from edgecls.export import bundle as exporting
 from edgecls.export.bundle import ExportConfig, export
 from edgecls.export.parity import replay_golden
@@ -211,7 +211,7 @@ class TestRefusals:
             export(ExportConfig("onnx", trained.place, recipe=photos))
         with pytest.raises(UsageError, match="--strategy takes fastest, smallest, most-accurate"):
             export(ExportConfig("onnx", trained.place, "int8", strategy="best"))
-        with pytest.raises(UsageError, match="--require is for --int8 and --fp16"):
+        with pytest.raises(UsageError, match="--require is for --int8, --fp16 and --bf16"):
             export(ExportConfig("onnx", trained.place, require_gain=True))
         with pytest.raises(UsageError, match="no device 'TPU'"):
             export(ExportConfig("openvino", trained.place, device="TPU"))
@@ -265,3 +265,44 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(run: Path):
     assert "File too large" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not list((run / "bundles").iterdir())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_what_no_recipe_can_mend_is_said_before_any_is_tried(
+    run: Path, precision: str, monkeypatch: pytest.MonkeyPatch
+):
+    def without_torch(*_: object, **__: object):
+        raise MissingExtraError("torch", "train", "exporting")
+
+    monkeypatch.setattr(exporting, "float_graph", without_torch)
+    with pytest.raises(MissingExtraError, match="exporting needs torch"):
+        export(ExportConfig("onnx", run, precision))
+
+
+def test_a_device_that_is_not_there_is_said_before_any_recipe_is_tried(run: Path):
+    openvino = pytest.importorskip("openvino")
+    if "NPU" in openvino.Core().available_devices:
+        pytest.skip("this machine has an NPU")
+    with pytest.raises(BackendError, match="finds no device NPU on this machine; found: "):
+        export(ExportConfig("openvino", run, "int8", device="NPU"))
+
+
+def test_rungs_share_the_prepared_graph_and_the_ranking_of_the_layers(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    calls: list[str] = []
+
+    def counted(name: str):
+        original = getattr(exporting, name)
+        return lambda *arguments: (calls.append(name), original(*arguments))[1]
+
+    for name in ("prepare", "rank_layers"):
+        monkeypatch.setattr(exporting, name, counted(name))
+    file = tmp_path / "recipe.toml"
+    file.write_text(
+        'quantizer = "onnxruntime"\nactivations = "uint8"\nsymmetric = false\nsamples = 32\n'
+        '[[rung]]\nname = "one"\nfloat_share = 0.1\n[[rung]]\nname = "two"\nfloat_share = 0.9\n'
+    )
+    card = export(ExportConfig("onnx", run, "int8", recipe=file, strategy="most-accurate", max_drop_points=100.0)).card
+    assert [tried["rung"] for tried in card.lineage.ladder] == ["one", "two"]
+    assert sorted(calls) == ["prepare", "rank_layers"]

@@ -115,12 +115,18 @@ class TestRefusals:
                 calibration.choose(trained, 40, tmp_path / "bad.json")
 
 
-def test_without_held_out_images_half_of_a_folder_is_kept_for_the_comparison(
-    trained: Artefact, copy_of: Callable[[Artefact], Path], digit_images: Path
+@pytest.mark.parametrize("as_manifest", [False, True], ids=["folder", "manifest"])
+def test_without_held_out_images_half_of_what_is_given_is_spared_for_the_comparison(
+    trained: Artefact, copy_of: Callable[[Artefact], Path], digit_images: Path, tmp_path: Path, as_manifest: bool
 ):
     place = copy_of(trained)
     (place / "data.json").unlink()
-    chosen = calibration.choose(runs.find(place), 100, digit_images)
+    run, given = runs.find(place), digit_images
+    if as_manifest:
+        given = tmp_path / "manifest.json"
+        calibration.choose(run, 100, digit_images).write(given)
+    chosen = calibration.choose(run, 100, given, sparing=True)
     assert (len(chosen.keys), len(chosen.spare)) == (20, 20)
     assert not set(chosen.keys) & set(chosen.spare)
-    assert len(calibration.choose(trained, 100, digit_images).keys) == 40
+    assert len(calibration.choose(run, 100, given).keys) == 40
+    assert len(calibration.choose(trained, 100, given, sparing=True).keys) == 40

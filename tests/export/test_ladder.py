@@ -146,3 +146,13 @@ def test_many_changed_answers_lead_further_up_though_the_drop_is_allowed(tmp_pat
     attempts = climbed({rung.name: lucky for rung in RUNGS}, Aim(1.0))
     assert names(attempts) == ["cheap", "other placement", "better ranges", "float layers"]  # and no fine-tuning
     assert best(attempts, Aim(1.0)).quality.agreement == 0.9  # allowed all the same, for nothing better was found
+
+
+def test_rungs_that_could_not_be_tried_do_not_count_as_accurate(tmp_path: Path):
+    def nothing(rung):
+        return skipped(rung, 0.0, DataError("no"))
+
+    figures = dict.fromkeys(("cheap", "other placement", "better ranges", "float layers"), nothing)
+    attempts = climbed({**figures, "fine-tuned": outcome(tmp_path, 0.5, 1.5)}, Aim(1.0))
+    assert names(attempts)[-1] == "fine-tuned"
+    assert names(accurate_enough(attempts, Aim(1.0))) == ["fine-tuned"]
