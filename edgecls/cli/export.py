@@ -38,6 +38,9 @@ def export(
     target: Annotated[str, typer.Option(help="The runtime to build for.")] = "onnx",
     int8: Annotated[bool, typer.Option("--int8", help="Quantize to 8-bit integers, calibrated on images.")] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="Half precision.")] = False,
+    bf16: Annotated[
+        bool, typer.Option("--bf16", help="bfloat16, on processors that compute in it (openvino).")
+    ] = False,
     calibration: Annotated[
         Path | None,
         typer.Option(help="Folder or manifest of images to calibrate with; the run's training images unless given."),
@@ -58,7 +61,7 @@ def export(
     ] = None,
     max_drop: Annotated[float, typer.Option(help="Points of top-1 that int8 may lose on held-out images.")] = 1.0,
     require: Annotated[
-        bool, typer.Option("--require", help="Fail where int8 or fp16 is not faster than float32 on this machine.")
+        bool, typer.Option("--require", help="Fail where lowered precision is not faster than float32 on this machine.")
     ] = False,
     verify_images: Annotated[int, typer.Option(help="How many held-out images to compare on, at most.")] = 1000,
     out: Annotated[Path | None, typer.Option(help="Folder of the bundle; inside the run unless given.")] = None,
@@ -69,9 +72,10 @@ def export(
     from edgecls.export.bundle import ExportConfig
     from edgecls.export.bundle import export as run_export
 
-    if int8 and fp16:
-        raise UsageError("--int8 and --fp16 exclude each other; choose one")
-    precision = "int8" if int8 else "fp16" if fp16 else "fp32"
+    lowered = [name for name, wanted in (("int8", int8), ("fp16", fp16), ("bf16", bf16)) if wanted]
+    if len(lowered) > 1:
+        raise UsageError(f"--{' and --'.join(lowered)} exclude each other; choose one")
+    precision = lowered[0] if lowered else "fp32"
     config = ExportConfig(
         target,
         run,

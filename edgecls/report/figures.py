@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 CURVES_FILE = "curves.png"
 INK, MUTED, GRID = "#1f2933", "#616e7c", "#e4e7eb"
 TARGET_COLOURS = ("#2563eb", "#d97706", "#059669", "#7c3aed", "#db2777")
-PRECISION_MARKERS = {"fp32": "o", "fp16": "s", "int8": "D"}
+PRECISION_MARKERS = {"fp32": "o", "fp16": "s", "bf16": "^", "int8": "D"}
 
 
 def training_curves(run: Path) -> Path:

@@ -15,7 +15,7 @@ from edgecls.runs import Artefact
 from tests.conftest import VARIANTS
 
 CASES = [("torch", "fp32"), *VARIANTS]
-TOLERANCE = {"fp32": 1e-3, "fp16": 0.05, "int8": 1.5}
+TOLERANCE = {"fp32": 1e-3, "fp16": 0.05, "bf16": 0.5, "int8": 1.5}
 
 
 @pytest.fixture(params=CASES, ids=lambda case: "-".join(case))

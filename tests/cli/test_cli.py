@@ -208,6 +208,9 @@ class TestMistakes:
     def test_export_both_precisions(self, cli: Cli, trained: Artefact):
         assert_one_line(cli("export", trained.place, "--int8", "--fp16"), 2, "exclude each other")
 
+    def test_export_a_precision_that_the_target_lacks(self, cli: Cli, trained: Artefact):
+        assert_one_line(cli("export", trained.place, "--bf16"), 2, "target onnx has no precision bf16")
+
     def test_export_an_unknown_target(self, cli: Cli, trained: Artefact):
         assert_one_line(cli("export", trained.place, "--target", "coreml"), 2, "choose one of onnx, openvino, tensorrt")
 

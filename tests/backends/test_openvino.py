@@ -1,0 +1,50 @@
+"""OpenVINO computes in the precision that the card names, whatever the processor would like best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from edgecls import backends
+from edgecls.backends import openvino as backend
+from edgecls.errors import BackendError
+from edgecls.runs import Artefact
+
+pytest.importorskip("openvino")
+
+
+@pytest.mark.parametrize(("precision", "computes_in"), [("fp32", "f32"), ("int8", "f32"), ("bf16", "bf16")])
+def test_float_layers_are_computed_in_the_named_precision(
+    bundle: Callable[[str, str], Artefact], precision: str, computes_in: str
+):
+    with bundle("openvino", precision).open() as session:
+        hint = session._single.get_property("INFERENCE_PRECISION_HINT")
+    assert hint.get_type_name() == computes_in
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "able", "hint"),
+    [
+        ("fp32", "CPU", True, "f32"),
+        ("fp16", "CPU", False, "f32"),  # told f16, a processor with bfloat16 alone takes that
+        ("fp16", "CPU", True, "f16"),
+        ("bf16", "CPU", True, "bf16"),
+        ("bf16", "CPU", False, "f32"),  # a bundle from a machine that has it
+        ("int8", "CPU", True, "f32"),
+        ("fp32", "GPU", True, "f32"),
+        ("int8", "GPU", True, None),
+        ("fp32", "NPU", True, None),
+    ],
+)
+def test_the_hint_follows_precision_device_and_ability(
+    monkeypatch: pytest.MonkeyPatch, precision: str, device: str, able: bool, hint: str | None
+):
+    monkeypatch.setattr(backend, "_computes_in", lambda *_: able)
+    assert backend._float_precision(precision, device) == hint
+
+
+def test_bfloat16_is_refused_where_the_processor_lacks_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(backend, "_computes_in", lambda *_: False)
+    with pytest.raises(BackendError, match="has no bfloat16 arithmetic"):
+        backends.find("openvino").check_request("bf16", None)
