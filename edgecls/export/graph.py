@@ -10,6 +10,7 @@ from edgecls.backends.onnx_graph import NORMALIZE_PREFIX, OPSET
 from edgecls.backends.torch import open_module
 from edgecls.card import INPUT_NAME, OUTPUT_NAME, Card
 from edgecls.errors import BackendError, MissingExtraError
+from edgecls.export.fold import fold_shapes
 from edgecls.models import require_torch
 
 
@@ -20,7 +21,7 @@ def float_graph(weights: Path, card: Card, out: Path, half: bool = False) -> Non
     computes in float16. Raises `MissingExtraError` where torch or onnx is missing.
     """
     try:
-        import onnx  # noqa: F401
+        import onnx
     except ImportError as error:
         raise MissingExtraError("onnx", "train", "exporting") from error
     if weights.suffix != ".onnx":
@@ -29,6 +30,7 @@ def float_graph(weights: Path, card: Card, out: Path, half: bool = False) -> Non
         _halve(weights, out)
     else:
         shutil.copyfile(weights, out)
+    onnx.save(fold_shapes(onnx.load(out)), out)
 
 
 def _trace(weights: Path, card: Card, out: Path, half: bool) -> None:

@@ -121,11 +121,49 @@ def _with_onnxruntime(
             "WeightSymmetric": True,
             "QuantizeBias": recipe.quantize_bias,
             # The scores come from such a layer: 256 steps for all of them make ties, and clipping turns answers over.
-            "OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"],
+            "OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"] if recipe.quantize_outputs else operators,
         },
     )
     quantizer.quantize_model()
+    if not recipe.quantize_outputs:
+        _free_sums(quantizer.model.graph())
     quantizer.model.save_model_to_file(str(out), False)
+
+
+def _free_sums(graph: Any) -> None:
+    """Let a residual addition take its convolution's output as it comes, and only the shortcut quantized.
+
+    That is how TensorRT computes convolution and addition as one layer in int8.
+    https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html
+    """
+    producers = {output: node for node in graph.node for output in node.output}
+    readers: dict[str, int] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers[name] = readers.get(name, 0) + 1
+
+    def behind(name: str) -> str | None:
+        """The convolution's output from which a quantized tensor that nothing else reads was made."""
+        for operator in ("DequantizeLinear", "QuantizeLinear"):
+            node = producers.get(name)
+            if node is None or node.op_type != operator or readers[name] != 1:
+                return None
+            name = node.input[0]
+        source = producers.get(name)
+        return name if source is not None and source.op_type == "Conv" and readers[name] == 1 else None
+
+    superfluous: set[str] = set()
+    for node in graph.node:
+        if node.op_type != "Add":
+            continue
+        for index, name in enumerate(node.input):
+            if source := behind(name):
+                superfluous.update((name, producers[name].input[0]))
+                node.input[index] = source
+                break
+    kept = [type(node).FromString(node.SerializeToString()) for node in graph.node if node.output[0] not in superfluous]
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
 def _ranges(graph: Path, recipe: Recipe, images: Iterable[NDArray[uint8]], operators: list[str]) -> Any:

@@ -38,7 +38,8 @@ class Recipe:
     for NNCF, `activations` must be "auto": it chooses the sign tensor by tensor. `per_channel` is the granularity of
     weights, `estimator` how ranges are read off the `samples` calibration images. `bias_correction` shifts biases by
     the mean error that quantization makes: "fast" layer by layer, "full" in the order of computation. `reduce_range`
-    gives weights 7 bits, `quantize_bias` stores biases as int32, `operators` are the ONNX operators to quantize (empty:
+    gives weights 7 bits, `quantize_bias` stores biases as int32, `quantize_outputs` rounds what layers give out and not
+    only what they take in, `operators` are the ONNX operators to quantize (empty:
     all that the quantizer knows). `float_share` is the share of the layers left in float, the most sensitive first;
     `fine_tune_epochs` trains the weights with quantization simulated before they are quantized.
     """
@@ -52,6 +53,7 @@ class Recipe:
     samples: int = 300
     reduce_range: bool = False
     quantize_bias: bool = True
+    quantize_outputs: bool = True
     operators: tuple[str, ...] = ()
     float_share: float = 0.0
     fine_tune_epochs: int = 0

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from edgecls import backends
+from edgecls import backends, models
 from edgecls.backends.onnx_graph import quantizer_faults
 from edgecls.backends.tensorrt import FLAVOURS, gpu_capability, installed_flavours, parse_graph
 from edgecls.card import Card, Golden
 from edgecls.errors import BackendError, UsageError
+from edgecls.export.graph import float_graph
+from edgecls.export.quantize import Quantizer, prepare
+from edgecls.export.recipe import ladder_for
 from edgecls.preprocess import Preprocess
 from edgecls.runs import Artefact
 
@@ -77,6 +82,32 @@ def test_the_convolutions_are_quantized_on_both_inputs(int8: Artefact):
     assert len(convolutions) == 4
     for node in convolutions:
         assert [made_by[name] for name in node.input[:2]] == ["DequantizeLinear"] * 2
+
+
+def test_no_quantizer_stands_between_a_convolution_and_its_activation(int8: Artefact):
+    """There it would keep TensorRT from fusing the two, and spend its 256 steps on what the activation cuts off."""
+    model = onnx.load(int8.place / "model.onnx")
+    made_by = {name: node.op_type for node in model.graph.node for name in node.output}
+    activations = [node for node in model.graph.node if node.op_type in ("Relu", "Clip")]
+    assert len(activations) == 4
+    assert {made_by[node.input[0]] for node in activations} == {"Conv"}
+
+
+def test_of_a_residual_addition_the_shortcut_alone_is_quantized(tmp_path: Path):
+    torch.manual_seed(0)
+    card = Card("resnet18", ("a", "b"), Preprocess(32, 32), target="torch")
+    models.write_weights(models.create("resnet18", 2), tmp_path / "weights.safetensors")
+    float_graph(tmp_path / "weights.safetensors", card, tmp_path / "float.onnx")
+    prepare(tmp_path / "float.onnx", tmp_path / "ready.onnx")
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    recipe = replace(ladder_for("tensorrt")[0].recipe, samples=4)
+    Quantizer(tmp_path / "ready.onnx", lambda count: images[:count]).quantize(recipe, tmp_path / "int8.onnx")
+    model = onnx.load(tmp_path / "int8.onnx")
+    made_by = {name: node.op_type for node in model.graph.node for name in node.output}
+    sums = [node for node in model.graph.node if node.op_type == "Add"]
+    assert len(sums) == 8
+    for node in sums:
+        assert sorted(made_by[name] for name in node.input) == ["Conv", "DequantizeLinear"]
 
 
 def test_a_uint8_quantizer_with_zero_point_0_is_refused(int8: Artefact, tmp_path: Path):

@@ -1,0 +1,197 @@
+"""Arithmetic on shapes that are known: worked out once, before a graph is quantized or handed to a runtime.
+
+Networks that pad as TensorFlow does compute the padding from the image's size at every run. That size never changes
+here, and quantizers take such arithmetic for layers and round it to 8 bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MAX_ELEMENTS = 64
+"""Shapes and paddings are small; anything larger is somebody's tensor and stays as it is."""
+
+Dimensions = list["int | None"]
+
+
+def fold_shapes(model: Any) -> Any:
+    """A copy of an ONNX model in which everything that follows from static dimensions alone is a constant.
+
+    Padding with zeros that turns out to be known becomes a part of the convolution behind it.
+    """
+    result = type(model)()
+    result.CopyFrom(model)
+    while _fold_once(result):  # a padding that is known makes the dimensions behind it known
+        pass
+    _absorb_padding(result.graph)
+    _drop_unused(result.graph)
+    return result
+
+
+def _fold_once(model: Any) -> bool:
+    import onnx
+
+    folder = _Folder(onnx.shape_inference.infer_shapes(model).graph)
+    _replace_nodes(model.graph, [node for node in model.graph.node if not folder.folds(node)])
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in folder.found.items())
+    return bool(folder.found)
+
+
+def _absorb_padding(graph: Any) -> None:
+    """Let convolutions pad for themselves: as a step of its own, padding is one more pass over memory."""
+    import onnx
+
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant":
+            constants.update(
+                (node.output[0], onnx.numpy_helper.to_array(a.t)) for a in node.attribute if a.name == "value"
+            )
+    readers: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    absorbed = set()
+    for node in graph.node:
+        reader = readers.get(node.output[0], [None])
+        padding = _zero_padding(node, constants) if len(reader) == 1 and reader[0] is not None else None
+        if padding is not None and _takes_padding(reader[0]):
+            _add_padding(reader[0], padding)
+            reader[0].input[0] = node.input[0]
+            absorbed.add(node.output[0])
+    _replace_nodes(graph, [node for node in graph.node if node.output[0] not in absorbed])
+
+
+def _zero_padding(node: Any, constants: Mapping[str, NDArray[Any]]) -> list[int] | None:
+    """By how many zeros a node pads (top, left, bottom, right), or None where it does something else."""
+    modes = [each.s for each in node.attribute if each.name == "mode"]
+    if node.op_type != "Pad" or len(node.input) < 2 or (modes and modes[0] != b"constant"):
+        return None
+    values = [constants[name] for name in node.input[1:] if name in constants]
+    if len(values) != sum(map(bool, node.input[1:])) or len(values) > 2 or any(value.any() for value in values[1:]):
+        return None
+    pads = [int(value) for value in values[0]]
+    if len(pads) != 8 or min(pads) < 0 or any(pads[axis] for axis in (0, 1, 4, 5)):
+        return None
+    return [*pads[2:4], *pads[6:8]]
+
+
+def _takes_padding(node: Any) -> bool:
+    automatic = [each.s for each in node.attribute if each.name == "auto_pad"]
+    return node.op_type == "Conv" and automatic in ([], [b"NOTSET"])
+
+
+def _add_padding(convolution: Any, padding: list[int]) -> None:
+    for attribute in convolution.attribute:
+        if attribute.name == "pads":
+            attribute.ints[:] = [own + more for own, more in zip(attribute.ints, padding, strict=True)]
+            return
+    attribute = convolution.attribute.add()
+    attribute.name, attribute.type = "pads", attribute.INTS
+    attribute.ints.extend(padding)
+
+
+def _drop_unused(graph: Any) -> None:
+    """Take out nodes and constants that nothing reads any more."""
+    producers = {output: node for node in graph.node for output in node.output}
+    used: set[str] = set()
+    open_ends = [output.name for output in graph.output]
+    while open_ends:
+        name = open_ends.pop()
+        if name not in used:
+            used.add(name)
+            open_ends.extend(producers[name].input if name in producers else ())
+    _replace_nodes(graph, [node for node in graph.node if used.intersection(node.output)])
+    tensors = [
+        type(tensor).FromString(tensor.SerializeToString()) for tensor in graph.initializer if tensor.name in used
+    ]
+    del graph.initializer[:]
+    graph.initializer.extend(tensors)
+
+
+def _replace_nodes(graph: Any, nodes: list[Any]) -> None:
+    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+class _Folder:
+    """Goes through the nodes in order and remembers what is known; `found` are the constants that it worked out."""
+
+    def __init__(self, graph: Any):
+        import onnx
+
+        self._dimensions: dict[str, Dimensions] = {
+            each.name: [dim.dim_value if dim.HasField("dim_value") else None for dim in each.type.tensor_type.shape.dim]
+            for each in (*graph.input, *graph.value_info, *graph.output)
+            if each.type.tensor_type.HasField("shape")
+        }
+        self._dimensions.update((tensor.name, list(tensor.dims)) for tensor in graph.initializer)
+        self._small = {
+            tensor.name: onnx.numpy_helper.to_array(tensor)
+            for tensor in graph.initializer
+            if _elements(tensor.dims) <= MAX_ELEMENTS
+        }
+        self._shapes: dict[str, Dimensions] = {}
+        self.found: dict[str, NDArray[Any]] = {}
+
+    def folds(self, node: Any) -> bool:
+        """Look at one node; whether its output is now known, so that the node can go."""
+        import numpy as np
+        import onnx
+
+        if node.op_type == "Constant":
+            values = [each.t for each in node.attribute if each.name == "value"]
+            if values and _elements(values[0].dims) <= MAX_ELEMENTS:
+                self._small[node.output[0]] = onnx.numpy_helper.to_array(values[0])
+            return False
+        dimensions = self._partial_shape(node)
+        if dimensions is not None:
+            if None in dimensions:
+                self._shapes[node.output[0]] = dimensions
+                return False
+            value = np.array(dimensions, np.int64)
+            if node.op_type == "Gather" and self._small[node.input[1]].ndim == 0:
+                value = value.reshape(())
+        elif len(node.output) == 1 and node.input and all(name in self._small for name in node.input if name):
+            value = _evaluate(node, self._small)
+            if value.size > MAX_ELEMENTS:
+                return False
+        else:
+            return False
+        self._small[node.output[0]] = self.found[node.output[0]] = value
+        return True
+
+    def _partial_shape(self, node: Any) -> Dimensions | None:
+        """The shape, or the part of one, that a node gives out; None for nodes that do something else."""
+        attributes = {each.name: each.i for each in node.attribute}
+        if node.op_type == "Shape" and node.input[0] in self._dimensions:
+            return self._dimensions[node.input[0]][attributes.get("start", 0) : attributes.get("end")]
+        if node.input and node.input[0] in self._shapes and all(name in self._small for name in node.input[1:] if name):
+            source = self._shapes[node.input[0]]
+            if node.op_type == "Gather":
+                return [source[int(index)] for index in self._small[node.input[1]].ravel()]
+            if node.op_type == "Slice":
+                starts, ends, *others = (self._small[name] for name in node.input[1:] if name)
+                step = int(others[-1].ravel()[0]) if len(others) == 2 else 1
+                return source[int(starts.ravel()[0]) : int(ends.ravel()[0]) : step]
+        return None
+
+
+def _evaluate(node: Any, known: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    import numpy as np
+    from onnx.reference import ReferenceEvaluator
+
+    [value] = ReferenceEvaluator(node).run(None, {name: known[name] for name in node.input if name})
+    return np.asarray(value)
+
+
+def _elements(dims: Any) -> int:
+    count = 1
+    for dim in dims:
+        count *= int(dim)
+    return count
