@@ -32,12 +32,18 @@ MIN_GAIN = 1.05
 
 @dataclass(frozen=True)
 class Runtime:
-    """What the artefact was built with, and for which device where that matters."""
+    """What the artefact was built with, and for which device where that matters.
+
+    `batch` and `workspace_mib` are what engines are built with: the smallest, most frequent and largest batch, and the
+    memory that building may use.
+    """
 
     name: str
     version: str
     device: str = ""
     note: str = ""
+    batch: tuple[int, int, int] | None = None
+    workspace_mib: int | None = None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,12 +84,15 @@ class Classifier:
         self.close()
 
 
-def load(path: str | Path | None = None, threads: int | None = None) -> Classifier:
+def load(
+    path: str | Path | None = None, threads: int | None = None, tell: Callable[[str], None] = lambda _: None
+) -> Classifier:
     """Open a bundle, a bare model file, or the best bundle of a run on this machine; None means the latest run.
 
-    Raises `ArtefactError` for files that cannot be trusted and `BackendError` where the runtime is missing.
+    `tell` hears what the runtime builds first, where that takes long (TensorRT's engines). Raises `ArtefactError` for
+    files that cannot be trusted and `BackendError` where the runtime is missing.
     """
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, not {threads}")
     artefact = runs.resolve(path, env.this_machine().name)
-    return Classifier(artefact.card, artefact.open(threads), artefact.place)
+    return Classifier(artefact.card, artefact.open(threads, tell), artefact.place)

@@ -37,8 +37,10 @@ class Artefact:
         """Whether this is a trained run, the parent of bundles."""
         return self.place.is_dir() and self.card.is_parent
 
-    def open(self, threads: int | None = None) -> backends.Session:
-        """Open a session; see `Backend.open`."""
+    def open(self, threads: int | None = None, tell: Callable[[str], None] = lambda _: None) -> backends.Session:
+        """Open a session; see `Backend.open`. `tell` hears what is built first, where that takes long."""
+        if self.backend.needs_preparing(self.place, self.card):
+            self.backend.prepare(self.place, self.card, tell=tell)
         return self.backend.open(self.place, self.card, threads)
 
     def size_bytes(self) -> int:
@@ -115,6 +117,8 @@ def find(path: str | Path) -> Artefact:
         return Artefact(place, read_card(place))
     if not place.exists():
         raise ArtefactError(f"there is no model at {path}; give a run, a bundle or a model file")
+    if bundle := next(filter(None, (backend.bundle_of(place) for backend in backends.all_backends().values())), None):
+        return Artefact(bundle, read_card(bundle))
     return Artefact(place, backends.find_for_file(place).read_embedded(place))
 
 

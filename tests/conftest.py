@@ -64,7 +64,7 @@ def bundle(trained: Artefact) -> Callable[[str, str], Artefact]:
     def get(target: str, precision: str = "fp32") -> Artefact:
         backend = backends.find(target)
         try:
-            backend.check_request(precision, None)
+            backend.check_request(precision)
         except BackendError as error:
             pytest.skip(str(error))
         if target == "openvino" and backend.available():

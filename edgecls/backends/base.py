@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 from abc import ABC, abstractmethod
 from collections import deque
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,35 @@ if TYPE_CHECKING:
 
 PROCESSORS = ("x86-vnni", "x86", "arm")
 """The kinds of processors that want different int8."""
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What a bundle is built for, where the target asks.
+
+    `device` is a kind of processor, a runtime's device or compute capabilities; `batch` the smallest, most frequent and
+    largest number of images at a time; `workspace_mib` the memory that building may use on the device.
+    """
+
+    device: str | None = None
+    batch: tuple[int, int, int] | None = None
+    workspace_mib: int | None = None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One step of what a runtime computes. `kind` is the runtime's own word for it, `precision` that of its arithmetic,
+    `time_ms` its mean time where it was measured, and `weighted` says whether it is a convolution or a matrix product.
+    """
+
+    name: str
+    kind: str
+    precision: str
+    time_ms: float | None = None
+    weighted: bool = False
+
+
+NO_OPTIONS = BuildOptions()
 
 
 class Session(ABC):
@@ -114,23 +144,23 @@ class Backend(ABC):
         except metadata.PackageNotFoundError:
             return None
 
-    def build(self, graph: Path, card: Card, out: Path, device: str | None = None) -> Card:
+    def build(self, graph: Path, card: Card, out: Path, options: BuildOptions = NO_OPTIONS) -> Card:
         """Turn an ONNX graph of the card's precision into a bundle's files in the folder `out`.
 
         Returns the card completed with runtime and file hashes; writing it is the caller's job. Raises `BackendError`.
         """
-        self.check_request(card.precision, device)
+        self.check_request(card.precision, options)
         card = replace(card, target=self.name)
-        runtime, names = self._build(graph, card, out, device)
+        runtime, names = self._build(graph, card, out, options)
         return with_files(replace(card, runtime=runtime), out, names)
 
-    def check_request(self, precision: str, device: str | None) -> None:
-        """Raise before any work is done: `UsageError` where this backend has no such precision or builds nothing per
-        device, `BackendError` where it cannot build on this machine.
+    def check_request(self, precision: str, options: BuildOptions = NO_OPTIONS) -> None:
+        """Raise before any work is done: `UsageError` where this backend has no such precision or option,
+        `BackendError` where it cannot build on this machine.
         """
         if precision not in self.precisions:
             raise UsageError(f"target {self.name} has no precision {precision}; it has {', '.join(self.precisions)}")
-        self._check_device(device)
+        self._check_options(options)
         if reason := self.buildable():
             raise BackendError(reason)
 
@@ -147,6 +177,35 @@ class Backend(ABC):
             place = place / card.model_file
         return self._open(place, card, threads)
 
+    def needs_preparing(self, place: Path, card: Card) -> bool:  # noqa: ARG002
+        """Whether opening this bundle on this machine would first build something that takes long."""
+        return False
+
+    def prepare(
+        self,
+        place: Path,  # noqa: ARG002
+        card: Card,  # noqa: ARG002
+        device: str | None = None,
+        tell: Callable[[str], None] = lambda _: None,  # noqa: ARG002
+    ) -> list[Path]:
+        """Build ahead of time what opening the bundle would build; returns these files, which may have stood there.
+
+        `device` names other devices than this machine's, where the runtime can build for them. Raises `BackendError`.
+        """
+        self._check_device(device)
+        return []
+
+    def layers(self, place: Path, card: Card, images: NDArray[uint8]) -> list[Layer]:  # noqa: ARG002
+        """What the runtime computes, in order, with the mean time of each step on `images` (N, h, w, 3).
+
+        Raises `UsageError` where the runtime does not tell, `BackendError` where it cannot run.
+        """
+        raise UsageError(f"{self.name} does not tell its layers; give a bundle")
+
+    def bundle_of(self, file: Path) -> Path | None:  # noqa: ARG002
+        """The bundle that a file of this backend's cache belongs to; None for other files."""
+        return None
+
     def read_embedded(self, file: Path) -> Card:
         """The card inside a bare model file. Raises `ArtefactError` where there is none."""
         raise ArtefactError(f"{file}: {self.name} files carry no card; give the folder that holds card.json")
@@ -154,9 +213,15 @@ class Backend(ABC):
     @abstractmethod
     def _open(self, file: Path, card: Card, threads: int | None) -> Session: ...
 
-    def _build(self, graph: Path, card: Card, out: Path, device: str | None) -> tuple[Runtime, list[str]]:  # noqa: ARG002
+    def _build(self, graph: Path, card: Card, out: Path, options: BuildOptions) -> tuple[Runtime, list[str]]:  # noqa: ARG002
         """Write the model files to `out`; return the runtime and their names, the one to open first at the front."""
         raise UsageError(f"{self.name} is not an export target")
+
+    def _check_options(self, options: BuildOptions) -> None:
+        self._check_device(options.device)
+        for name, value in (("--batch", options.batch), ("--workspace", options.workspace_mib)):
+            if value is not None:
+                raise UsageError(f"target {self.name} takes any batch and needs no building here; leave {name} out")
 
     def _check_device(self, device: str | None) -> None:
         if device is not None:

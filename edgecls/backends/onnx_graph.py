@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from edgecls.backends.base import Layer, missing_package
 from edgecls.card import EMBEDDED_KEY, Card
+from edgecls.errors import BackendError
 
 OPSET = 17
 """The newest opset that ONNX Runtime 1.20, OpenVINO 2025, TensorRT 10 and both majors' parsers all read."""
@@ -55,3 +57,27 @@ def quantizer_faults(graph: Path) -> list[str]:
         elif np.any(numpy_helper.to_array(zero)):
             faults.append(f"{name} is asymmetric (zero point {numpy_helper.to_array(zero).ravel()[0]})")
     return faults
+
+
+def graph_layers(graph: Path) -> list[Layer]:
+    """The layers with weights of an ONNX file and the precision that the graph asks for, without times.
+
+    Raises `BackendError` where onnx is not installed.
+    """
+    if reason := missing_package("onnx", "train", "looking into a graph"):
+        raise BackendError(reason)
+    import onnx
+    from onnx import TensorProto
+
+    model = onnx.load(graph)
+    made_by = {output: node.op_type for node in model.graph.node for output in node.output}
+    stored = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    floats = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16"}
+
+    def precision(node: Any) -> str:
+        if all(made_by.get(name) == "DequantizeLinear" for name in node.input[:2]):
+            return "int8"
+        return next((floats[stored[name]] for name in node.input if stored.get(name) in floats), "fp32")
+
+    nodes = [node for node in model.graph.node if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")]
+    return [Layer(node.name, node.op_type, precision(node), weighted=True) for node in nodes]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecls.backends.base import PROCESSORS, Backend, Session, missing_package
+from edgecls.backends.base import PROCESSORS, Backend, BuildOptions, Layer, Session, missing_package
 from edgecls.backends.onnx_graph import embed_card
 from edgecls.card import EMBEDDED_KEY, INPUT_NAME, OUTPUT_NAME, Card, Runtime
 from edgecls.errors import ArtefactError, UsageError, first_line
@@ -15,6 +15,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MODEL_FILE = "model.onnx"
+TYPES = {"uint8": "int8", "int8": "int8", "float": "fp32", "float16": "fp16"}
+WEIGHTED = (
+    "Conv",
+    "FusedConv",
+    "QLinearConv",
+    "NhwcFusedConv",
+    "Gemm",
+    "FusedGemm",
+    "QGemm",
+    "MatMul",
+    "QLinearMatMul",
+)
+PROFILED_RUNS = 20
 
 
 class OnnxRuntimeSession(Session):
@@ -53,21 +66,48 @@ class OnnxRuntimeBackend(Backend):
         if device is not None and device not in PROCESSORS:
             raise UsageError(f"target onnx has no device {device!r}; choose {', '.join(PROCESSORS)}")
 
+    def layers(self, place: Path, card: Card, images: NDArray[uint8]) -> list[Layer]:
+        """See `Backend.layers`. The precision is that of what a node takes in."""
+        import json
+        import tempfile
+
+        file = place / card.model_file if place.is_dir() else place
+        with tempfile.TemporaryDirectory(prefix="edgecls-") as scratch:
+            session = _create(file, threads=None, profile=str(Path(scratch) / "profile"))
+            for _ in range(1 + PROFILED_RUNS):
+                session.run([OUTPUT_NAME], {INPUT_NAME: images})
+            events = json.loads(Path(session.end_profiling()).read_text())
+        steps = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
+        first_run, timed = steps[: len(steps) // (1 + PROFILED_RUNS)], steps[len(steps) // (1 + PROFILED_RUNS) :]
+        total_us: dict[str, float] = {}
+        for event in timed:
+            total_us[event["name"]] = total_us.get(event["name"], 0.0) + event["dur"]
+        return [_layer(event, total_us[event["name"]] / 1000 / PROFILED_RUNS) for event in first_run]
+
     def _open(self, file: Path, card: Card, threads: int | None) -> Session:
         return OnnxRuntimeSession(file, card, threads)
 
-    def _build(self, graph: Path, card: Card, out: Path, device: str | None) -> tuple[Runtime, list[str]]:
+    def _build(self, graph: Path, card: Card, out: Path, options: BuildOptions) -> tuple[Runtime, list[str]]:
         embed_card(graph, card, out / MODEL_FILE)
-        return Runtime(self.package, self.version() or "", device or ""), [MODEL_FILE]
+        return Runtime(self.package, self.version() or "", options.device or ""), [MODEL_FILE]
 
 
-def _create(file: Path, threads: int | None) -> Any:
+def _layer(event: dict[str, Any], time_ms: float) -> Layer:
+    kind = event["args"]["op_name"]
+    types = [kind_of for tensor in event["args"].get("input_type_shape", ()) for kind_of in tensor]
+    name = event["name"].removesuffix("_kernel_time")
+    return Layer(name, kind, TYPES.get(types[0] if types else "", "other"), time_ms, kind in WEIGHTED)
+
+
+def _create(file: Path, threads: int | None, profile: str | None = None) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
+    if profile:
+        options.enable_profiling, options.profile_file_prefix = True, profile
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:

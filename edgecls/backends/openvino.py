@@ -6,7 +6,7 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecls.backends.base import Backend, Session
+from edgecls.backends.base import NO_OPTIONS, Backend, BuildOptions, Layer, Session
 from edgecls.card import EMBEDDED_KEY, Card, Runtime
 from edgecls.errors import ArtefactError, BackendError, UsageError
 
@@ -18,6 +18,10 @@ MODEL_FILE = "model.xml"
 WEIGHTS_FILE = "model.bin"
 CAPABILITIES = {"bf16": "BF16", "fp16": "FP16"}
 """What OpenVINO calls a device's ability to compute in a lowered float precision."""
+TYPES = {"i8": "int8", "u8": "int8", "f32": "fp32", "fp32": "fp32", "f16": "fp16", "fp16": "fp16", "bf16": "bf16"}
+WEIGHTED = ("Convolution", "GroupConvolution", "MatMul", "FullyConnected")
+"""The beginnings of what OpenVINO calls its layers with weights."""
+PROFILED_RUNS = 20
 
 
 class OpenVinoSession(Session):
@@ -27,9 +31,7 @@ class OpenVinoSession(Session):
         super().__init__(card)
         self._model = _read(file)
         self._device = device
-        self._settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
-        if precision := _float_precision(card.precision, device):
-            self._settings["INFERENCE_PRECISION_HINT"] = precision
+        self._settings = _settings(card.precision, device)
         if threads:
             self._settings["INFERENCE_NUM_THREADS"] = threads
         self._single = self._compile(1)
@@ -111,17 +113,45 @@ class OpenVinoBackend(Backend):
         if device is not None and device not in ("CPU", "GPU", "NPU"):
             raise UsageError(f"OpenVINO has no device {device!r}; choose CPU, GPU or NPU")
 
-    def check_request(self, precision: str, device: str | None) -> None:
+    def check_request(self, precision: str, options: BuildOptions = NO_OPTIONS) -> None:
         """See `Backend.check_request`. bfloat16 is refused where the device cannot compute in it."""
-        super().check_request(precision, device)
-        if precision == "bf16" and not _computes_in("bf16", device or "CPU"):
-            raise BackendError(f"the {device or 'CPU'} of this machine has no bfloat16 arithmetic; export --int8")
+        super().check_request(precision, options)
+        device = options.device or "CPU"
+        if precision == "bf16" and not _computes_in("bf16", device):
+            raise BackendError(f"the {device} of this machine has no bfloat16 arithmetic; export --int8")
+
+    def layers(self, place: Path, card: Card, images: NDArray[uint8]) -> list[Layer]:
+        """See `Backend.layers`. OpenVINO gives a layer's precision as the end of the name of what computes it."""
+        import openvino
+
+        model = _read(place / card.model_file if place.is_dir() else place)
+        model.reshape(images.shape)
+        device = _device(card)
+        settings = _settings(card.precision, device)
+        request = openvino.Core().compile_model(model, device, {**settings, "PERF_COUNT": True}).create_infer_request()
+        request.infer({0: images})  # the first run sets things up
+        total_ms: dict[str, float] = {}
+        for _ in range(PROFILED_RUNS):
+            request.infer({0: images})
+            steps = [step for step in request.profiling_info if step.status == step.Status.EXECUTED]
+            for step in steps:
+                spent_ms = step.real_time.total_seconds() * 1000
+                total_ms[step.node_name] = total_ms.get(step.node_name, 0.0) + spent_ms
+        return [
+            Layer(
+                step.node_name,
+                step.node_type,
+                TYPES.get(step.exec_type.rpartition("_")[2].lower(), "other"),
+                total_ms[step.node_name] / PROFILED_RUNS,
+                step.node_type.startswith(WEIGHTED),
+            )
+            for step in steps
+        ]
 
     def _open(self, file: Path, card: Card, threads: int | None) -> Session:
-        device = (card.runtime.device if card.runtime else "") or "CPU"
-        return OpenVinoSession(file, card, threads, device)
+        return OpenVinoSession(file, card, threads, _device(card))
 
-    def _build(self, graph: Path, card: Card, out: Path, device: str | None) -> tuple[Runtime, list[str]]:
+    def _build(self, graph: Path, card: Card, out: Path, options: BuildOptions) -> tuple[Runtime, list[str]]:
         import openvino
 
         model = _read(graph)
@@ -129,7 +159,18 @@ class OpenVinoBackend(Backend):
         for key, value in card.model_info().items():
             model.set_rt_info(value, ["model_info", key])
         openvino.save_model(model, out / MODEL_FILE, compress_to_fp16=False)
-        return Runtime(self.package, self.version() or "", device or "CPU"), [MODEL_FILE, WEIGHTS_FILE]
+        return Runtime(self.package, self.version() or "", options.device or "CPU"), [MODEL_FILE, WEIGHTS_FILE]
+
+
+def _device(card: Card) -> str:
+    return (card.runtime.device if card.runtime else "") or "CPU"
+
+
+def _settings(precision: str, device: str) -> dict[str, Any]:
+    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+    if hint := _float_precision(precision, device):
+        settings["INFERENCE_PRECISION_HINT"] = hint
+    return settings
 
 
 def _float_precision(precision: str, device: str) -> str | None:

@@ -84,7 +84,7 @@ def benchmark(
         for artefact, reason, rounds in zip(artefacts, reasons, samples, strict=True):
             if reason is None:
                 tell(f"round {turn} of {config.rounds}: {artefact.card.name}")
-                with artefact.open(config.threads) as session:
+                with artefact.open(config.threads, tell) as session:
                     rounds.append(sample_session(session, _input(artefact), config.seconds))
     return [
         _row(artefact, reason, rounds) for artefact, reason, rounds in zip(artefacts, reasons, samples, strict=True)

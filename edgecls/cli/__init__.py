@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from edgecls import __version__
 from edgecls.cli.benchmark import benchmark
+from edgecls.cli.build import build
 from edgecls.cli.calibrate import calibrate
 from edgecls.cli.compare import compare
 from edgecls.cli.doctor import doctor
@@ -84,7 +85,7 @@ app.command()(train)
 app.command("import")(import_)
 app.add_typer(calibrate)
 app.command(cls=ExportCommand)(export)
-for _command in (compare, benchmark, predict, stream, verify, info, doctor):
+for _command in (build, compare, benchmark, predict, stream, verify, info, doctor):
     app.command()(_command)
 
 

@@ -13,6 +13,8 @@ from edgecls.errors import MissingExtraError
 if TYPE_CHECKING:
     from rich.status import Status
 
+    from edgecls.classifier import Classifier
+
 console = Console(markup=False, highlight=False)
 """Names of classes, files and pip extras may hold square brackets, which are no markup."""
 messages = Console(stderr=True, markup=False, highlight=False)
@@ -37,6 +39,14 @@ def megabytes(size_bytes: int) -> str:
 def working(step: str) -> Status:
     """A spinner with the name of the current step; silent where standard error is no terminal."""
     return messages.status(step)
+
+
+def opened(model: Path | None, threads: int | None) -> Classifier:
+    """`edgecls.load` with a spinner, for the runtimes that build something on this device first."""
+    from edgecls.classifier import load
+
+    with working("opening the model") as spinner:
+        return load(model, threads, tell=lambda step: spinner.update(f"building for this device: {step}"))
 
 
 def draw(picture: Callable[[], Path]) -> None:

@@ -59,6 +59,16 @@ def export(
             "such as 8.6,8.9 (tensorrt).",
         ),
     ] = None,
+    batch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MIN,OPT,MAX",
+            help="Batch sizes that engines are built for (tensorrt): smallest, usual, largest; 1,1,8 by default.",
+        ),
+    ] = None,
+    workspace: Annotated[
+        int | None, typer.Option(metavar="MIB", help="Memory that building an engine may use on the GPU (tensorrt).")
+    ] = None,
     max_drop: Annotated[float, typer.Option(help="Points of top-1 that int8 may lose on held-out images.")] = 1.0,
     require: Annotated[
         bool, typer.Option("--require", help="Fail where lowered precision is not faster than float32 on this machine.")
@@ -88,6 +98,8 @@ def export(
         recipe,
         cast("Strategy", strategy),
         verify_images,
+        _batch(batch),
+        workspace,
     )
     begun_ns = now_ns()
     with working(f"exporting {target} {precision}") as spinner:
@@ -96,6 +108,17 @@ def export(
     memory_mb = env.peak_memory_mb()
     held = f", peak memory {memory_mb:.0f} MB" if memory_mb else ""
     console.print(f"took {milliseconds_since(begun_ns) / 1000:.0f} s{held}")
+
+
+def _batch(given: str | None) -> tuple[int, int, int] | None:
+    """Three batch sizes as people write them, "1,1,8". Raises `UsageError`."""
+    if given is None:
+        return None
+    parts = [part.strip() for part in given.split(",")]
+    if len(parts) != 3 or not all(part.isdigit() for part in parts):
+        raise UsageError(f"--batch takes three numbers, smallest, most frequent and largest, as 1,1,8, not {given!r}")
+    smallest, usual, largest = map(int, parts)
+    return smallest, usual, largest
 
 
 def _report(bundle: Artefact, recommends_beside: bool) -> None:

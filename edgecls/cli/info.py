@@ -12,18 +12,28 @@ from edgecls.cli.common import console, megabytes, percent, shown
 
 if TYPE_CHECKING:
     from edgecls.card import Card
+    from edgecls.runs import Artefact
+
+NAME_WIDTH = 34
+"""Columns for a layer's name: with its kind, precision, time and share it fits a terminal of 80."""
 
 
 def info(
-    path: Annotated[Path, typer.Argument(help="A run, a bundle or a model file.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the card itself.")] = False,
+    path: Annotated[Path, typer.Argument(help="A run, a bundle, a model file or an engine.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the card itself, or the layers.")] = False,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Print what the runtime computes, with each layer's precision and time.")
+    ] = False,
 ) -> None:
-    """Print what a card says."""
+    """Print what a card says, or what its runtime makes of the model."""
     from rich.table import Table
 
     from edgecls.runs import find
 
     artefact = find(path)
+    if layers:
+        _print_layers(artefact, as_json)
+        return
     if as_json:
         print(json.dumps(artefact.card.to_json(), indent=2, ensure_ascii=False))
         return
@@ -32,6 +42,44 @@ def info(
     for name, value in _lines(artefact.card):
         table.add_row(name, str(value))
     console.print(table)
+
+
+def _print_layers(artefact: Artefact, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from rich import box
+    from rich.table import Table
+
+    from edgecls.report.layers import look_inside
+
+    inside = look_inside(artefact)
+    if as_json:
+        record = {
+            "layers": [asdict(layer) for layer in inside.layers],
+            "shares": inside.shares,
+            "missed": inside.missed,
+        }
+        print(json.dumps(record, indent=2, ensure_ascii=False))
+        return
+    table = Table("layer", "kind", "precision", box=box.SIMPLE_HEAD, show_edge=False)
+    if inside.total_ms is not None:
+        table.add_column("ms", justify="right")
+        table.add_column("share", justify="right")
+    for layer in inside.layers:
+        figures = []
+        if inside.total_ms is not None:
+            spent_ms = layer.time_ms or 0.0
+            figures = [f"{spent_ms:.3f}", f"{100 * spent_ms / inside.total_ms:.1f}%" if inside.total_ms else "–"]
+        table.add_row(_end(layer.name), layer.kind, layer.precision, *figures)
+    console.print(table)
+    console.print(inside.summary, soft_wrap=True)
+    for warning in inside.warnings:
+        console.print(f"warning: {warning}", soft_wrap=True)
+
+
+def _end(name: str) -> str:
+    """The end of a layer's name, which is what tells it from its neighbours."""
+    return name if len(name) <= NAME_WIDTH else f"…{name[1 - NAME_WIDTH :]}"
 
 
 def _lines(card: Card) -> list[tuple[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from edgecls.cli.common import console, messages, shown
+from edgecls.cli.common import console, messages, opened, shown
 
 
 def predict(
@@ -22,11 +22,10 @@ def predict(
     threads: Annotated[int | None, typer.Option(help="Processor threads; the runtime's choice unless given.")] = None,
 ) -> None:
     """Classify images and print label and score."""
-    from edgecls.classifier import load
     from edgecls.data.dataset import image_paths
 
     paths = image_paths(images)
-    with load(model, threads) as classifier:
+    with opened(model, threads) as classifier:
         if not as_json:
             messages.print(f"model: {shown(classifier.place)}", soft_wrap=True)
         for path, prediction in zip(paths, classifier.predict_many(paths), strict=True):

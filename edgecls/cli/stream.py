@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgecls.cli.common import console, messages, shown
+from edgecls.cli.common import console, messages, opened, shown
 from edgecls.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ def stream(
 ) -> None:
     """Classify a camera, a stream or a video, live."""
     from edgecls.card import Golden
-    from edgecls.classifier import load
     from edgecls.stream.loop import StreamConfig, run_stream
     from edgecls.stream.sources import open_source
 
@@ -52,7 +51,7 @@ def stream(
     config.check()
     with ExitStack() as stack:
         stop, received = stack.enter_context(_stopping_on_signals())
-        classifier = stack.enter_context(load(model, threads))
+        classifier = stack.enter_context(opened(model, threads))
         golden = Golden.read(classifier.place) if camera == "demo" and classifier.place.is_dir() else None
         source = stack.enter_context(open_source(camera, golden))
         messages.print(f"model: {shown(classifier.place)}", soft_wrap=True)

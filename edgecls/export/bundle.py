@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecls import backends, env, runs
-from edgecls.backends.base import PROCESSORS
+from edgecls.backends.base import PROCESSORS, BuildOptions
 from edgecls.benchmark.clock import milliseconds_since, now_ns
 from edgecls.benchmark.run import BenchmarkConfig, Row, benchmark, gain_over
 from edgecls.card import CARD_FILE, Card, Golden, Quality, check_files, write_card
@@ -45,8 +45,8 @@ RANKING_IMAGES = 8
 class ExportConfig:
     """What an export is asked for.
 
-    `device` is what the target builds for, where it builds per device. `recipe` replaces the target's own int8 recipe.
-    `verify_images` limits the held-out images.
+    `device`, `batch` and `workspace_mib` are `BuildOptions`, for targets that build per device. `recipe` replaces the
+    target's own int8 recipe. `verify_images` limits the held-out images.
     With `require_gain` a bundle of lowered precision that is not measured to be faster than float32 is an error.
     """
 
@@ -61,13 +61,20 @@ class ExportConfig:
     recipe: Path | None = None
     strategy: Strategy = "fastest"
     verify_images: int = MAX_IMAGES
+    batch: tuple[int, int, int] | None = None
+    workspace_mib: int | None = None
+
+    @property
+    def options(self) -> BuildOptions:
+        """What the target's build is asked for."""
+        return BuildOptions(self.device, self.batch, self.workspace_mib)
 
     def check(self) -> None:
         """Raise `UsageError` for values that make no sense together."""
         backend = backends.find(self.target)
         if not backend.exportable:
             raise UsageError(f"{self.target} is no export target; choose one of {', '.join(backends.exportable())}")
-        backend.check_request(self.precision, self.device)
+        backend.check_request(self.precision, self.options)
         if self.precision != "int8":
             for name, value in (("--calibration", self.calibration), ("--recipe", self.recipe)):
                 if value is not None:
@@ -131,7 +138,7 @@ def _require_gain(config: ExportConfig, bundle: Artefact) -> None:
 
 
 def _publish(bundle: Artefact, folder: Path) -> None:
-    shutil.copytree(bundle.place, folder, dirs_exist_ok=True)
+    shutil.copytree(bundle.place, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
     write_card(bundle.card, folder)
 
 
@@ -283,12 +290,14 @@ class _Workshop:
         return self._rankings[plain]
 
     def _scratch_folder(self) -> Path:
-        return Path(tempfile.mkdtemp(dir=self._scratch))
+        folder = Path(tempfile.mkdtemp(dir=self._scratch))
+        folder.chmod(0o755)  # copied with the folder's content; others on the device may read it
+        return folder
 
     def _built(self, graph: Path, card: Card) -> Artefact:
         self._tell(f"building for {self._config.target}")
         folder = self._scratch_folder()
-        card = self._backend.build(graph, card, folder, self._config.device)
+        card = self._backend.build(graph, card, folder, self._config.options)
         Golden.read(self._run.place).write(folder)
         return Artefact(folder, card)
 

@@ -47,4 +47,4 @@ def test_the_hint_follows_precision_device_and_ability(
 def test_bfloat16_is_refused_where_the_processor_lacks_it(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(backend, "_computes_in", lambda *_: False)
     with pytest.raises(BackendError, match="has no bfloat16 arithmetic"):
-        backends.find("openvino").check_request("bf16", None)
+        backends.find("openvino").check_request("bf16")

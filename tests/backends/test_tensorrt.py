@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +13,13 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from edgecls import backends, models
+from edgecls import backends, models, runs
+from edgecls.backends.base import BuildOptions
+from edgecls.backends.nvidia import cuda
+from edgecls.backends.nvidia.flavours import FLAVOURS, installed_flavours, parse_graph
 from edgecls.backends.onnx_graph import quantizer_faults
-from edgecls.backends.tensorrt import FLAVOURS, gpu_capability, installed_flavours, parse_graph
-from edgecls.card import Card, Golden
-from edgecls.errors import BackendError, UsageError
+from edgecls.card import Card, Golden, read_card, write_card
+from edgecls.errors import ArtefactError, BackendError, UsageError
 from edgecls.export.graph import float_graph
 from edgecls.export.quantize import Quantizer, prepare
 from edgecls.export.recipe import ladder_for
@@ -153,19 +156,78 @@ def test_what_the_parser_cannot_take_is_told_in_its_own_words(tmp_path: Path):
 @pytest.mark.parametrize("device", ["sm86", "8", "8.6,x", ""])
 def test_a_malformed_compute_capability_is_refused(device: str):
     with pytest.raises(UsageError, match="no compute capability"):
-        backends.find("tensorrt").check_request("int8", device)
+        backends.find("tensorrt").check_request("int8", BuildOptions(device))
 
 
 @needs_rtx
 def test_an_unknown_compute_capability_is_answered_with_the_known_ones(int8: Artefact, tmp_path: Path):
     with pytest.raises(BackendError, match=r"nothing for compute capability 3\.5; it knows .*8\.6"):
-        backends.find("tensorrt").build(int8.place / "model.onnx", CARD, tmp_path, "3.5")
+        backends.find("tensorrt").build(int8.place / "model.onnx", CARD, tmp_path, BuildOptions("3.5"))
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(gpu_capability() is None, reason="no NVIDIA GPU with a working driver")
+@pytest.mark.skipif(cuda.gpu() is None, reason=str(cuda.obstacle()))
 def test_the_engine_answers_as_its_graph_does(int8: Artefact):
     golden = Golden.read(int8.place)
     with int8.open() as session:
         scores = session.infer(golden.images)
     assert abs(scores - golden.scores).max() < 2 * (int8.card.quality.max_score_difference or 1.0)
+
+
+@needs_rtx
+def test_an_engine_leads_to_its_bundle(int8: Artefact, tmp_path: Path):
+    [engine] = (int8.place / "engines").glob("*.engine")
+    assert runs.find(engine).place == int8.place
+    (tmp_path / "stray.engine").write_bytes(b"")
+    with pytest.raises(ArtefactError, match=r"card\.json"):
+        runs.find(tmp_path / "stray.engine")
+
+
+class TestOptions:
+    @pytest.mark.parametrize("batch", [(0, 1, 8), (2, 1, 8), (1, 9, 8)])
+    def test_batches_out_of_order_are_refused(self, batch: tuple[int, int, int]):
+        with pytest.raises(UsageError, match="--batch is MIN,OPT,MAX"):
+            backends.find("tensorrt").check_request("int8", BuildOptions(batch=batch))
+
+    def test_a_workspace_is_at_least_a_mebibyte(self):
+        with pytest.raises(UsageError, match="--workspace is in MiB"):
+            backends.find("tensorrt").check_request("int8", BuildOptions(workspace_mib=0))
+
+    def test_other_targets_take_neither(self):
+        for options in (BuildOptions(batch=(1, 1, 8)), BuildOptions(workspace_mib=64)):
+            with pytest.raises(UsageError, match="takes any batch"):
+                backends.find("onnx").check_request("int8", options)
+
+    @needs_rtx
+    def test_they_travel_in_the_card_and_shape_the_engine(self, int8: Artefact, tmp_path: Path):
+        options = BuildOptions("8.9", (1, 2, 4), 256)
+        card = backends.find("tensorrt").build(int8.place / "model.onnx", CARD, tmp_path, options)
+        write_card(card, tmp_path)
+        runtime = read_card(tmp_path).runtime
+        assert (list(runtime.batch), runtime.workspace_mib) == ([1, 2, 4], 256)
+        [engine] = (tmp_path / "engines").glob("*.engine")
+        assert engine.name.endswith("-any-sm8.9-b1-2-4-w256.engine")
+        other = backends.find("tensorrt").prepare(tmp_path, read_card(tmp_path), "8.6")
+        assert other[0].name.endswith("-any-sm8.6-b1-2-4-w256.engine")
+
+
+def test_a_driver_that_is_too_old_is_told_from_none(monkeypatch: pytest.MonkeyPatch):
+    runtime = pytest.importorskip("cuda.bindings.runtime")
+    old, none = runtime.cudaError_t.cudaErrorInsufficientDriver, runtime.cudaError_t.cudaErrorNoDevice
+    for status, supported, words in (
+        (old, 12040, r"driver is too old: it supports CUDA 12\.4 .* 'cuda-python==12\.\*'"),
+        (old, 0, "no NVIDIA GPU with a working driver"),
+        (none, 12040, "finds no usable GPU"),
+    ):
+        monkeypatch.setattr(runtime, "cudaDriverGetVersion", lambda value=supported: (0, value))
+        monkeypatch.setattr(runtime, "cudaGetDeviceCount", lambda value=status: (value, None))
+        cuda.obstacle.cache_clear()
+        assert re.search(words, cuda.obstacle())
+    cuda.obstacle.cache_clear()
+
+
+def test_a_full_gpu_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch):
+    runtime = pytest.importorskip("cuda.bindings.runtime")
+    monkeypatch.setattr(runtime, "cudaMalloc", lambda _: (runtime.cudaError_t.cudaErrorMemoryAllocation, None))
+    with pytest.raises(BackendError, match=r"cudaMalloc failed: .*; the GPU's memory is full: stop what else runs"):
+        cuda.call("cudaMalloc", 1)

@@ -59,6 +59,13 @@ def test_int8_is_smaller_and_names_its_calibration(bundle: Callable[[str, str], 
     assert {image["path"] for image in manifest["images"]} <= training
 
 
+def test_a_bundle_can_be_read_by_others_and_holds_nothing_hidden(bundle: Callable[[str, str], Artefact]):
+    for target, precision in (("onnx", "int8"), ("tensorrt", "int8")):
+        place = bundle(target, precision).place
+        assert place.stat().st_mode & 0o055 == 0o055
+        assert not list(place.rglob(".*"))
+
+
 def test_fp16_weights_are_half_precision_tensors(bundle: Callable[[str, str], Artefact]):
     model = onnx.load(bundle("onnx", "fp16").place / "model.onnx")
     kinds = {tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) == 4 and tensor.dims[0] > 1}

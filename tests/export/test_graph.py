@@ -1,7 +1,8 @@
-"""Every architecture becomes a graph that gives what torch gives, and the edge ones an int8 engine for TensorRT."""
+"""Every architecture becomes a graph that gives what torch gives, and an engine for TensorRT in every precision."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from edgecls import backends, models
+from edgecls.backends.base import BuildOptions
+from edgecls.backends.nvidia.flavours import FLAVOURS, installed_flavours
 from edgecls.backends.onnx_graph import quantizer_faults
-from edgecls.backends.tensorrt import FLAVOURS, installed_flavours
 from edgecls.backends.torch import TorchSession, open_module
 from edgecls.card import Card
 from edgecls.export.graph import float_graph
@@ -49,21 +51,28 @@ def test_the_graph_gives_what_torch_gives(arch: str, tmp_path: Path):
 
 
 @needs_rtx
-@pytest.mark.parametrize("arch", ["mobilenet_v2", "mobilenet_v3_small", "resnet18"])
-def test_the_int8_graph_becomes_a_tensorrt_engine_without_a_gpu(arch: str, tmp_path: Path):
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("arch", models.ARCHITECTURES)
+def test_every_graph_becomes_a_tensorrt_engine_without_a_gpu(arch: str, precision: str, tmp_path: Path):
     weights, card = untrained(arch, tmp_path)
-    float_graph(weights, card, tmp_path / "graph.onnx")
-    prepare(tmp_path / "graph.onnx", tmp_path / "prepared.onnx")
-    quantizer = Quantizer(tmp_path / "prepared.onnx", lambda _: iter(images(8)))
-    quantizer.quantize(ladder_for("tensorrt")[0].recipe, tmp_path / "int8.onnx")
-    assert quantizer_faults(tmp_path / "int8.onnx") == []
+    float_graph(weights, card, tmp_path / "graph.onnx", half=precision == "fp16")
+    graph = tmp_path / "graph.onnx"
+    if precision == "int8":
+        graph = quantized(graph, tmp_path)
     out = tmp_path / "bundle"
     out.mkdir()
-    built = backends.find("tensorrt").build(
-        tmp_path / "int8.onnx", Card(**{**vars(card), "precision": "int8"}), out, "8.6"
-    )
+    built = backends.find("tensorrt").build(graph, replace(card, precision=precision), out, BuildOptions("8.6"))
     assert built.runtime.device == "8.6"
-    assert [path.suffix for path in (out / "engines").iterdir()] == [".engine"]
+    assert sorted(path.suffix for path in (out / "engines").iterdir() if path.name != ".lock") == [".engine", ".json"]
+
+
+def quantized(graph: Path, folder: Path) -> Path:
+    """The graph in int8 as TensorRT's recipe has it, with ranges from two images of noise."""
+    prepare(graph, folder / "prepared.onnx")
+    recipe = replace(ladder_for("tensorrt")[0].recipe, estimator="minmax")
+    Quantizer(folder / "prepared.onnx", lambda _: iter(images(2))).quantize(recipe, folder / "int8.onnx")
+    assert quantizer_faults(folder / "int8.onnx") == []
+    return folder / "int8.onnx"
 
 
 def test_a_graph_made_ready_for_quantization_keeps_hardswish_whole(tmp_path: Path):

@@ -1,0 +1,36 @@
+"""`edgecls build`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgecls.cli.common import console, megabytes, shown, working
+
+
+def build(
+    bundle: Annotated[Path, typer.Argument(help="A bundle.")],
+    compute_capability: Annotated[
+        str | None,
+        typer.Option(help="Build for these GPUs, such as 8.6,8.9, and not for this machine's (TensorRT-RTX only)."),
+    ] = None,
+) -> None:
+    """Build ahead of time what a bundle's runtime would build when it is first opened on this device."""
+    from edgecls.benchmark.clock import milliseconds_since, now_ns
+    from edgecls.card import check_files
+    from edgecls.runs import find
+
+    artefact = find(bundle)
+    check_files(artefact.card, artefact.place)
+    begun_ns = now_ns()
+    with working(f"building for {artefact.card.target}") as spinner:
+        built = artefact.backend.prepare(artefact.place, artefact.card, compute_capability, spinner.update)
+    if not built:
+        console.print(
+            f"nothing to build: {artefact.card.target} opens {shown(artefact.place)} as it is", soft_wrap=True
+        )
+    for path in built:
+        console.print(f"engine: {shown(path)}  ({megabytes(path.stat().st_size)})", soft_wrap=True)
+        console.print(f"took {milliseconds_since(begun_ns) / 1000:.1f} s")
