@@ -84,10 +84,14 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="leave the bundles in the runs, for edgecls benchmark")
     parser.add_argument("--table", action="store_true", help="print result files as a table")
     options = parser.parse_args()
+    result: dict[str, Any]
     if options.table:
-        print(table([record for place in options.places for record in json.loads(place.read_text())["records"]]))
+        for place in options.places:
+            result = json.loads(place.read_text())
+            print(f"`{place.name}`: {result['machine']['cpu']}, {result['machine']['cores']} cores\n")
+            print(table(result["records"]))
         return
-    result: dict[str, Any] = {"machine": env.this_machine().to_json(), "versions": env.versions(), "records": []}
+    result = {"machine": env.this_machine().to_json(), "versions": env.versions(), "records": []}
     for place in options.places:
         for target in options.targets.split(","):
             result["records"].append(

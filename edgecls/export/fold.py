@@ -6,7 +6,7 @@ here, and quantizers take such arithmetic for layers and round it to 8 bits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,18 +18,41 @@ MAX_ELEMENTS = 64
 Dimensions = list["int | None"]
 
 
-def fold_shapes(model: Any) -> Any:
-    """A copy of an ONNX model in which everything that follows from static dimensions alone is a constant.
+def fold_shapes(model: Any) -> None:
+    """Replace everything in an ONNX model that follows from static dimensions alone by constants.
 
     Padding with zeros that turns out to be known becomes a part of the convolution behind it.
     """
-    result = type(model)()
-    result.CopyFrom(model)
-    while _fold_once(result):  # a padding that is known makes the dimensions behind it known
+    import onnx
+
+    light = _without_weights(model)
+    while _fold_once(light):  # a padding that is known makes the dimensions behind it known
         pass
-    _absorb_padding(result.graph)
-    _drop_unused(result.graph)
-    return result
+    _replace_nodes(model.graph, light.graph.node)
+    there = {tensor.name for tensor in model.graph.initializer}
+    found = [tensor for tensor in light.graph.initializer if tensor.name not in there]
+    model.graph.initializer.extend(onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in found)
+    _absorb_padding(model.graph)
+    drop_unused(model.graph)
+
+
+def _without_weights(model: Any) -> Any:
+    """A copy in which large constants are inputs, so that looking at shapes again and again is cheap."""
+    import onnx
+
+    graph = model.graph
+    light = type(model)(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
+    light.graph.name = graph.name
+    for field in ("node", "input", "output", "value_info"):
+        getattr(light.graph, field).extend(getattr(graph, field))
+    taken = {value.name for value in graph.input}
+    for tensor in graph.initializer:
+        if _elements(tensor.dims) <= MAX_ELEMENTS:
+            light.graph.initializer.append(tensor)
+        elif tensor.name not in taken:
+            value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            light.graph.input.append(value)
+    return light
 
 
 def _fold_once(model: Any) -> bool:
@@ -45,7 +68,8 @@ def _absorb_padding(graph: Any) -> None:
     """Let convolutions pad for themselves: as a step of its own, padding is one more pass over memory."""
     import onnx
 
-    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    small = [tensor for tensor in graph.initializer if _elements(tensor.dims) <= MAX_ELEMENTS]
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in small}
     for node in graph.node:
         if node.op_type == "Constant":
             constants.update(
@@ -95,7 +119,7 @@ def _add_padding(convolution: Any, padding: list[int]) -> None:
     attribute.ints.extend(padding)
 
 
-def _drop_unused(graph: Any) -> None:
+def drop_unused(graph: Any) -> None:
     """Take out nodes and constants that nothing reads any more."""
     producers = {output: node for node in graph.node for output in node.output}
     used: set[str] = set()
@@ -113,7 +137,7 @@ def _drop_unused(graph: Any) -> None:
     graph.initializer.extend(tensors)
 
 
-def _replace_nodes(graph: Any, nodes: list[Any]) -> None:
+def _replace_nodes(graph: Any, nodes: Iterable[Any]) -> None:
     copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)

@@ -30,7 +30,9 @@ def float_graph(weights: Path, card: Card, out: Path, half: bool = False) -> Non
         _halve(weights, out)
     else:
         shutil.copyfile(weights, out)
-    onnx.save(fold_shapes(onnx.load(out)), out)
+    model = onnx.load(out)
+    fold_shapes(model)
+    onnx.save(model, out)
 
 
 def _trace(weights: Path, card: Card, out: Path, half: bool) -> None:

@@ -16,6 +16,7 @@ from edgecls.backends.onnx_graph import NORMALIZE_PREFIX
 from edgecls.card import INPUT_NAME
 from edgecls.data.parallel import chunked
 from edgecls.errors import BackendError, MissingExtraError, first_line
+from edgecls.export.fold import drop_unused
 from edgecls.export.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -45,16 +46,20 @@ class Quantizer:
 
         Raises `BackendError` where the quantizer gives up and `MissingExtraError` where it is not installed.
         """
+        import onnx
+
         kept = [*self._normalization(), *keep_float]
         with tempfile.TemporaryDirectory(prefix="edgecls-") as scratch, _quiet():
             if recipe.quantizer == "nncf":
-                _with_nncf(self.graph, recipe, self.images, out, kept)
-                return
-            graph = self.graph
-            if recipe.bias_correction != "none":
-                graph = Path(scratch) / "corrected.onnx"
-                _correct_biases(self.graph, recipe, self.images, graph, kept)
-            _with_onnxruntime(graph, recipe, self.images(recipe.samples), out, kept)
+                model = _nncf(self.graph, recipe, self.images, kept, per_tensor=False)
+            else:
+                graph = self.graph
+                if recipe.bias_correction != "none":
+                    graph = Path(scratch) / "corrected.onnx"
+                    _correct_biases(self.graph, recipe, self.images, graph, kept)
+                model = _with_onnxruntime(graph, recipe, self.images(recipe.samples), kept)
+        drop_unused(model.graph)  # both leave constants of layers that they replaced, which runtimes complain about
+        onnx.save(model, out)
 
     def _normalization(self) -> list[str]:
         import onnx
@@ -98,9 +103,7 @@ def _drop_identities(graph: Any) -> None:
     graph.node.extend(copies)
 
 
-def _with_onnxruntime(
-    graph: Path, recipe: Recipe, images: Iterable[NDArray[uint8]], out: Path, kept: Sequence[str]
-) -> None:
+def _with_onnxruntime(graph: Path, recipe: Recipe, images: Iterable[NDArray[uint8]], kept: Sequence[str]) -> Any:
     import onnx
     from onnxruntime.quantization import QDQQuantizer, QuantType
     from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
@@ -127,7 +130,7 @@ def _with_onnxruntime(
     quantizer.quantize_model()
     if not recipe.quantize_outputs:
         _free_sums(quantizer.model.graph())
-    quantizer.model.save_model_to_file(str(out), False)
+    return quantizer.model.model
 
 
 def _free_sums(graph: Any) -> None:
@@ -207,12 +210,6 @@ def _reader(images: Iterable[NDArray[uint8]]) -> Any:
             return None if image is None else {INPUT_NAME: image[None]}
 
     return Reader()
-
-
-def _with_nncf(graph: Path, recipe: Recipe, images: Images, out: Path, kept: Sequence[str]) -> None:
-    import onnx
-
-    onnx.save(_nncf(graph, recipe, images, kept, per_tensor=False), out)
 
 
 def _correct_biases(graph: Path, recipe: Recipe, images: Images, out: Path, kept: Sequence[str]) -> None:

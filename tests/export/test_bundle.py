@@ -313,3 +313,12 @@ def test_rungs_share_the_prepared_graph_and_the_ranking_of_the_layers(
     card = export(ExportConfig("onnx", run, "int8", recipe=file, strategy="most-accurate", max_drop_points=100.0)).card
     assert [tried["rung"] for tried in card.lineage.ladder] == ["one", "two"]
     assert sorted(calls) == ["prepare", "rank_layers"]
+
+
+def test_the_graph_holds_nothing_that_is_not_used(bundle: Callable[[str, str], Artefact]):
+    """ONNX Runtime prints a warning for every such constant in the programs of those who open the file themselves."""
+    for precision in ("fp32", "int8"):
+        graph = onnx.load(bundle("onnx", precision).place / "model.onnx").graph
+        used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+        made = {name for node in graph.node for name in node.output} | {tensor.name for tensor in graph.initializer}
+        assert made <= used

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from edgecls import backends, models
 from edgecls.backends.base import BuildOptions
@@ -22,18 +23,26 @@ from edgecls.export.recipe import ladder_for
 from edgecls.preprocess import Preprocess
 
 CLASSES = ("a", "b", "c")
+Untrained = Callable[[str], tuple[Path, Card]]
 needs_rtx = pytest.mark.skipif(FLAVOURS[1] not in installed_flavours(), reason="tensorrt_rtx is not installed")
 
 
-def untrained(arch: str, folder: Path) -> tuple[Path, Card]:
-    """Fresh weights, with running statistics that are not those of an empty batch norm."""
-    torch.manual_seed(0)
-    network = models.create(arch, len(CLASSES)).train()
-    with torch.no_grad():
-        for _ in range(3):
-            network(torch.randn(4, 3, 64, 64))
-    save_file(network.state_dict(), folder / "model.safetensors")
-    return folder / "model.safetensors", Card(arch, CLASSES, Preprocess(64, 64), target="torch")
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Card]]:
+    """Fresh weights of an architecture, with running statistics that are not those of an empty batch norm."""
+
+    @cache
+    def make(arch: str) -> tuple[Path, Card]:
+        torch.manual_seed(0)
+        network = models.create(arch, len(CLASSES)).train()
+        with torch.no_grad():
+            for _ in range(3):
+                network(torch.randn(4, 3, 64, 64))
+        file = tmp_path_factory.mktemp(arch) / "model.safetensors"
+        models.write_weights(network, file)
+        return file, Card(arch, CLASSES, Preprocess(64, 64), target="torch")
+
+    return make
 
 
 def images(count: int) -> np.ndarray:
@@ -41,8 +50,8 @@ def images(count: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("arch", models.ARCHITECTURES)
-def test_the_graph_gives_what_torch_gives(arch: str, tmp_path: Path):
-    weights, card = untrained(arch, tmp_path)
+def test_the_graph_gives_what_torch_gives(arch: str, untrained: Untrained, tmp_path: Path):
+    weights, card = untrained(arch)
     float_graph(weights, card, tmp_path / "graph.onnx")
     expected = TorchSession(card, open_module(weights, card)).infer(images(3))
     with backends.find("onnx").open(tmp_path / "graph.onnx", card) as session:
@@ -53,8 +62,10 @@ def test_the_graph_gives_what_torch_gives(arch: str, tmp_path: Path):
 @needs_rtx
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("arch", models.ARCHITECTURES)
-def test_every_graph_becomes_a_tensorrt_engine_without_a_gpu(arch: str, precision: str, tmp_path: Path):
-    weights, card = untrained(arch, tmp_path)
+def test_every_graph_becomes_a_tensorrt_engine_without_a_gpu(
+    arch: str, precision: str, untrained: Untrained, tmp_path: Path
+):
+    weights, card = untrained(arch)
     float_graph(weights, card, tmp_path / "graph.onnx", half=precision == "fp16")
     graph = tmp_path / "graph.onnx"
     if precision == "int8":
@@ -75,11 +86,11 @@ def quantized(graph: Path, folder: Path) -> Path:
     return folder / "int8.onnx"
 
 
-def test_a_graph_made_ready_for_quantization_keeps_hardswish_whole(tmp_path: Path):
+def test_a_graph_made_ready_for_quantization_keeps_hardswish_whole(untrained: Untrained, tmp_path: Path):
     """Taken apart, OpenVINO computes MobileNetV3-small in int8 at less than half the speed (3.9 against 1.7 ms)."""
     import onnx
 
-    weights, card = untrained("mobilenet_v3_small", tmp_path)
+    weights, card = untrained("mobilenet_v3_small")
     float_graph(weights, card, tmp_path / "graph.onnx")
     prepare(tmp_path / "graph.onnx", tmp_path / "prepared.onnx")
     operators = [node.op_type for node in onnx.load(tmp_path / "prepared.onnx").graph.node]
