@@ -37,7 +37,7 @@ GLANCE = BenchmarkConfig(rounds=2, seconds=0.2)
 TIMING = BenchmarkConfig(rounds=4, seconds=0.2)
 CLOSE_TIMING = BenchmarkConfig(rounds=6, seconds=0.2)
 CLOSE = (0.8, 1.25)
-"""Gains within these are timed for longer: they decide a verdict, and machines are noisy."""
+"""Gains that were within these at a glance, or are not known, are timed for longer: they decide a verdict."""
 RANKING_IMAGES = 8
 
 
@@ -312,10 +312,8 @@ class _Workshop:
         lowered = bundles[0].card.precision != "fp32"
         rivals = [*bundles, self._float32] if lowered else list(bundles)
         self._tell("timing")
-        rows = benchmark(rivals, GLANCE if glance else TIMING)
-        judged = lowered and not glance
-        if judged and any(CLOSE[0] < (gain_over(row, rows[-1]) or 0.0) < CLOSE[1] for row in rows[:-1]):
-            rows = benchmark(rivals, CLOSE_TIMING)
+        close = lowered and any(CLOSE[0] < (bundle.card.quality.gain or 1.0) < CLOSE[1] for bundle in bundles)
+        rows = benchmark(rivals, GLANCE if glance else CLOSE_TIMING if close else TIMING)
         return [
             _with_latency(bundle, row, rows[-1] if lowered else None)
             for bundle, row in zip(bundles, rows, strict=False)
