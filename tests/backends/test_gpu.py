@@ -1,0 +1,79 @@
+"""What only an NVIDIA GPU can show. `benchmarks/gpu/run.py` measures on top of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgecls import backends
+from edgecls.backends.nvidia import engines
+from edgecls.card import Golden
+from edgecls.report.layers import look_inside
+from edgecls.runs import Artefact
+
+REASON = backends.find("tensorrt").available()
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(REASON is not None, reason=str(REASON))]
+PRECISIONS = backends.find("tensorrt").precisions
+
+
+def free_bytes() -> int:
+    """Free memory of the GPU."""
+    from cuda.bindings import runtime
+
+    _, free, _total = runtime.cudaMemGetInfo()
+    return free
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_engine_answers_as_its_graph_does_in_onnx_runtime(bundle: Callable[[str, str], Artefact], precision: str):
+    artefact = bundle("tensorrt", precision)
+    images = np.concatenate([Golden.read(artefact.place).images] * 3)
+    graph = backends.find("onnx").open(artefact.place / artefact.card.model_file, artefact.card)
+    with artefact.open() as session, graph:
+        for count in (1, 8, 9, len(images)):  # the usual batch, the largest, and beyond it
+            scores, expected = session.infer(images[:count]), graph.infer(images[:count])
+            assert (scores.argmax(1) == expected.argmax(1)).mean() >= 0.95
+            np.testing.assert_allclose(scores, expected, atol=0.1 * np.abs(expected).max())
+
+
+def test_what_is_submitted_comes_back_in_order(bundle: Callable[[str, str], Artefact]):
+    artefact = bundle("tensorrt", "int8")
+    images = Golden.read(artefact.place).images
+    with artefact.open() as session:
+        expected = [session.infer(image[None]) for image in images]
+        collected = []
+        for position, image in enumerate(images):
+            if position >= session.depth:
+                collected.append(session.collect())
+            session.submit(image[None])
+        collected += [session.collect() for _ in range(session.depth)]
+    np.testing.assert_allclose(np.concatenate(collected), np.concatenate(expected), atol=1e-4)
+
+
+def test_the_second_opening_builds_nothing(
+    bundle: Callable[[str, str], Artefact], copy_of: Callable[[Artefact], Path], monkeypatch: pytest.MonkeyPatch
+):
+    artefact = bundle("tensorrt", "fp16")
+    copy = Artefact(copy_of(artefact), artefact.card)
+    copy.open().close()
+    monkeypatch.setattr(engines, "build_engine", lambda *_: pytest.fail("built again"))
+    copy.open().close()
+
+
+def test_convolutions_of_an_int8_engine_compute_in_int8(bundle: Callable[[str, str], Artefact]):
+    inside = look_inside(bundle("tensorrt", "int8"))
+    assert inside.total_ms > 0
+    assert inside.shares.get("int8", 0.0) > 0
+    assert not [name for name in inside.missed if "conv" in name.lower()]
+
+
+def test_the_gpus_memory_is_given_back(bundle: Callable[[str, str], Artefact]):
+    artefact = bundle("tensorrt", "fp32")
+    artefact.open().close()
+    before = free_bytes()
+    for _ in range(5):
+        artefact.open().close()
+    assert free_bytes() >= before - (16 << 20)
