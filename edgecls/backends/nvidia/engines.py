@@ -220,8 +220,9 @@ def build_engine(graph: Path, plan: Plan, timing: bytes = b"", tell: Tell = lamb
             f"{flavour.title} could not build the engine for compute capability {', '.join(plan.capabilities)}: "
             f"{logger.reason()}; {remedy}"
         )
-    measured = bytes(config.get_timing_cache().serialize()) if flavour.timing_cache else b""
-    return bytes(engine), measured
+    # A timing cache from elsewhere is not taken, and then there is none to give out.
+    cache = config.get_timing_cache() if flavour.timing_cache else None
+    return bytes(engine), bytes(cache.serialize()) if cache else b""
 
 
 def _capability(trt: Any, flavour: Flavour, capability: str) -> Any:

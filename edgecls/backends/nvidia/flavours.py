@@ -108,6 +108,12 @@ def monitor_for(trt: Any, tell: Callable[[str], None]) -> Any:
     return Monitor()
 
 
+def _strongly_typed(trt: Any) -> int:
+    """The flag for strongly typed networks; without such a flag there are no others."""
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    return 0 if flag is None else 1 << int(flag)
+
+
 def parse_graph(flavour: Flavour, graph: Path) -> tuple[Any, ...]:
     """Parse an ONNX file with the real parser into a strongly typed network.
 
@@ -117,7 +123,7 @@ def parse_graph(flavour: Flavour, graph: Path) -> tuple[Any, ...]:
     trt = flavour.load()
     logger = logger_for(trt)
     builder = trt.Builder(logger)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    network = builder.create_network(_strongly_typed(trt))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(graph.read_bytes()):
         reasons = [parser.get_error(index) for index in range(parser.num_errors)]

@@ -99,6 +99,7 @@ class Lane:
         self._images = images.reshape(batch, height, width, channels)
         self._scores = scores.view(np.float32).reshape(batch, len(card.classes))
         self._count = 0
+        self._current: tuple[int, ...] = ()
         self._graph: Any = None
         self._context.set_tensor_address(INPUT_NAME, int(self._device[0]))
         self._context.set_tensor_address(OUTPUT_NAME, int(self._device[1]))
@@ -151,7 +152,9 @@ class Lane:
         received = self._scores[: self._count].nbytes
         to_device = cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
         to_host = cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        self._context.set_input_shape(INPUT_NAME, shape)
+        if shape != self._current:
+            self._context.set_input_shape(INPUT_NAME, shape)
+            self._current = shape
         call("cudaMemcpyAsync", self._device[0], self._host[0], sent, to_device, self._stream)
         if not self._context.execute_async_v3(int(self._stream)):
             raise BackendError(f"TensorRT could not run the engine: {self._engine.logger.reason()}")
