@@ -17,6 +17,7 @@ from edgecls.cli.build import build
 from edgecls.cli.calibrate import calibrate
 from edgecls.cli.compare import compare
 from edgecls.cli.doctor import doctor
+from edgecls.cli.evaluate import evaluate
 from edgecls.cli.export import ExportCommand, export
 from edgecls.cli.import_ import import_
 from edgecls.cli.info import info
@@ -85,7 +86,7 @@ app.command()(train)
 app.command("import")(import_)
 app.add_typer(calibrate)
 app.command(cls=ExportCommand)(export)
-for _command in (build, compare, benchmark, predict, stream, verify, info, doctor):
+for _command in (build, evaluate, compare, benchmark, predict, stream, verify, info, doctor):
     app.command()(_command)
 
 

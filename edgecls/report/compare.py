@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecls.benchmark.run import BenchmarkConfig, benchmark, gain_over
-from edgecls.data.dataset import FolderSource, Source, find_images, open_for_classes, open_recorded
+from edgecls.data.dataset import Source
 from edgecls.data.parallel import ordered_map
 from edgecls.data.splits import Sample
-from edgecls.errors import ArtefactError, BackendError, DataError, UsageError, VerificationError
+from edgecls.errors import BackendError, DataError, UsageError, VerificationError
 from edgecls.evaluate.inference import scores_of
 from edgecls.evaluate.metrics import agreement, calibration_error, drop, measure, softmax, wilson
 from edgecls.export.graph import float_graph
 from edgecls.export.qdq import QuantizedGraph, layer_noise_db
 from edgecls.export.quantize import prepare
-from edgecls.runs import Artefact, find
+from edgecls.report.images import UNLABELLED, images_for, run_of
+from edgecls.runs import Artefact
 
 if TYPE_CHECKING:
     from numpy import float32, uint8
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 TIMING = BenchmarkConfig(rounds=8, seconds=0.2)
 NOISE_IMAGES = 16
-UNLABELLED = -1
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def compare(
     if set(first.card.classes) != set(second.card.classes):
         odd = set(first.card.classes) ^ set(second.card.classes)
         raise UsageError(f"the models know different classes ({min(odd)!r}, for one); they cannot be compared")
-    source, samples = _images(first, data)
+    source, samples = images_for(first, data)
     labels = np.array([sample.label for sample in samples])
     labelled = bool(len(labels)) and bool((labels != UNLABELLED).all())
     scores = []
@@ -139,38 +139,6 @@ def compare(
         layers_reason=reason,
     )
     return comparison, source
-
-
-def _images(first: Artefact, data: Path | None) -> tuple[Source, Sequence[Sample]]:
-    if data is None:
-        dataset = open_recorded(_run_of(first).place)
-        return dataset.source, dataset.splits["test"]
-    if not data.is_dir():
-        raise DataError(f"there is no folder {data}; give a folder of images")
-    if not any(path.is_dir() and not path.name.startswith(".") for path in data.iterdir()):
-        source = FolderSource(data)
-        loose = [Sample(str(path.relative_to(source.root)), UNLABELLED) for path in find_images(source.root)]
-        if not loose:
-            raise DataError(f"{data} holds no images")
-        return source, loose
-    dataset = open_for_classes(str(data), first.card.classes, seed=0)
-    splits = ["test"] if (data / "train").is_dir() else list(dataset.splits)
-    return dataset.source, sorted((s for split in splits for s in dataset.splits[split]), key=lambda s: s.key)
-
-
-def _run_of(artefact: Artefact) -> Artefact:
-    """The run that an artefact is, or in whose folder it lies."""
-    if artefact.is_run:
-        return artefact
-    folder = artefact.place if artefact.place.is_dir() else artefact.place.parent
-    for place in (folder.parent.parent, folder):
-        try:
-            run = find(place)
-        except ArtefactError:
-            continue
-        if run.is_run:
-            return run
-    raise DataError(f"{artefact.place} lies in no run, so its held-out images are not known; give --data")
 
 
 def _scores(artefact: Artefact, source: Source, samples: Sequence[Sample]) -> NDArray[float32]:
@@ -217,7 +185,7 @@ def _layers(
     with tempfile.TemporaryDirectory(prefix="edgecls-") as scratch:
         traced, prepared = Path(scratch) / "float.onnx", Path(scratch) / "prepared.onnx"
         try:
-            parent = _run_of(second)
+            parent = run_of(second)
             float_graph(parent.place / parent.card.model_file, parent.card, traced)
             prepare(traced, prepared)
         except (DataError, BackendError) as error:

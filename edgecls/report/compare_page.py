@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
-import base64
 from html import escape
 from pathlib import Path
 
 from edgecls.data.dataset import Source
-from edgecls.errors import ImageError
+from edgecls.report import page
 from edgecls.report.compare import Comparison, Flip, Side
-from edgecls.storage import write_text
 
-THUMBNAIL_PX = 160
 MAX_PICTURES = 60
-
-STYLE = """
-:root { color-scheme: light dark; --ink: #1b1f24; --soft: #5b6470; --line: #d9dee4; --paper: #fff; --good: #1a7f4b;
-  --bad: #c0392b; --bar: #3b6fb6; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ed; --soft: #9aa4b0; --line: #39414b; --paper: #15191e;
-  --good: #4cc38a; --bad: #ff7b6b; --bar: #6ea0e6; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 70rem; padding: 2rem 1.5rem 4rem; font: 16px/1.5 system-ui, sans-serif;
-  color: var(--ink); background: var(--paper); }
-h1 { font-size: 1.6rem; margin: 0 0 .3rem; } h2 { font-size: 1.15rem; margin: 2.5rem 0 .8rem; }
-.soft { color: var(--soft); } .good { color: var(--good); } .bad { color: var(--bad); }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)); gap: 1rem; margin: 1.5rem 0; }
-.fact { border: 1px solid var(--line); border-radius: .5rem; padding: .8rem 1rem; }
-.fact b { display: block; font-size: 1.5rem; font-variant-numeric: tabular-nums; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .3rem .6rem; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; }
-.bar { display: inline-block; height: .7rem; background: var(--bar); border-radius: .2rem; vertical-align: middle; }
-td.bars { text-align: left; width: 50%; }
-.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); gap: 1rem; }
-figure { margin: 0; font-size: .85rem; overflow-wrap: anywhere; } figure img { width: 100%; border-radius: .3rem; }
-@media print { figure, tr, .fact { break-inside: avoid; } }
-"""
 
 
 def write_page(comparison: Comparison, source: Source, path: Path) -> None:
     """Write the page; `source` reads the images that flipped."""
     first, second = comparison.first, comparison.second
     title = f"{first.name} → {second.name}"
-    body = "\n".join(
+    page.write(
+        path,
+        title,
         [
             f"<h1>{escape(title)}</h1>",
             f'<p class="soft">{comparison.images} images from {escape(source.name)} · {escape(first.place)} · '
@@ -52,13 +28,7 @@ def write_page(comparison: Comparison, source: Source, path: Path) -> None:
             _gallery(comparison, source),
             _classes(comparison),
             _layers(comparison),
-        ]
-    )
-    write_text(
-        path,
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n",
+        ],
     )
 
 
@@ -78,27 +48,18 @@ def _facts(comparison: Comparison) -> str:
         )
     if comparison.speedup is not None:
         facts.append(("speed", f"{comparison.speedup:.2f}x", "the second against the first, timed in turn"))
-    cells = (
-        f'<div class="fact"><span class="soft">{escape(name)}</span><b>{escape(value)}</b>'
-        f'<span class="soft">{escape(remark)}</span></div>'
-        for name, value, remark in facts
-    )
-    return f'<div class="facts">{"".join(cells)}</div>'
+    return page.facts(facts)
 
 
 def _table(first: Side, second: Side) -> str:
     rows = [
-        ("top-1", *(_percent(side.top1) for side in (first, second))),
-        ("expected calibration error", *(_percent(side.calibration_error) for side in (first, second))),
+        ("top-1", *(page.percent(side.top1) for side in (first, second))),
+        ("expected calibration error", *(page.percent(side.calibration_error) for side in (first, second))),
         ("median latency, batch 1", *(_ms(side.latency_ms) for side in (first, second))),
         ("size", *(f"{side.size_bytes / 1e6:.1f} MB" for side in (first, second))),
     ]
     lines = "".join(f"<tr><td>{name}</td><td>{a}</td><td>{b}</td></tr>" for name, a, b in rows)
     return f"<table><tr><th></th><th>{escape(first.name)}</th><th>{escape(second.name)}</th></tr>{lines}</table>"
-
-
-def _percent(fraction: float | None) -> str:
-    return "–" if fraction is None else f"{100 * fraction:.2f} %"
 
 
 def _ms(latency_ms: float | None) -> str:
@@ -122,34 +83,15 @@ def _figure(flip: Flip, source: Source) -> str:
     )
     truth = f'<br><span class="soft">truth: {escape(flip.truth)}</span>' if flip.truth is not None else ""
     return (
-        f"<figure>{_picture(flip, source)}<figcaption>{first} → {second}{truth}<br>"
-        f'<span class="soft">{escape(_printable(flip.path))}</span></figcaption></figure>'
+        f"<figure>{page.thumbnail(source, flip.path)}<figcaption>{first} → {second}{truth}<br>"
+        f'<span class="soft">{escape(page.printable(flip.path))}</span></figcaption></figure>'
     )
-
-
-def _printable(path: str) -> str:
-    return path.encode("utf-8", "backslashreplace").decode()
 
 
 def _colour(label: str, truth: str | None) -> str:
     if truth is None:
         return ""
     return "good" if label == truth else "bad"
-
-
-def _picture(flip: Flip, source: Source) -> str:
-    from edgecls.opencv import cv2
-
-    try:
-        image = source.read(flip.path)
-    except ImageError:
-        return ""
-    scale = THUMBNAIL_PX / max(image.shape[:2])
-    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    _, jpeg = cv2.imencode(
-        ".jpg", cv2.resize(image, size, interpolation=cv2.INTER_AREA), [cv2.IMWRITE_JPEG_QUALITY, 80]
-    )
-    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(jpeg.tobytes()).decode()}">'
 
 
 def _classes(comparison: Comparison) -> str:

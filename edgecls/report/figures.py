@@ -9,13 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from edgecls.benchmark.run import Row
 from edgecls.errors import MissingExtraError
+from edgecls.evaluate.detail import Curves
 from edgecls.storage import write_bytes
 from edgecls.train.loop import read_history
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from numpy import int64
+    from numpy.typing import NDArray
 
 CURVES_FILE = "curves.png"
+MAX_NAMED_CLASSES = 40
+"""With more classes a confusion matrix shows colours only: names and counts would not be readable."""
 INK, MUTED, GRID = "#1f2933", "#616e7c", "#e4e7eb"
 TARGET_COLOURS = ("#2563eb", "#d97706", "#059669", "#7c3aed", "#db2777")
 PRECISION_MARKERS = {"fp32": "o", "fp16": "s", "bf16": "^", "int8": "D"}
@@ -75,6 +80,66 @@ def latency_accuracy(rows: Sequence[Row], path: Path) -> Path:
     return _save(figure, path)
 
 
+def confusion_matrix(confusion: NDArray[int64], classes: Sequence[str]) -> bytes:
+    """A PNG of a confusion matrix (true, given), each row as shares of the true class's images."""
+    import numpy as np
+
+    side_in = min(2.5 + 0.32 * len(classes), 14.0)
+    figure, axes = _canvas(1, 1, width_in=side_in + 1, height_in=side_in)
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    picture = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)
+    figure.colorbar(picture, ax=axes, label="% of the true class", shrink=0.8)
+    axes.grid(visible=False)
+    axes.set_xlabel("given")
+    axes.set_ylabel("true")
+    if len(classes) <= MAX_NAMED_CLASSES:
+        axes.set_xticks(range(len(classes)), classes, rotation=90)
+        axes.set_yticks(range(len(classes)), classes)
+        for truth, answer in zip(*confusion.nonzero(), strict=True):
+            ink = "white" if shares[truth, answer] > 0.5 else INK
+            axes.text(answer, truth, str(confusion[truth, answer]), ha="center", va="center", color=ink, fontsize=8)
+    return _png(figure)
+
+
+def reliability_diagram(bins: Sequence[tuple[float, float, int]]) -> bytes:
+    """A PNG of (mean confidence, accuracy, images) bins beside the diagonal of perfect calibration."""
+    figure, (left, right) = _canvas(1, 2, width_in=9.0, height_in=3.8)
+    confidence, accuracy, images = zip(*bins, strict=True)
+    left.plot([0, 100], [0, 100], color=MUTED, linewidth=1, linestyle="--", label="perfect")
+    left.plot([100 * c for c in confidence], [100 * a for a in accuracy], "o-", color=TARGET_COLOURS[0], label="here")
+    left.set_xlabel("confidence (%)")
+    left.set_ylabel("accuracy (%)")
+    left.set_title("How often it is right when it is so sure", loc="left", color=INK)
+    left.legend(frameon=False)
+    right.bar([100 * c for c in confidence], images, width=4, color=TARGET_COLOURS[0])
+    right.set_xlabel("confidence (%)")
+    right.set_ylabel("images")
+    right.set_title("How sure it is", loc="left", color=INK)
+    right.set_xlim(0, 103)
+    return _png(figure)
+
+
+def class_curves(curves: Sequence[Curves], classes: Sequence[str]) -> bytes:
+    """A PNG of every class's ROC and precision-recall curve, each class against the rest."""
+    figure, (left, right) = _canvas(1, 2, width_in=9.5, height_in=4.4)
+    named = len(classes) <= len(TARGET_COLOURS) * 2
+    for index, (name, curve) in enumerate(zip(classes, curves, strict=True)):
+        colour = TARGET_COLOURS[index % len(TARGET_COLOURS)]
+        style = "-" if index < len(TARGET_COLOURS) else "--"
+        for axes, line in ((left, curve.roc), (right, curve.precision_recall)):
+            if line is not None:
+                axes.plot(*line, color=colour, linestyle=style, linewidth=1.2, label=name if named else None)
+    left.set_title("ROC", loc="left", color=INK)
+    left.set_xlabel("false positive rate")
+    left.set_ylabel("true positive rate")
+    right.set_title("Precision and recall", loc="left", color=INK)
+    right.set_xlabel("recall")
+    right.set_ylabel("precision")
+    if named:
+        right.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return _png(figure)
+
+
 def _log_latency(axes: Axes) -> None:
     """A logarithmic axis that is labelled with plain numbers."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
@@ -109,7 +174,11 @@ def _style(axes: Axes) -> None:
 
 
 def _save(figure: Any, path: Path) -> Path:
+    write_bytes(path, _png(figure))
+    return path
+
+
+def _png(figure: Any) -> bytes:
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
-    write_bytes(path, picture.getvalue())
-    return path
+    return picture.getvalue()

@@ -1,0 +1,61 @@
+"""`edgecls evaluate`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgecls.cli.common import console, percent, shown, working
+from edgecls.errors import UsageError, VerificationError
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A run, a bundle or a model file; it runs in its own runtime.")],
+    data: Annotated[
+        Path | None,
+        typer.Argument(help="A folder with one folder of images per class; the run's test split unless given."),
+    ] = None,
+    html: Annotated[Path, typer.Option(help="The report to write.")] = Path("evaluation.html"),
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures as JSON too.")] = None,
+    min_top1: Annotated[
+        float | None, typer.Option(help="Fail where top-1 is below this fraction, such as 0.95.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap intervals.")] = 0,
+) -> None:
+    """Measure a model on labelled images: accuracy, each class, confusion, confidence, and its worst mistakes."""
+    from edgecls.evaluate.detail import evaluate as measure
+    from edgecls.report.evaluation import evaluate_artefact, to_json
+    from edgecls.report.evaluation_page import write_page
+    from edgecls.runs import find
+    from edgecls.storage import write_text
+
+    if min_top1 is not None and not 0 <= min_top1 <= 1:
+        raise UsageError(f"--min-top1 is a fraction, 0 to 1, not {min_top1:g}")
+    artefact = find(model)
+    with working("evaluating") as spinner:
+        source, samples, scores, labels = evaluate_artefact(artefact, data)
+        spinner.update(f"evaluating {len(samples)} answers")
+        found = measure(scores, labels, seed)
+        write_page(artefact, found, source, samples, html)
+        if json_file:
+            write_text(json_file, json.dumps(to_json(artefact, found, samples), indent=2) + "\n")
+    low, high = found.top1_interval
+    console.print(
+        f"{artefact.card.name} on {found.metrics.images} images: top-1 {percent(found.metrics.top1)} "
+        f"(95 %: {100 * low:.1f} to {100 * high:.1f}), top-5 {percent(found.top5)}, macro F1 {percent(found.macro.f1)}",
+        soft_wrap=True,
+    )
+    console.print(
+        f"precision {percent(found.macro.precision)}, recall {percent(found.macro.recall)} (macro); calibration error "
+        f"{percent(found.calibration_error)}",
+        soft_wrap=True,
+    )
+    for truth, answer, images in found.confused[:3]:
+        names = artefact.card.classes
+        console.print(f"confused: {names[truth]} taken for {names[answer]}, {images} times", soft_wrap=True)
+    console.print(f"written: {shown(html)}" + (f", {shown(json_file)}" if json_file else ""), soft_wrap=True)
+    if min_top1 is not None and found.metrics.top1 < min_top1:
+        raise VerificationError(f"top-1 is {found.metrics.top1:.2%}, at least {min_top1:.2%} was asked for")
