@@ -97,6 +97,16 @@ class Quality:
 
 
 @dataclass(frozen=True)
+class Confidence:
+    """How scores become an answer: divided by `temperature` before they are made probabilities; an answer whose
+    probability is below `threshold` is "unsure". Both are fitted on validation images.
+    """
+
+    temperature: float = 1.0
+    threshold: float = 0.0
+
+
+@dataclass(frozen=True)
 class Card:
     """The contract of one artefact; see the module's text. `target` names the backend that opens it."""
 
@@ -105,6 +115,7 @@ class Card:
     preprocess: Preprocess
     target: str
     precision: str = "fp32"
+    confidence: Confidence = field(default_factory=Confidence)
     runtime: Runtime | None = None
     lineage: Lineage = field(default_factory=Lineage)
     quality: Quality = field(default_factory=Quality)
@@ -156,6 +167,7 @@ class Card:
                 },
                 "output": {"name": OUTPUT_NAME, "dtype": "float32", "layout": "NC", "shape": [-1, len(self.classes)]},
             },
+            "confidence": asdict(self.confidence),
             "runtime": asdict(self.runtime) if self.runtime else None,
             "lineage": asdict(self.lineage),
             "quality": asdict(self.quality),
@@ -183,6 +195,7 @@ class Card:
                 preprocess=Preprocess.from_json(record["preprocess"]),
                 target=str(record["target"]),
                 precision=str(record["precision"]),
+                confidence=_known(Confidence, record.get("confidence") or {}),
                 runtime=_known(Runtime, record["runtime"]) if record.get("runtime") else None,
                 lineage=_known(Lineage, record.get("lineage") or {}),
                 quality=_known(Quality, record.get("quality") or {}),

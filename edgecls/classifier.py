@@ -11,6 +11,7 @@ from edgecls import env, runs
 from edgecls.data.images import read_image
 from edgecls.data.parallel import chunked, ordered_map
 from edgecls.errors import UsageError
+from edgecls.evaluate.confidence import scaled
 from edgecls.evaluate.metrics import softmax
 
 if TYPE_CHECKING:
@@ -22,16 +23,22 @@ if TYPE_CHECKING:
     from edgecls.card import Card
 
 BATCH = 8
+UNSURE = "unsure"
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one image. `score` is the probability of `label`; `ranking` holds all classes, best first."""
+    """The answer for one image. `ranking` holds all classes with their probabilities, best first.
+
+    `label` is the best class and `score` its probability, unless that lies below the card's threshold: then `label` is
+    "unsure" and `unsure` is true. `index` is that of the best class in any case.
+    """
 
     label: str
     score: float
     index: int
     ranking: tuple[tuple[str, float], ...]
+    unsure: bool = False
 
     def top(self, count: int) -> tuple[tuple[str, float], ...]:
         """The `count` best classes with their probabilities."""
@@ -68,10 +75,13 @@ class Classifier:
 
     def decide(self, scores: NDArray[float32]) -> Prediction:
         """Turn the scores (C,) of one image into a prediction."""
-        probabilities = softmax(scores)
+        confidence = self.card.confidence
+        probabilities = softmax(scaled(scores, confidence.temperature))
         order = probabilities.argsort()[::-1]
         ranking = tuple((self.card.classes[index], float(probabilities[index])) for index in order)
-        return Prediction(ranking[0][0], ranking[0][1], int(order[0]), ranking)
+        label, score = ranking[0]
+        unsure = score < confidence.threshold
+        return Prediction(UNSURE if unsure else label, score, int(order[0]), ranking, unsure)
 
     def close(self) -> None:
         """Free the runtime."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgecls.cli.common import console, percent, shown, working
 from edgecls.errors import UsageError, VerificationError
+
+if TYPE_CHECKING:
+    from edgecls.runs import Artefact
 
 
 def evaluate(
@@ -23,9 +26,17 @@ def evaluate(
     min_top1: Annotated[
         float | None, typer.Option(help="Fail where top-1 is below this fraction, such as 0.95.")
     ] = None,
+    precision: Annotated[
+        float | None,
+        typer.Option(
+            help='Fit a threshold below which the answer is "unsure", so that of the others this fraction is right on '
+            "the run's validation images; kept in the card."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap intervals.")] = 0,
 ) -> None:
     """Measure a model on labelled images: accuracy, each class, confusion, confidence, and its worst mistakes."""
+    from edgecls.evaluate.confidence import answered
     from edgecls.evaluate.detail import evaluate as measure
     from edgecls.report.evaluation import evaluate_artefact, to_json
     from edgecls.report.evaluation_page import write_page
@@ -34,7 +45,11 @@ def evaluate(
 
     if min_top1 is not None and not 0 <= min_top1 <= 1:
         raise UsageError(f"--min-top1 is a fraction, 0 to 1, not {min_top1:g}")
+    if precision is not None and not 0 < precision <= 1:
+        raise UsageError(f"--precision is a fraction, above 0 and at most 1, not {precision:g}")
     artefact = find(model)
+    if precision is not None:
+        artefact = _fit(artefact, precision)
     with working("evaluating") as spinner:
         source, samples, scores, labels = evaluate_artefact(artefact, data)
         spinner.update(f"evaluating {len(samples)} answers")
@@ -53,9 +68,37 @@ def evaluate(
         f"{percent(found.calibration_error)}",
         soft_wrap=True,
     )
+    if threshold := artefact.card.confidence.threshold:
+        share, right = answered(scores, labels, threshold)
+        console.print(
+            f"above the threshold of {threshold:.1%}: {percent(share)} of the images, of which {percent(right)} right",
+            soft_wrap=True,
+        )
     for truth, answer, images in found.confused[:3]:
         names = artefact.card.classes
         console.print(f"confused: {names[truth]} taken for {names[answer]}, {images} times", soft_wrap=True)
     console.print(f"written: {shown(html)}" + (f", {shown(json_file)}" if json_file else ""), soft_wrap=True)
     if min_top1 is not None and found.metrics.top1 < min_top1:
         raise VerificationError(f"top-1 is {found.metrics.top1:.2%}, at least {min_top1:.2%} was asked for")
+
+
+def _fit(artefact: Artefact, precision: float) -> Artefact:
+    """The artefact with the confidence that its validation images call for, which its card keeps."""
+    from dataclasses import replace
+
+    from edgecls.card import write_card
+    from edgecls.report.evaluation import fit_confidence
+    from edgecls.runs import Artefact
+
+    if not artefact.place.is_dir():
+        raise UsageError("--precision is kept in a card; give the bundle's folder, not the model file")
+    with working("fitting the confidence"):
+        confidence, images = fit_confidence(artefact, precision)
+    card = replace(artefact.card, confidence=confidence)
+    write_card(card, artefact.place)
+    console.print(
+        f"fitted on {images} validation images: temperature {confidence.temperature:.3f}, unsure below "
+        f"{confidence.threshold:.1%}; kept in {shown(artefact.place)}",
+        soft_wrap=True,
+    )
+    return Artefact(artefact.place, card)

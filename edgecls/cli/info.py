@@ -113,6 +113,8 @@ def _lines(card: Card) -> list[tuple[str, Any]]:
         lines.append(("agreement", f"{percent(quality.agreement)} with the parent, by {quality.verified_with}"))
     elif not card.is_parent:
         lines.append(("verified", "no"))
+    if card.confidence.threshold:
+        lines.append(("unsure", f"below a confidence of {card.confidence.threshold:.1%}"))
     if quality.drop_points is not None:
         interval = f" ± {quality.drop_interval_points:.2f}" if quality.drop_interval_points is not None else ""
         lines.append(("drop", f"{quality.drop_points:.2f}{interval} points of top-1 (95 %)"))

@@ -33,7 +33,9 @@ def predict(
             if as_json:
                 ranking = [{"label": label, "score": score} for label, score in best]
                 record = {"image": str(path), "label": prediction.label, "score": prediction.score, "top": ranking}
+                if prediction.unsure:
+                    record["unsure"] = True
                 print(json.dumps(record, ensure_ascii=False))
             else:
                 answer = "  ".join(f"{label} {score:.1%}" for label, score in best)
-                console.print(f"{path}  {answer}", soft_wrap=True)
+                console.print(f"{path}  {f'unsure: {answer}' if prediction.unsure else answer}", soft_wrap=True)

@@ -112,8 +112,15 @@ def softmax(scores: NDArray[float32]) -> NDArray[float32]:
     """Probabilities along the last axis. Scores that are probabilities already, as some networks give, stay."""
     import numpy as np
 
-    if scores.size and scores.min() >= 0 and np.allclose(scores.sum(axis=-1), 1, atol=1e-3):
+    if is_probabilities(scores):
         return scores
     shifted = np.exp(scores - scores.max(axis=-1, keepdims=True))
     result: NDArray[float32] = shifted / shifted.sum(axis=-1, keepdims=True)
     return result
+
+
+def is_probabilities(scores: NDArray[float32]) -> bool:
+    """Whether scores are probabilities already: none below 0, and 1 in sum along the last axis."""
+    import numpy as np
+
+    return bool(scores.size and scores.min() >= 0 and np.allclose(scores.sum(axis=-1), 1, atol=1e-3))

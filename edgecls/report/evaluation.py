@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecls.data.dataset import Source
+from edgecls.card import Confidence
+from edgecls.data.dataset import Source, open_recorded
 from edgecls.data.parallel import ordered_map
 from edgecls.data.splits import Sample
 from edgecls.errors import DataError
+from edgecls.evaluate.confidence import fit_temperature, fit_threshold, scaled
 from edgecls.evaluate.detail import Evaluation
-from edgecls.evaluate.inference import labels_of, scores_of
-from edgecls.report.images import UNLABELLED, images_for
+from edgecls.evaluate.inference import labels_of, prepared, scores_of
+from edgecls.report.images import UNLABELLED, images_for, run_of
 from edgecls.runs import Artefact
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 def evaluate_artefact(
     artefact: Artefact, data: Path | None
 ) -> tuple[Source, Sequence[Sample], NDArray[float32], NDArray[int64]]:
-    """The images of a folder (or the run's test split), the model's scores (N, C) for them, and their labels (N,).
+    """The images of a folder (or the run's test split), the model's scaled scores (N, C) for them, and labels (N,).
 
     Raises `DataError` where there are none or they carry no classes.
     """
@@ -32,8 +34,32 @@ def evaluate_artefact(
         raise DataError(f"{data} holds images without classes; put each class's images into a folder of its name")
     inputs = ordered_map(lambda sample: artefact.card.preprocess(source.read(sample.key)), samples)
     with artefact.open() as session:
-        scores = scores_of(session, inputs)
+        scores = scaled(scores_of(session, inputs), artefact.card.confidence.temperature)
     return source, samples, scores, labels_of(samples)
+
+
+def fit_confidence(artefact: Artefact, precision: float | None) -> tuple[Confidence, int]:
+    """Temperature and, for a wanted precision, threshold, fitted on the run's validation images; and their number.
+
+    Raises `DataError` where the run has none or no threshold makes answers right that often.
+    """
+    run = run_of(artefact)
+    dataset = open_recorded(run.place)
+    samples = dataset.splits["val"]
+    if not samples:
+        raise DataError(f"{run.place} has no validation images to fit on; train, or import, with data that has some")
+    with artefact.open() as session:
+        scores = scores_of(session, prepared(dataset, samples, artefact.card.preprocess))
+    labels = labels_of(samples)
+    temperature = round(fit_temperature(scores, labels), 4)
+    threshold: float | None = 0.0
+    if precision is not None:
+        threshold = fit_threshold(scaled(scores, temperature), labels, precision)
+    if threshold is None:
+        raise DataError(
+            f"no threshold makes {precision:.2%} of the answers on {len(samples)} validation images right; ask for less"
+        )
+    return Confidence(temperature, round(threshold, 4)), len(samples)
 
 
 def to_json(artefact: Artefact, evaluation: Evaluation, samples: Sequence[Sample]) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from edgecls import env, models, runs
 from edgecls.backends.torch import MODEL_FILE, TorchSession
-from edgecls.card import Card, Golden, Quality, with_files, write_card
+from edgecls.card import Card, Confidence, Golden, Quality, with_files, write_card
 from edgecls.data.dataset import Dataset, open_dataset
 from edgecls.errors import OutputError, UsageError
+from edgecls.evaluate.confidence import fit_temperature
 from edgecls.evaluate.inference import golden_images, labels_of, prepared, scores_of
 from edgecls.evaluate.metrics import Metrics, measure
 from edgecls.preprocess import Preprocess
@@ -204,18 +205,21 @@ class Trainer:
         return TorchSession(self.card, self.module)
 
     def finish(self, folder: Path) -> Metrics:
-        """Evaluate on the test split; write weights, card, golden inputs and the evaluation to `folder`."""
+        """Evaluate on the test split, fit the temperature on the validation split, and write the run to `folder`."""
         import json
 
         session, test = self._session(), self.dataset.splits["test"]
         scores = scores_of(session, prepared(self.dataset, test, self.preprocess))
         metrics = measure(scores, labels_of(test))
+        val = self.dataset.splits["val"]
+        val_scores = scores_of(session, prepared(self.dataset, val, self.preprocess))
+        confidence = Confidence(temperature=round(fit_temperature(val_scores, labels_of(val)), 4))
         models.write_weights(self.network, folder / MODEL_FILE)
         images = golden_images(self.dataset, self.preprocess)
         Golden(images, session.infer(images)).write(folder)
         write_text(folder / EVALUATION_FILE, json.dumps(metrics.to_json(self.dataset.classes), indent=2) + "\n")
         quality = Quality(split="test", images=metrics.images, top1=metrics.top1, macro_f1=metrics.macro_f1)
-        write_card(with_files(replace(self.card, quality=quality), folder, [MODEL_FILE]), folder)
+        write_card(with_files(replace(self.card, quality=quality, confidence=confidence), folder, [MODEL_FILE]), folder)
         return metrics
 
 
