@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgecls.cli.common import console, draw, messages, percent, shown
+from edgecls.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -23,6 +24,7 @@ ARCH_HELP = (
 
 
 def train(
+    ctx: typer.Context,
     data: Annotated[
         str | None,
         typer.Argument(
@@ -44,21 +46,53 @@ def train(
         bool, typer.Option(help="Whether a mirrored image is of the same class (not so for text).")
     ] = True,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; a new one under runs/ unless given.")] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Go on with the training that was ended in this folder; last is the newest one."),
+    ] = None,
 ) -> None:
     """Train or fine-tune a classifier on a folder of images."""
     from edgecls.models import DEFAULT_ARCH
     from edgecls.report.figures import training_curves
     from edgecls.train.loop import TrainConfig
+    from edgecls.train.loop import resume as go_on
     from edgecls.train.loop import train as run_training
 
-    config = TrainConfig(data, arch or DEFAULT_ARCH, weights, epochs, batch_size, lr, size, seed, mirror, out)
     with _progress() as progress:
-        run, metrics = run_training(config, _watcher(progress))
+        if resume is not None:
+            _require_alone(ctx)
+            run, metrics = go_on(_unfinished(resume), _watcher(progress))
+        else:
+            config = TrainConfig(data, arch or DEFAULT_ARCH, weights, epochs, batch_size, lr, size, seed, mirror, out)
+            run, metrics = run_training(config, _watcher(progress))
     draw(lambda: training_curves(run))
     console.print(
         f"test split: top-1 {percent(metrics.top1)}, macro F1 {percent(metrics.macro_f1)} over {metrics.images} images"
     )
     console.print(f"run: {shown(run)}", soft_wrap=True)
+
+
+def _require_alone(ctx: typer.Context) -> None:
+    """Raise `UsageError` where anything but --resume was given: a training goes on with what it began with."""
+    for parameter in ctx.command.params:
+        source = ctx.get_parameter_source(parameter.name or "")
+        if parameter.name != "resume" and source is not None and source.name == "COMMANDLINE":
+            told = parameter.opts[0] if parameter.opts and parameter.opts[0].startswith("-") else "DATA"
+            raise UsageError(f"--resume goes on with the settings that the training began with; leave {told} out")
+
+
+def _unfinished(given: Path) -> Path:
+    """The folder of a training to go on with. Raises `ArtefactError` where `last` finds none."""
+    from edgecls.errors import ArtefactError
+    from edgecls.runs import runs_folder
+    from edgecls.train.checkpoint import CHECKPOINT_FILE
+
+    if given != Path("last"):
+        return given
+    found = sorted(runs_folder().glob(f"*/{CHECKPOINT_FILE}"), key=lambda file: file.stat().st_mtime)
+    if not found:
+        raise ArtefactError(f"no training in {runs_folder()}/ is unfinished")
+    return found[-1].parent
 
 
 def _progress() -> Progress:
@@ -82,7 +116,9 @@ def _watcher(progress: Progress) -> Watcher:
     class Drawing(Watcher):
         """Draws a bar of optimizer steps and prints a line per epoch."""
 
-        def started(self, dataset: Dataset, start: StartingPoint, epochs: int, batches: int, device: str) -> None:
+        def started(
+            self, dataset: Dataset, start: StartingPoint, epochs: int, batches: int, device: str, done: int
+        ) -> None:
             counts = ", ".join(f"{len(samples)} {split}" for split, samples in dataset.splits.items())
             console.print(f"data: {dataset.source.name}, {len(dataset.classes)} classes, {counts}", soft_wrap=True)
             for reason in list(dataset.skipped.values())[:10]:
@@ -90,9 +126,10 @@ def _watcher(progress: Progress) -> Watcher:
             if dataset.skipped:
                 console.print(f"skipped {len(dataset.skipped)} images; all of them stand in the run's data.json")
             console.print(start.line, soft_wrap=True)
-            console.print(f"training {epochs} epochs on the {device}")
+            going_on = f", {done} of them done" if done else ""
+            console.print(f"training {epochs} epochs on the {device}{going_on}")
             self.epochs = epochs
-            self.task = progress.add_task("epoch 1", total=epochs * batches, loss="")
+            self.task = progress.add_task("", total=epochs * batches, completed=done * batches, loss="")
 
         def batch(self, epoch: int, loss: float) -> None:
             progress.update(self.task, advance=1, description=f"epoch {epoch}/{self.epochs}", loss=f"loss {loss:.3f}")
@@ -102,5 +139,8 @@ def _watcher(progress: Progress) -> Watcher:
                 f"epoch {epoch.epoch:3d}  train loss {epoch.train_loss:.4f}  val loss {epoch.val_loss:.4f}  "
                 f"val top-1 {percent(epoch.val_top1)}  {epoch.images_per_s:.0f} images/s"
             )
+
+        def stopped(self, place: Path) -> None:
+            messages.print(f"go on later with: edgecls train --resume {shown(place)}", soft_wrap=True)
 
     return Drawing()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import math
+import shutil
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,9 @@ from edgecls.evaluate.confidence import fit_temperature
 from edgecls.evaluate.inference import golden_images, labels_of, prepared, scores_of
 from edgecls.evaluate.metrics import Metrics, measure
 from edgecls.preprocess import Preprocess
-from edgecls.storage import new_folder, write_text
+from edgecls.storage import make_folder, new_folder, write_text
 from edgecls.train.augment import Augmentation, TrainingBatches
+from edgecls.train.checkpoint import CHECKPOINT_FILE, Checkpoint, images_of, read_checkpoint
 from edgecls.train.weights import StartingPoint, start
 
 if TYPE_CHECKING:
@@ -51,6 +53,10 @@ class TrainConfig:
     seed: int = 0
     mirror: bool = True
     out: Path | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**asdict(self), "out": str(self.out) if self.out else None}
 
     def check(self) -> None:
         """Raise `UsageError` for values that make no sense."""
@@ -83,8 +89,10 @@ class Epoch:
 class Watcher:
     """What a training tells about itself; the command line draws it. The base watches in silence."""
 
-    def started(self, dataset: Dataset, start: StartingPoint, epochs: int, batches: int, device: str) -> None:
-        """Data and network are ready."""
+    def started(
+        self, dataset: Dataset, start: StartingPoint, epochs: int, batches: int, device: str, done: int
+    ) -> None:
+        """Data and network are ready; `done` epochs of `epochs` were trained before."""
 
     def batch(self, epoch: int, loss: float) -> None:
         """One optimizer step was taken."""
@@ -92,36 +100,84 @@ class Watcher:
     def epoch(self, epoch: Epoch) -> None:
         """One epoch was validated."""
 
+    def stopped(self, place: Path) -> None:
+        """The training was interrupted; `resume(place)` goes on."""
+
+
+def resume(place: Path, watcher: Watcher | None = None) -> tuple[Path, Metrics]:
+    """Go on with the training that was ended in the folder `place`, with the same result as if it had not been.
+
+    Raises `ArtefactError` where there is none and `DataError` where its images have changed.
+    """
+    models.require_torch("training")
+    checkpoint = read_checkpoint(place)
+    config = TrainConfig(**{**checkpoint.settings, "out": place})
+    for half_written in place.parent.glob(f".{place.name}.*"):  # SIGKILL while the finished run was being written
+        shutil.rmtree(half_written, ignore_errors=True)
+    return _train(config, watcher or Watcher(), lambda _: nullcontext(place), checkpoint)
+
 
 def train(config: TrainConfig, watcher: Watcher | None = None) -> tuple[Path, Metrics]:
     """Train, evaluate on the test split and write the run; returns its folder and the test metrics.
 
-    The epoch with the best validation accuracy is kept. Nothing is left behind when training is interrupted.
+    The epoch with the best validation accuracy is kept. After each epoch a checkpoint stands in the run's folder, from
+    which `resume` goes on; a training that is interrupted before leaves nothing behind.
     """
     models.require_torch("training")
+    config.check()
+
+    def reserve(dataset: Dataset) -> AbstractContextManager[Path]:
+        return _taken(config.out) if config.out else runs.new_run(dataset.source.name, config.arch)
+
+    return _train(config, watcher or Watcher(), reserve)
+
+
+@contextmanager
+def _taken(place: Path) -> Iterator[Path]:
+    """Create a folder before hours are spent on what it is for; it goes where nothing was put into it."""
+    make_folder(place)
+    try:
+        yield place
+    finally:
+        with suppress(OSError):
+            place.rmdir()
+
+
+def _train(
+    config: TrainConfig,
+    watcher: Watcher,
+    reserve: Callable[[Dataset], AbstractContextManager[Path]],
+    checkpoint: Checkpoint | None = None,
+) -> tuple[Path, Metrics]:
     import torch
 
     from edgecls.opencv import cv2
 
-    config.check()
     cv2.setNumThreads(1)  # images are read and varied in parallel already; a second level of threads costs a fifth
-    watcher = watcher or Watcher()
     dataset = open_dataset(config.data, config.seed)
-    reserved = nullcontext(config.out) if config.out else runs.new_run(dataset.source.name, config.arch)
-    with reserved as place, new_folder(place) as folder:
+    with reserve(dataset) as place:
         torch.manual_seed(config.seed)
-        trainer = Trainer(config, dataset, watcher)
-        history = trainer.fit()
-        metrics = trainer.finish(folder)
-        _write_history(history, folder)
-        dataset.write(folder)
+        trainer = Trainer(config, dataset, watcher, checkpoint)
+        try:
+            trainer.fit(place)
+        except UsageError:
+            (place / CHECKPOINT_FILE).unlink(missing_ok=True)  # what cannot go on is not worth keeping
+            raise
+        except KeyboardInterrupt:
+            if (place / CHECKPOINT_FILE).exists():
+                watcher.stopped(place)
+            raise
+        with new_folder(place) as folder:
+            metrics = trainer.finish(folder)
+            _write_history(trainer.history, folder)
+            dataset.write(folder)
     return place, metrics
 
 
 class Trainer:
     """Network, optimizer and data of one training."""
 
-    def __init__(self, config: TrainConfig, dataset: Dataset, watcher: Watcher):
+    def __init__(self, config: TrainConfig, dataset: Dataset, watcher: Watcher, checkpoint: Checkpoint | None = None):
         import torch
 
         size = config.size_px or dataset.source.default_size_px
@@ -129,7 +185,12 @@ class Trainer:
         self.preprocess = Preprocess(height_px=size, width_px=size)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         network = models.create(config.arch, len(dataset.classes))
-        self.start = start(network, config.arch, config.weights, dataset)
+        if checkpoint:
+            checkpoint.require_same_images(dataset)
+            done = len(checkpoint.history)
+            self.start = StartingPoint(True, f"weights: those after epoch {done}, where the training was ended")
+        else:
+            self.start = start(network, config.arch, config.weights, dataset)
         self.epochs = config.epochs or _default_epochs(self.start, dataset)
         augmentation = _augmentation(config, dataset)
         self.batches = TrainingBatches(dataset, self.preprocess, augmentation, config.batch_size, config.seed)
@@ -142,22 +203,56 @@ class Trainer:
         steps = self.epochs * len(self.batches)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: one_cycle(step, steps))
         self.best: dict[str, torch.Tensor] = {}
+        self.history: list[Epoch] = []
+        if checkpoint:
+            self._restore(checkpoint)
 
-    def fit(self) -> list[Epoch]:
-        """Train all epochs; the best weights end up in the network."""
+    def fit(self, place: Path) -> None:
+        """Train all epochs, with a checkpoint in the folder `place` after each; the best weights end up in the network.
+
+        Raises `UsageError` where the loss is no longer a number.
+        """
         device = "NVIDIA GPU" if self.device.type == "cuda" else "processor"
-        self.watcher.started(self.dataset, self.start, self.epochs, len(self.batches), device)
-        history: list[Epoch] = []
-        for number in range(1, self.epochs + 1):
+        history = self.history
+        self.watcher.started(self.dataset, self.start, self.epochs, len(self.batches), device, len(history))
+        for number in range(len(history) + 1, self.epochs + 1):
             epoch = self._epoch(number)
             if not math.isfinite(epoch.train_loss):
                 raise UsageError(f"the loss is no longer a number in epoch {number}; train with a smaller --lr")
             if not history or (epoch.val_top1, -epoch.val_loss) >= max((e.val_top1, -e.val_loss) for e in history):
                 self.best = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
             history.append(epoch)
+            if number < self.epochs:
+                self._checkpoint().write(place)
             self.watcher.epoch(epoch)
         self.network.load_state_dict(self.best)
-        return history
+
+    def _checkpoint(self) -> Checkpoint:
+        import torch
+
+        state = {
+            "network": self.network.state_dict(),
+            "best": self.best,
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+        }
+        settings = {**self.config.to_json(), "epochs": self.epochs}
+        return Checkpoint(settings, [asdict(epoch) for epoch in self.history], images_of(self.dataset), state)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        import torch
+
+        state = checkpoint.state
+        self.network.load_state_dict(state["network"])
+        self.best = state["best"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.history = [Epoch(**epoch) for epoch in checkpoint.history]
+        torch.set_rng_state(state["random"])
+        if self.device.type == "cuda" and state["random_cuda"]:
+            torch.cuda.set_rng_state_all(state["random_cuda"])
 
     def _epoch(self, number: int) -> Epoch:
         begun = time.perf_counter()

@@ -59,7 +59,7 @@ def test_running_statistics_settle_on_a_small_data_set(photos: Path, tmp_path: P
     assert (variance - 1).abs().mean() > 0.4
 
 
-def test_ctrl_c_leaves_nothing(photos: Path, tmp_path: Path):
+def test_ctrl_c_before_the_first_checkpoint_leaves_nothing(photos: Path, tmp_path: Path):
     class Impatient(Watcher):
         def epoch(self, epoch: Epoch) -> None:
             raise KeyboardInterrupt
@@ -96,8 +96,9 @@ def test_grid_pooling_is_torchs_adaptive_pooling(height: int, width: int):
     assert (models._grid_pool(7)(image) - expected).abs().max() < 1e-6
 
 
-def test_a_timm_network_is_trained_like_the_others(photos: Path):
+def test_a_timm_network_is_trained_like_the_others(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("timm")
+    monkeypatch.setenv(runs.RUNS_VARIABLE, str(tmp_path / "runs"))
     settings = {**QUICK, "arch": "timm/mobilenetv3_small_050"}
     place, _ = train(TrainConfig(str(photos), **settings))
     assert place.name.endswith("-photos-mobilenetv3_small_050")
@@ -109,7 +110,7 @@ class TestWeights:
         lines: list[str] = []
 
         class Listening(Watcher):
-            def started(self, dataset, start, epochs, batches, device) -> None:
+            def started(self, dataset, start, *_) -> None:
                 lines.append(start.line)
                 assert start.pretrained
 
@@ -146,7 +147,7 @@ class TestWeights:
         lines: list[str] = []
 
         class Listening(Watcher):
-            def started(self, dataset, start, epochs, batches, device) -> None:
+            def started(self, dataset, start, *_) -> None:
                 lines.append(start.line)
 
         train(config, Listening())
