@@ -46,6 +46,18 @@ def train(
         bool, typer.Option(help="Whether a mirrored image is of the same class (not so for text).")
     ] = True,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; a new one under runs/ unless given.")] = None,
+    optimizer: Annotated[str, typer.Option(help="adamw, adam, sgd (with Nesterov's momentum) or rmsprop.")] = "adamw",
+    schedule: Annotated[
+        str, typer.Option(help="Of the learning rate: one-cycle, cosine (with warm-up), step or constant.")
+    ] = "one-cycle",
+    weight_decay: Annotated[float, typer.Option(help="Of weights; norms and biases are left alone.")] = 0.02,
+    loss: Annotated[str, typer.Option(help="cross-entropy, focal or bce.")] = "cross-entropy",
+    label_smoothing: Annotated[float, typer.Option(help="Share of each label spread over all classes.")] = 0.1,
+    balance: Annotated[bool, typer.Option("--balance", help="Give rare classes the same say in the loss.")] = False,
+    freeze: Annotated[
+        str, typer.Option(help="What does not learn: none, or backbone, all but the last layer.")
+    ] = "none",
+    patience: Annotated[int | None, typer.Option(help="End after so many epochs without a better one.")] = None,
     resume: Annotated[
         Path | None,
         typer.Option(help="Go on with the training that was ended in this folder; last is the newest one."),
@@ -63,7 +75,10 @@ def train(
             _require_alone(ctx)
             run, metrics = go_on(_unfinished(resume), _watcher(progress))
         else:
-            config = TrainConfig(data, arch or DEFAULT_ARCH, weights, epochs, batch_size, lr, size, seed, mirror, out)
+            config = TrainConfig(
+                data, arch or DEFAULT_ARCH, weights, epochs, batch_size, lr, size, seed, mirror, out, optimizer,
+                schedule, weight_decay, loss, label_smoothing, balance, freeze, patience,
+            )  # fmt: skip
             run, metrics = run_training(config, _watcher(progress))
     draw(lambda: training_curves(run))
     console.print(

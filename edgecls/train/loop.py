@@ -24,6 +24,19 @@ from edgecls.preprocess import Preprocess
 from edgecls.storage import make_folder, new_folder, write_text
 from edgecls.train.augment import Augmentation, TrainingBatches
 from edgecls.train.checkpoint import CHECKPOINT_FILE, Checkpoint, images_of, read_checkpoint
+from edgecls.train.optimize import (
+    FREEZES,
+    LOSSES,
+    LR_FACTOR,
+    OPTIMIZERS,
+    SCHEDULES,
+    balanced_weights,
+    freeze,
+    hold_frozen,
+    loss_for,
+    optimizer_for,
+    schedule_for,
+)
 from edgecls.train.weights import StartingPoint, start
 
 if TYPE_CHECKING:
@@ -33,15 +46,16 @@ if TYPE_CHECKING:
 
 HISTORY_FILE = "metrics.csv"
 EVALUATION_FILE = "evaluation.json"
-LABEL_SMOOTHING = 0.1
-WEIGHT_DECAY = 0.02
-WARMUP_FRACTION = 0.2
 MIN_SIZE_PX = 32
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What a training run is asked for; None means the default that suits the data and the weights."""
+    """What a training run is asked for; None means the default that suits the data and the weights.
+
+    `balance` gives every class the same say in the loss, `freeze` says what does not learn, and `patience` ends the
+    training after so many epochs without a better one.
+    """
 
     data: str | None = None
     arch: str = models.DEFAULT_ARCH
@@ -53,6 +67,14 @@ class TrainConfig:
     seed: int = 0
     mirror: bool = True
     out: Path | None = None
+    optimizer: str = "adamw"
+    schedule: str = "one-cycle"
+    weight_decay: float = 0.02
+    loss: str = "cross-entropy"
+    label_smoothing: float = 0.1
+    balance: bool = False
+    freeze: str = "none"
+    patience: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -69,6 +91,20 @@ class TrainConfig:
             raise UsageError(f"--lr must be above 0, not {self.lr}")
         if self.size_px is not None and not MIN_SIZE_PX <= self.size_px <= 2048:
             raise UsageError(f"--size must be between {MIN_SIZE_PX} and 2048 pixels, not {self.size_px}")
+        for name, value, known in (
+            ("optimizer", self.optimizer, OPTIMIZERS),
+            ("schedule", self.schedule, SCHEDULES),
+            ("loss", self.loss, LOSSES),
+            ("freeze", self.freeze, FREEZES),
+        ):
+            if value not in known:
+                raise UsageError(f"--{name} takes {', '.join(known)}, not {value!r}")
+        if not 0 <= self.label_smoothing < 1:
+            raise UsageError(f"--label-smoothing is a share, at least 0 and below 1, not {self.label_smoothing:g}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise UsageError(f"--weight-decay must be at least 0, not {self.weight_decay:g}")
+        if self.patience is not None and self.patience < 1:
+            raise UsageError(f"--patience is a number of epochs, at least 1, not {self.patience}")
         if self.out is not None and self.out.exists():
             raise OutputError(f"{self.out} exists already; choose another --out or remove it")
 
@@ -198,10 +234,20 @@ class Trainer:
         self.network = network
         self.module = models.channels_last(models.deployable(network, self.preprocess).to(self.device))
         self.card = _card(config, dataset, self.preprocess)
-        lr = config.lr or models.find(config.arch).lr * (0.25 if self.start.pretrained else 1.0)
-        self.optimizer = torch.optim.AdamW(_parameter_groups(network), lr=lr, fused=True)
+        architecture = models.find(config.arch)
+        if config.freeze != "none" and not self.start.pretrained:
+            raise UsageError("--freeze keeps weights that were learned before, and there are none; give --weights")
+        freeze(network, config.freeze, architecture.head)
+        suits = architecture.lr * LR_FACTOR[config.optimizer] * (0.25 if self.start.pretrained else 1.0)
+        self.optimizer = optimizer_for(config.optimizer, network, config.lr or suits, config.weight_decay)
+        weights = None
+        if config.balance:
+            weights = balanced_weights(labels_of(dataset.splits["train"]), len(dataset.classes)).to(self.device)
+        self.loss = loss_for(config.loss, config.label_smoothing, weights)
         steps = self.epochs * len(self.batches)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: one_cycle(step, steps))
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: schedule_for(config.schedule, step, steps)
+        )
         self.best: dict[str, torch.Tensor] = {}
         self.history: list[Epoch] = []
         if checkpoint:
@@ -216,6 +262,8 @@ class Trainer:
         history = self.history
         self.watcher.started(self.dataset, self.start, self.epochs, len(self.batches), device, len(history))
         for number in range(len(history) + 1, self.epochs + 1):
+            if self._is_out_of_patience():
+                break
             epoch = self._epoch(number)
             if not math.isfinite(epoch.train_loss):
                 raise UsageError(f"the loss is no longer a number in epoch {number}; train with a smaller --lr")
@@ -226,6 +274,13 @@ class Trainer:
                 self._checkpoint().write(place)
             self.watcher.epoch(epoch)
         self.network.load_state_dict(self.best)
+
+    def _is_out_of_patience(self) -> bool:
+        """Whether the best epoch lies further back than the asked-for patience."""
+        if self.config.patience is None or not self.history:
+            return False
+        best = max(self.history, key=lambda epoch: (epoch.val_top1, -epoch.val_loss))
+        return self.history[-1].epoch - best.epoch >= self.config.patience
 
     def _checkpoint(self) -> Checkpoint:
         import torch
@@ -257,6 +312,7 @@ class Trainer:
     def _epoch(self, number: int) -> Epoch:
         begun = time.perf_counter()
         self.module.train()
+        hold_frozen(self.network)
         losses = [self._step(images, labels, number) for images, labels in self.batches.epoch(number)]
         trained = time.perf_counter()
         val_loss, val_top1 = self._validate()
@@ -272,10 +328,9 @@ class Trainer:
 
     def _step(self, images: NDArray[uint8], labels: Any, epoch: int) -> float:
         import torch
-        from torch.nn.functional import cross_entropy
 
         scores = self.module(torch.from_numpy(images).to(self.device))
-        loss = cross_entropy(scores, torch.from_numpy(labels).to(self.device), label_smoothing=LABEL_SMOOTHING)
+        loss = self.loss(scores, torch.from_numpy(labels).to(self.device))
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), max_norm=5.0)
@@ -318,14 +373,6 @@ class Trainer:
         return metrics
 
 
-def one_cycle(step: int, steps: int) -> float:
-    """Learning rate of a step as a fraction of the peak: up in a straight line, then down along a cosine to zero."""
-    rise = max(1, round(WARMUP_FRACTION * steps))
-    if step < rise:
-        return (step + 1) / rise
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise + 1) / (steps - rise + 1))))
-
-
 def _default_epochs(start: StartingPoint, dataset: Dataset) -> int:
     if start.pretrained or not dataset.source.photographs:
         return 10
@@ -350,15 +397,6 @@ def _fitting_momentum(steps_per_epoch: int) -> Callable[[Any], None]:
             layer.momentum = max(layer.momentum, min(0.3, 4 / steps_per_epoch))
 
     return raise_momentum
-
-
-def _parameter_groups(network: torch.nn.Module) -> list[dict[str, Any]]:
-    """Weight decay for weights only: biases and norm parameters have one dimension."""
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
 
 
 def _card(config: TrainConfig, dataset: Dataset, preprocess: Preprocess) -> Card:

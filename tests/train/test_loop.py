@@ -13,7 +13,8 @@ from edgecls import models, runs
 from edgecls.card import check_files
 from edgecls.errors import ArtefactError, BackendError, OutputError, UsageError
 from edgecls.runs import Artefact
-from edgecls.train.loop import Epoch, TrainConfig, Watcher, one_cycle, read_history, train
+from edgecls.train.loop import Epoch, TrainConfig, Watcher, read_history, train
+from edgecls.train.optimize import one_cycle
 
 QUICK = {"arch": "simple_cnn", "epochs": 1, "size_px": 32, "batch_size": 8}
 
