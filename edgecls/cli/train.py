@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from edgecls.train.weights import StartingPoint
 
 ARCH_HELP = (
-    "mobilenet_v2, mobilenet_v3_small, mobilenet_v3_large, resnet18, resnet34, resnet50, simple_cnn, vgg16 or "
-    "timm/NAME; mobilenet_v3_small unless told otherwise."
+    "mobilenet_v2, mobilenet_v3_small, mobilenet_v3_large, resnet18, resnet34, resnet50, resnet101, resnet152, "
+    "efficientnet_b0 to b2, shufflenet_v2_x0_5 and x1_0, squeezenet1_0 and 1_1, regnet_x_400mf, regnet_y_400mf, "
+    "regnet_y_1_6gf, simple_cnn, vgg16 or timm/NAME; mobilenet_v3_small unless told otherwise."
 )
 
 

@@ -241,7 +241,7 @@ class TestMistakes:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_in_the_middle_of_training_is_one_line_and_leaves_nothing(
+def test_a_signal_in_the_middle_of_training_ends_it_with_a_way_to_go_on(
     photos: Path, tmp_path: Path, number: signal.Signals, code: int
 ):
     command = [sys.executable, "-m", "edgecls", "train", str(photos), "--arch", "simple_cnn", "--weights", "none"]
@@ -257,8 +257,12 @@ def test_a_signal_in_the_middle_of_training_is_one_line_and_leaves_nothing(
     process.send_signal(number)
     _, err = process.communicate(timeout=30)
     assert process.returncode == code
-    assert err.strip() == "stopped; nothing was left half-written"
-    assert list((tmp_path / "out").iterdir()) == []
+    place = tmp_path / "out" / "run"
+    assert err.splitlines() == [
+        f"go on later with: edgecls train --resume {place}", "stopped; nothing was left half-written",
+    ]  # fmt: skip
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["run"]
+    assert {path.name for path in place.iterdir()} == {"checkpoint.pt"}
 
 
 def test_debug_shows_the_traceback_wherever_it_stands(tmp_path: Path):
