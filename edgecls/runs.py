@@ -37,11 +37,9 @@ class Artefact:
         """Whether this is a trained run, the parent of bundles."""
         return self.place.is_dir() and self.card.is_parent
 
-    def open(self, threads: int | None = None, tell: Callable[[str], None] = lambda _: None) -> backends.Session:
-        """Open a session; see `Backend.open`. `tell` hears what is built first, where that takes long."""
-        if self.backend.needs_preparing(self.place, self.card):
-            self.backend.prepare(self.place, self.card, tell=tell)
-        return self.backend.open(self.place, self.card, threads)
+    def open(self, threads: int | None = None, tell: backends.Tell = lambda _: None) -> backends.Session:
+        """Open a session; see `Backend.open`."""
+        return self.backend.open(self.place, self.card, threads, tell)
 
     def size_bytes(self) -> int:
         """Bytes of the model files, caches left out."""

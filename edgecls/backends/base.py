@@ -49,6 +49,10 @@ class Layer:
 
 
 NO_OPTIONS = BuildOptions()
+Tell = Callable[[str], None]
+"""Hears in words what is being done."""
+PROFILED_RUNS = 20
+"""Runs over which the times of layers are averaged."""
 
 
 class Session(ABC):
@@ -164,29 +168,30 @@ class Backend(ABC):
         if reason := self.buildable():
             raise BackendError(reason)
 
-    def open(self, place: Path, card: Card, threads: int | None = None) -> Session:
+    def open(self, place: Path, card: Card, threads: int | None = None, tell: Tell = lambda _: None) -> Session:
         """Open a bundle's folder, or a bare model file with the card that was read from it.
 
-        `threads` limits the processor threads, None leaves the choice to the runtime. Raises `ArtefactError` for files
-        that do not fit the card and `BackendError` where the runtime is missing or refuses them.
+        `threads` limits the processor threads, None leaves the choice to the runtime; `tell` hears what is built first,
+        where that takes long. Raises `ArtefactError` for files that do not fit the card and `BackendError` where the
+        runtime is missing or refuses them.
         """
+        return self._open(self._runnable(place, card), card, threads, tell)
+
+    def _runnable(self, place: Path, card: Card) -> Path:
+        """The model file of a bundle that can run here. Raises as `open` does."""
         if reason := self.available():
             raise BackendError(f"{place} cannot run here: {reason}")
-        if place.is_dir():
-            check_files(card, place)
-            place = place / card.model_file
-        return self._open(place, card, threads)
-
-    def needs_preparing(self, place: Path, card: Card) -> bool:  # noqa: ARG002
-        """Whether opening this bundle on this machine would first build something that takes long."""
-        return False
+        if not place.is_dir():
+            return place
+        check_files(card, place)
+        return place / card.model_file
 
     def prepare(
         self,
         place: Path,  # noqa: ARG002
         card: Card,  # noqa: ARG002
         device: str | None = None,
-        tell: Callable[[str], None] = lambda _: None,  # noqa: ARG002
+        tell: Tell = lambda _: None,  # noqa: ARG002
     ) -> list[Path]:
         """Build ahead of time what opening the bundle would build; returns these files, which may have stood there.
 
@@ -195,11 +200,14 @@ class Backend(ABC):
         self._check_device(device)
         return []
 
-    def layers(self, place: Path, card: Card, images: NDArray[uint8]) -> list[Layer]:  # noqa: ARG002
+    def layers(self, place: Path, card: Card, images: NDArray[uint8]) -> list[Layer]:
         """What the runtime computes, in order, with the mean time of each step on `images` (N, h, w, 3).
 
-        Raises `UsageError` where the runtime does not tell, `BackendError` where it cannot run.
+        Raises `UsageError` where the runtime does not tell, and as `open` does.
         """
+        return self._layers(self._runnable(place, card), card, images)
+
+    def _layers(self, file: Path, card: Card, images: NDArray[uint8]) -> list[Layer]:  # noqa: ARG002
         raise UsageError(f"{self.name} does not tell its layers; give a bundle")
 
     def bundle_of(self, file: Path) -> Path | None:  # noqa: ARG002
@@ -211,7 +219,7 @@ class Backend(ABC):
         raise ArtefactError(f"{file}: {self.name} files carry no card; give the folder that holds card.json")
 
     @abstractmethod
-    def _open(self, file: Path, card: Card, threads: int | None) -> Session: ...
+    def _open(self, file: Path, card: Card, threads: int | None, tell: Tell) -> Session: ...
 
     def _build(self, graph: Path, card: Card, out: Path, options: BuildOptions) -> tuple[Runtime, list[str]]:  # noqa: ARG002
         """Write the model files to `out`; return the runtime and their names, the one to open first at the front."""

@@ -5,7 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecls.backends.base import PROCESSORS, Backend, BuildOptions, Layer, Session, missing_package
+from edgecls.backends.base import (
+    PROCESSORS,
+    PROFILED_RUNS,
+    Backend,
+    BuildOptions,
+    Layer,
+    Session,
+    Tell,
+    missing_package,
+)
 from edgecls.backends.onnx_graph import embed_card
 from edgecls.card import EMBEDDED_KEY, INPUT_NAME, OUTPUT_NAME, Card, Runtime
 from edgecls.errors import ArtefactError, UsageError, first_line
@@ -27,7 +36,6 @@ WEIGHTED = (
     "MatMul",
     "QLinearMatMul",
 )
-PROFILED_RUNS = 20
 
 
 class OnnxRuntimeSession(Session):
@@ -66,12 +74,11 @@ class OnnxRuntimeBackend(Backend):
         if device is not None and device not in PROCESSORS:
             raise UsageError(f"target onnx has no device {device!r}; choose {', '.join(PROCESSORS)}")
 
-    def layers(self, place: Path, card: Card, images: NDArray[uint8]) -> list[Layer]:
-        """See `Backend.layers`. The precision is that of what a node takes in."""
+    def _layers(self, file: Path, card: Card, images: NDArray[uint8]) -> list[Layer]:  # noqa: ARG002
+        """The precision is that of what a node takes in."""
         import json
         import tempfile
 
-        file = place / card.model_file if place.is_dir() else place
         with tempfile.TemporaryDirectory(prefix="edgecls-") as scratch:
             session = _create(file, threads=None, profile=str(Path(scratch) / "profile"))
             for _ in range(1 + PROFILED_RUNS):
@@ -84,7 +91,7 @@ class OnnxRuntimeBackend(Backend):
             total_us[event["name"]] = total_us.get(event["name"], 0.0) + event["dur"]
         return [_layer(event, total_us[event["name"]] / 1000 / PROFILED_RUNS) for event in first_run]
 
-    def _open(self, file: Path, card: Card, threads: int | None) -> Session:
+    def _open(self, file: Path, card: Card, threads: int | None, tell: Tell) -> Session:  # noqa: ARG002
         return OnnxRuntimeSession(file, card, threads)
 
     def _build(self, graph: Path, card: Card, out: Path, options: BuildOptions) -> tuple[Runtime, list[str]]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecls.backends.base import NO_OPTIONS, Backend, BuildOptions, Layer, Session
+from edgecls.backends.base import NO_OPTIONS, PROFILED_RUNS, Backend, BuildOptions, Layer, Session, Tell
 from edgecls.card import EMBEDDED_KEY, Card, Runtime
 from edgecls.errors import ArtefactError, BackendError, UsageError
 
@@ -21,7 +22,6 @@ CAPABILITIES = {"bf16": "BF16", "fp16": "FP16"}
 TYPES = {"i8": "int8", "u8": "int8", "f32": "fp32", "fp32": "fp32", "f16": "fp16", "fp16": "fp16", "bf16": "bf16"}
 WEIGHTED = ("Convolution", "GroupConvolution", "MatMul", "FullyConnected")
 """The beginnings of what OpenVINO calls its layers with weights."""
-PROFILED_RUNS = 20
 
 
 class OpenVinoSession(Session):
@@ -43,17 +43,7 @@ class OpenVinoSession(Session):
         self._running: deque[Any] = deque()
 
     def _compile(self, batch: int) -> Any:
-        import openvino
-
-        core, model = openvino.Core(), self._model.clone()
-        model.reshape([batch, *self.card.input_shape])
-        try:
-            return core.compile_model(model, self._device, self._settings)
-        except RuntimeError as error:
-            if self._device in core.available_devices:
-                raise BackendError(f"OpenVINO cannot compile the model for {self._device}: {_reason(error)}") from error
-            found = ", ".join(core.available_devices) or "none"
-            raise BackendError(f"OpenVINO finds no device {self._device} on this machine; found: {found}") from error
+        return _compile(self._model, [batch, *self.card.input_shape], self._device, self._settings)
 
     def _infer(self, images: NDArray[uint8]) -> NDArray[float32]:
         if len(images) == 1:
@@ -120,15 +110,11 @@ class OpenVinoBackend(Backend):
         if precision == "bf16" and not _computes_in("bf16", device):
             raise BackendError(f"the {device} of this machine has no bfloat16 arithmetic; export --int8")
 
-    def layers(self, place: Path, card: Card, images: NDArray[uint8]) -> list[Layer]:
-        """See `Backend.layers`. OpenVINO gives a layer's precision as the end of the name of what computes it."""
-        import openvino
-
-        model = _read(place / card.model_file if place.is_dir() else place)
-        model.reshape(images.shape)
+    def _layers(self, file: Path, card: Card, images: NDArray[uint8]) -> list[Layer]:
+        """OpenVINO gives a layer's precision as the end of the name of what computes it."""
         device = _device(card)
-        settings = _settings(card.precision, device)
-        request = openvino.Core().compile_model(model, device, {**settings, "PERF_COUNT": True}).create_infer_request()
+        settings = {**_settings(card.precision, device), "PERF_COUNT": True}
+        request = _compile(_read(file), images.shape, device, settings).create_infer_request()
         request.infer({0: images})  # the first run sets things up
         total_ms: dict[str, float] = {}
         for _ in range(PROFILED_RUNS):
@@ -148,7 +134,7 @@ class OpenVinoBackend(Backend):
             for step in steps
         ]
 
-    def _open(self, file: Path, card: Card, threads: int | None) -> Session:
+    def _open(self, file: Path, card: Card, threads: int | None, tell: Tell) -> Session:  # noqa: ARG002
         return OpenVinoSession(file, card, threads, _device(card))
 
     def _build(self, graph: Path, card: Card, out: Path, options: BuildOptions) -> tuple[Runtime, list[str]]:
@@ -160,6 +146,21 @@ class OpenVinoBackend(Backend):
             model.set_rt_info(value, ["model_info", key])
         openvino.save_model(model, out / MODEL_FILE, compress_to_fp16=False)
         return Runtime(self.package, self.version() or "", options.device or "CPU"), [MODEL_FILE, WEIGHTS_FILE]
+
+
+def _compile(model: Any, shape: Sequence[int], device: str, settings: Mapping[str, Any]) -> Any:
+    """A copy of the model for inputs of this shape, compiled. Raises `BackendError` where the device cannot have it."""
+    import openvino
+
+    core, copy = openvino.Core(), model.clone()
+    copy.reshape(list(shape))
+    try:
+        return core.compile_model(copy, device, settings)
+    except RuntimeError as error:
+        if device in core.available_devices:
+            raise BackendError(f"OpenVINO cannot compile the model for {device}: {_reason(error)}") from error
+        found = ", ".join(core.available_devices) or "none"
+        raise BackendError(f"OpenVINO finds no device {device} on this machine; found: {found}") from error
 
 
 def _device(card: Card) -> str:

@@ -6,13 +6,13 @@ Precision lives in the graph (strongly typed networks), which every flavour take
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgecls.backends.base import Backend, BuildOptions, Layer, Session, missing_package
+from edgecls.backends.base import Backend, BuildOptions, Layer, Session, Tell, missing_package
 from edgecls.backends.nvidia import cuda
-from edgecls.backends.nvidia.engines import DEFAULT_BATCH, EngineCache, Plan, capabilities, plan_here
+from edgecls.backends.nvidia.engines import DEFAULT_BATCH, EngineCache, Plan, capabilities
 from edgecls.backends.nvidia.flavours import INSTALL, Flavour, installed_flavours
 from edgecls.backends.onnx_graph import embed_card, graph_layers, quantizer_faults
 from edgecls.card import Card, Runtime
@@ -68,53 +68,28 @@ class TensorRtBackend(Backend):
         portable = out / MODEL_FILE
         embed_card(graph, card, portable)
         runtime = Runtime(self.name, "", batch=options.batch, workspace_mib=options.workspace_mib)
-        plan = _plan_ahead(card, runtime, options.device)
+        plan = _plan_for_export(replace(card, runtime=runtime), options.device)
         if plan is None:
-            note = "the device builds the engine on first use"
-            return Runtime(**{**vars(runtime), "note": note}), [MODEL_FILE]
+            return replace(runtime, note="the device builds the engine on first use"), [MODEL_FILE]
         EngineCache(portable).obtain(plan)
         built_for = f"compute capability {', '.join(plan.capabilities)}" if plan.gpu is None else plan.gpu
         note = f"engine built for {built_for}; other GPUs build theirs on first use"
-        built = {"version": plan.flavour.version(), "device": ",".join(plan.capabilities), "note": note}
-        return Runtime(**{**vars(runtime), "name": plan.flavour.module, **built}), [MODEL_FILE]
+        flavour, device = plan.flavour, ",".join(plan.capabilities)
+        return replace(runtime, name=flavour.module, version=flavour.version(), device=device, note=note), [MODEL_FILE]
 
-    def needs_preparing(self, place: Path, card: Card) -> bool:
-        """Whether no engine for this machine's GPU is there."""
-        if self.available() is not None:
-            return False
-        return EngineCache(place / card.model_file).find(_plan_here(card)) is None
-
-    def prepare(
-        self, place: Path, card: Card, device: str | None = None, tell: Callable[[str], None] = lambda _: None
-    ) -> list[Path]:
+    def prepare(self, place: Path, card: Card, device: str | None = None, tell: Tell = lambda _: None) -> list[Path]:
         """The engine for this machine's GPU, or with `device` for compute capabilities, which TensorRT-RTX can."""
         if not installed_flavours():
             raise BackendError(str(self.available()))
-        plan = _plan_ahead(card, card.runtime, device) if device else _plan_here(card)
+        plan = _plan_here(card) if device is None else _plan_for(card, device)
         cache = EngineCache(place / card.model_file)
-        if plan is None:  # cannot be: `_plan_ahead` with a device plans or raises
-            return []
         cache.obtain(plan, tell)
         return [path] if (path := cache.find(plan)) else []
 
-    def _open(self, file: Path, card: Card, threads: int | None) -> Session:  # noqa: ARG002
+    def _open(self, file: Path, card: Card, threads: int | None, tell: Tell) -> Session:  # noqa: ARG002
         from edgecls.backends.nvidia.session import TensorRtSession
 
-        return TensorRtSession(self._engine(file, card), card, _batch(card.runtime))
-
-    def _engine(self, file: Path, card: Card) -> Engine:
-        """The engine for this machine, loaded; one that TensorRT refuses all the same is built anew, once."""
-        from edgecls.backends.nvidia.session import Engine
-
-        plan, cache = _plan_here(card), EngineCache(file)
-        runtime_cache = cache.path(plan).with_suffix(".jit")
-        try:
-            return Engine(plan.flavour, cache.obtain(plan), runtime_cache)
-        except BackendError:
-            if cache.find(plan) is None:
-                raise
-            cache.discard(plan)
-            return Engine(plan.flavour, cache.obtain(plan), runtime_cache)
+        return TensorRtSession(_load_engine(file, card, tell), card, _batch(card))
 
     def bundle_of(self, file: Path) -> Path | None:
         """See `Backend.bundle_of`: engines lie in a folder of their bundle."""
@@ -122,47 +97,76 @@ class TensorRtBackend(Backend):
 
     def layers(self, place: Path, card: Card, images: NDArray[uint8]) -> list[Layer]:
         """What the inspector says of the engine; without a GPU, what the graph asks TensorRT to compute in."""
-        file = place / card.model_file if place.is_dir() else place
         if self.available() is not None:
-            return graph_layers(file)
+            return graph_layers(place / card.model_file)
+        return super().layers(place, card, images)
+
+    def _layers(self, file: Path, card: Card, images: NDArray[uint8]) -> list[Layer]:
         from edgecls.backends.nvidia.layers import engine_layers
 
-        return engine_layers(self._engine(file, card), card, images)
+        return engine_layers(_load_engine(file, card), card, images)
 
 
-def _batch(runtime: Runtime | None) -> tuple[int, int, int]:
+def _load_engine(file: Path, card: Card, tell: Tell = lambda _: None) -> Engine:
+    """The engine for this machine's GPU; one that TensorRT refuses all the same is built anew, once."""
+    from edgecls.backends.nvidia.session import Engine
+
+    plan, cache = _plan_here(card), EngineCache(file)
+    runtime_cache = cache.path(plan).with_suffix(".jit")
+    try:
+        return Engine(plan.flavour, cache.obtain(plan, tell), runtime_cache)
+    except BackendError:
+        if cache.find(plan) is None:
+            raise
+        cache.discard(plan)
+        return Engine(plan.flavour, cache.obtain(plan, tell), runtime_cache)
+
+
+def _batch(card: Card) -> tuple[int, int, int]:
     """The card's range of batch sizes. JSON knows no tuples."""
-    if runtime is None or runtime.batch is None:
+    if card.runtime is None or card.runtime.batch is None:
         return DEFAULT_BATCH
-    smallest, usual, largest = runtime.batch
+    smallest, usual, largest = card.runtime.batch
     return smallest, usual, largest
 
 
-def _plan_here(card: Card) -> Plan:
+def _plan(card: Card, flavour: Flavour, built_for: tuple[str, ...], gpu: str | None) -> Plan:
     workspace = card.runtime.workspace_mib if card.runtime else None
+    return Plan(flavour, built_for, gpu, card.input_shape, _batch(card), workspace)
+
+
+def _plan_here(card: Card) -> Plan:
+    """The plan for this machine's GPU. Raises `BackendError` where there is none."""
     [flavour, *_] = installed_flavours()
-    return plan_here(flavour, input_shape=card.input_shape, batch=_batch(card.runtime), workspace_mib=workspace)
+    gpu = cuda.gpu()
+    if gpu is None:
+        ahead = "; without one, name the GPUs to build for: --compute-capability 8.9" if flavour.ahead_of_time else ""
+        raise BackendError(f"there is no GPU to build an engine for: {cuda.obstacle()}{ahead}")
+    return _plan(card, flavour, (gpu.capability,), gpu.name)
 
 
-def _plan_ahead(card: Card, runtime: Runtime | None, device: str | None) -> Plan | None:
+def _plan_for(card: Card, device: str | None) -> Plan:
+    """The plan for compute capabilities, whatever GPU is here. Raises `BackendError` where TensorRT-RTX is missing."""
+    for flavour in installed_flavours():
+        if flavour.ahead_of_time:
+            return _plan(card, flavour, capabilities(device), None)
+    raise BackendError(
+        f"an engine for compute capability {device} can be built ahead of time by TensorRT-RTX only: "
+        "pip install 'edgecls[tensorrt-rtx]'; without --device the bundle is portable and the device builds its own"
+    )
+
+
+def _plan_for_export(card: Card, device: str | None) -> Plan | None:
     """What an export builds: for this machine's GPU with TensorRT, else for compute capabilities with TensorRT-RTX.
 
     None where neither can be. Raises `BackendError` where `device` asks for what cannot be.
     """
-    workspace = runtime.workspace_mib if runtime else None
-    options = {"input_shape": card.input_shape, "batch": _batch(runtime), "workspace_mib": workspace}
-    wanted, gpu = capabilities(device), cuda.gpu()
-    here: list[Flavour] = [] if gpu is None or device not in (None, gpu.capability) else installed_flavours()[:1]
-    if here and not here[0].ahead_of_time:
-        return plan_here(here[0], **options)
-    if ahead := [flavour for flavour in installed_flavours() if flavour.ahead_of_time]:
-        return Plan(ahead[0], wanted, None, **options)  # type: ignore[arg-type]
-    if device is not None:
-        raise BackendError(
-            f"an engine for compute capability {device} can be built ahead of time by TensorRT-RTX only: "
-            "pip install 'edgecls[tensorrt-rtx]'; without --device the bundle is portable and the device builds its own"
-        )
-    return None
+    gpu, flavours = cuda.gpu(), installed_flavours()
+    if gpu and flavours and not flavours[0].ahead_of_time and device in (None, gpu.capability):
+        return _plan_here(card)
+    if device is None and not any(flavour.ahead_of_time for flavour in flavours):
+        return None
+    return _plan_for(card, device)
 
 
 BACKEND = TensorRtBackend()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgecls.backends.base import Backend, Session
+from edgecls.backends.base import Backend, Session, Tell
 from edgecls.card import Card
 from edgecls.errors import ArtefactError
 from edgecls.models import channels_last, create, deployable, load_weights, read_weights
@@ -45,7 +45,7 @@ class TorchBackend(Backend):
     extra = "train"
     exportable = False
 
-    def _open(self, file: Path, card: Card, threads: int | None) -> Session:
+    def _open(self, file: Path, card: Card, threads: int | None, tell: Tell) -> Session:  # noqa: ARG002
         return TorchSession(card, open_module(file, card), threads)
 
 

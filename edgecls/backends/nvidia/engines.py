@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from edgecls.backends.nvidia import cuda
+from edgecls.backends.base import Tell
 from edgecls.backends.nvidia.flavours import Flavour, monitor_for, parse_graph
 from edgecls.card import INPUT_NAME
 from edgecls.errors import BackendError, MissingExtraError, OutputError, UsageError
@@ -29,8 +29,6 @@ DEFAULT_CAPABILITIES = ("8.6", "8.9", "12.0")
 """Ampere, Ada and Blackwell, for which TensorRT-RTX builds unless told otherwise; on Turing (7.5) it lacks float32."""
 LOCK_TIMEOUT_S = 3600.0
 """Building on a small Jetson takes minutes; after an hour the other process is taken to be stuck."""
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -244,12 +242,3 @@ def capabilities(given: str | None) -> tuple[str, ...]:
         if not (major.isdigit() and dot and minor.isdigit()):
             raise UsageError(f"{part!r} is no compute capability; write them as 8.6,8.9")
     return parts
-
-
-def plan_here(flavour: Flavour, **options: Any) -> Plan:
-    """The plan for the GPU of this machine. Raises `BackendError` where there is none."""
-    gpu = cuda.gpu()
-    if gpu is None:
-        ahead = "; without one, name the GPUs to build for: --compute-capability 8.9" if flavour.ahead_of_time else ""
-        raise BackendError(f"there is no GPU to build an engine for: {cuda.obstacle()}{ahead}")
-    return Plan(flavour, (gpu.capability,), gpu.name, **options)

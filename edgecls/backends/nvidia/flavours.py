@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from edgecls.backends.base import Tell
 from edgecls.errors import BackendError
 
 
@@ -82,7 +82,7 @@ def logger_for(trt: Any) -> Any:
     return Logger()
 
 
-def monitor_for(trt: Any, tell: Callable[[str], None]) -> Any:
+def monitor_for(trt: Any, tell: Tell) -> Any:
     """A progress monitor that tells each phase of a build and its share, such as "Building Engine 40 %"."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from edgecls.backends.base import Layer
+from edgecls.backends.base import PROFILED_RUNS, Layer
 from edgecls.backends.nvidia.session import Engine, Lane
 from edgecls.card import Card
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from numpy import uint8
     from numpy.typing import NDArray
 
-RUNS = 20
 PRECISIONS = {
     "int8": "int8",
     "uint8": "int8",
@@ -25,8 +24,8 @@ PRECISIONS = {
     "float": "fp32",
     "fp32": "fp32",
 }
-"""The beginnings of the words for a tensor's type in the inspector's "Format/Datatype"."""
-WEIGHTED = ("conv", "gemm", "matmul", "matrixmultiply", "caskconvolution", "fullyconnected")
+"""The words for a tensor's type in the inspector's "Format/Datatype"."""
+WEIGHTED = ("conv", "gemm", "matmul", "matrixmultiply", "fullyconnected")
 
 
 def engine_layers(engine: Engine, card: Card, images: NDArray[uint8]) -> list[Layer]:
@@ -34,12 +33,12 @@ def engine_layers(engine: Engine, card: Card, images: NDArray[uint8]) -> list[La
     lane = Lane(engine, card, len(images))
     try:
         profiler = _profiler_for(engine.trt)
-        lane.profile(profiler, images, RUNS)
+        lane.profile(profiler, images, PROFILED_RUNS)
         inspector = engine.engine.create_engine_inspector()
         text = inspector.get_engine_information(engine.trt.LayerInformationFormat.JSON)
     finally:
         lane.free()
-    return layers_from(text, profiler.mean_ms(RUNS))
+    return layers_from(text, profiler.mean_ms(PROFILED_RUNS))
 
 
 def layers_from(inspected: str, times_ms: Mapping[str, float]) -> list[Layer]:

@@ -118,6 +118,11 @@ class Lane:
         call("cudaStreamSynchronize", self._stream)
         return self._scores[: self._count].copy()
 
+    def run(self, images: NDArray[uint8]) -> NDArray[float32]:
+        """Scores (N, C) of images (N, h, w, 3)."""
+        self.start(images)
+        return self.finish()
+
     def capture(self, count: int) -> None:
         """From now on launch copies and kernels for exactly `count` images as one CUDA graph, where that works."""
         from cuda.bindings import runtime as cudart
@@ -137,12 +142,10 @@ class Lane:
 
     def profile(self, profiler: Any, images: NDArray[uint8], runs: int) -> None:
         """Run `runs` times with TensorRT telling `profiler` the time of each layer."""
-        self.start(images)
-        self.finish()
+        self.run(images)
         self._context.profiler = profiler
         for _ in range(runs):
-            self.start(images)
-            self.finish()
+            self.run(images)
 
     def _enqueue(self) -> None:
         from cuda.bindings import runtime as cudart
@@ -193,17 +196,10 @@ class TensorRtSession(Session):
         import numpy as np
 
         if len(images) == self._usual and self._idle:
-            lane = self._idle[0]
-            lane.start(images)
-            return lane.finish()
+            return self._idle[0].run(images)
         self._any_size = self._any_size or Lane(self._engine, self.card, self._largest)
         parts = [images[first : first + self._largest] for first in range(0, len(images), self._largest)]
-        return np.concatenate([self._by_any_size(self._any_size, part) for part in parts])
-
-    @staticmethod
-    def _by_any_size(lane: Lane, images: NDArray[uint8]) -> NDArray[float32]:
-        lane.start(images)
-        return lane.finish()
+        return np.concatenate([self._any_size.run(part) for part in parts])
 
     def _submit(self, images: NDArray[uint8]) -> None:
         if len(images) != self._usual:
