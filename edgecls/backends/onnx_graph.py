@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,24 @@ OPSET = 17
 """The newest opset that ONNX Runtime 1.20, OpenVINO 2025, TensorRT 10 and both majors' parsers all read."""
 NORMALIZE_PREFIX = "/normalize/"
 """Where the nodes of the normalization stand, as `models.deployable` is traced; they stay in float."""
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""The operators with weights: what a sensitivity analysis ranks and what may be left in float."""
+
+
+def constants_of(graph: Any) -> dict[str, Any]:
+    """The tensors that a graph holds, by name: initializers and the values of Constant nodes."""
+    constants: dict[str, Any] = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant":
+            constants.update((node.output[0], each.t) for each in node.attribute if each.name == "value")
+    return constants
+
+
+def replace_nodes(graph: Any, nodes: Iterable[Any]) -> None:
+    """Give a graph these nodes, which may be its own, in this order."""
+    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
 
 
 def embed_card(graph: Path, card: Card, out: Path) -> None:
@@ -37,10 +56,7 @@ def quantizer_faults(graph: Path) -> list[str]:
     from onnx import TensorProto, numpy_helper
 
     model = onnx.load(graph)
-    constants: dict[str, Any] = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "Constant":
-            constants.update((node.output[0], each.t) for each in node.attribute if each.name == "value")
+    constants = constants_of(model.graph)
     faults = []
     for node in model.graph.node:
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
@@ -79,5 +95,5 @@ def graph_layers(graph: Path) -> list[Layer]:
             return "int8"
         return next((floats[stored[name]] for name in node.input if stored.get(name) in floats), "fp32")
 
-    nodes = [node for node in model.graph.node if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")]
+    nodes = [node for node in model.graph.node if node.op_type in LAYERS]
     return [Layer(node.name, node.op_type, precision(node), weighted=True) for node in nodes]

@@ -6,8 +6,10 @@ here, and quantizers take such arithmetic for layers and round it to 8 bits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from edgecls.backends.onnx_graph import constants_of, replace_nodes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,7 +30,7 @@ def fold_shapes(model: Any) -> None:
     light = _without_weights(model)
     while _fold_once(light):  # a padding that is known makes the dimensions behind it known
         pass
-    _replace_nodes(model.graph, light.graph.node)
+    replace_nodes(model.graph, light.graph.node)
     there = {tensor.name for tensor in model.graph.initializer}
     found = [tensor for tensor in light.graph.initializer if tensor.name not in there]
     model.graph.initializer.extend(onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in found)
@@ -59,22 +61,14 @@ def _fold_once(model: Any) -> bool:
     import onnx
 
     folder = _Folder(onnx.shape_inference.infer_shapes(model).graph)
-    _replace_nodes(model.graph, [node for node in model.graph.node if not folder.folds(node)])
+    replace_nodes(model.graph, [node for node in model.graph.node if not folder.folds(node)])
     model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in folder.found.items())
     return bool(folder.found)
 
 
 def _absorb_padding(graph: Any) -> None:
     """Let convolutions pad for themselves: as a step of its own, padding is one more pass over memory."""
-    import onnx
-
-    small = [tensor for tensor in graph.initializer if _elements(tensor.dims) <= MAX_ELEMENTS]
-    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in small}
-    for node in graph.node:
-        if node.op_type == "Constant":
-            constants.update(
-                (node.output[0], onnx.numpy_helper.to_array(a.t)) for a in node.attribute if a.name == "value"
-            )
+    constants = _small_constants(graph)
     readers: dict[str, list[Any]] = {}
     for node in graph.node:
         for name in node.input:
@@ -87,7 +81,7 @@ def _absorb_padding(graph: Any) -> None:
             _add_padding(reader[0], padding)
             reader[0].input[0] = node.input[0]
             absorbed.add(node.output[0])
-    _replace_nodes(graph, [node for node in graph.node if node.output[0] not in absorbed])
+    replace_nodes(graph, [node for node in graph.node if node.output[0] not in absorbed])
 
 
 def _zero_padding(node: Any, constants: Mapping[str, NDArray[Any]]) -> list[int] | None:
@@ -129,7 +123,7 @@ def drop_unused(graph: Any) -> None:
         if name not in used:
             used.add(name)
             open_ends.extend(producers[name].input if name in producers else ())
-    _replace_nodes(graph, [node for node in graph.node if used.intersection(node.output)])
+    replace_nodes(graph, [node for node in graph.node if used.intersection(node.output)])
     tensors = [
         type(tensor).FromString(tensor.SerializeToString()) for tensor in graph.initializer if tensor.name in used
     ]
@@ -137,17 +131,10 @@ def drop_unused(graph: Any) -> None:
     graph.initializer.extend(tensors)
 
 
-def _replace_nodes(graph: Any, nodes: Iterable[Any]) -> None:
-    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
-
-
 class _Folder:
     """Goes through the nodes in order and remembers what is known; `found` are the constants that it worked out."""
 
     def __init__(self, graph: Any):
-        import onnx
 
         self._dimensions: dict[str, Dimensions] = {
             each.name: [dim.dim_value if dim.HasField("dim_value") else None for dim in each.type.tensor_type.shape.dim]
@@ -155,23 +142,15 @@ class _Folder:
             if each.type.tensor_type.HasField("shape")
         }
         self._dimensions.update((tensor.name, list(tensor.dims)) for tensor in graph.initializer)
-        self._small = {
-            tensor.name: onnx.numpy_helper.to_array(tensor)
-            for tensor in graph.initializer
-            if _elements(tensor.dims) <= MAX_ELEMENTS
-        }
+        self._small = _small_constants(graph)
         self._shapes: dict[str, Dimensions] = {}
         self.found: dict[str, NDArray[Any]] = {}
 
     def folds(self, node: Any) -> bool:
         """Look at one node; whether its output is now known, so that the node can go."""
         import numpy as np
-        import onnx
 
         if node.op_type == "Constant":
-            values = [each.t for each in node.attribute if each.name == "value"]
-            if values and _elements(values[0].dims) <= MAX_ELEMENTS:
-                self._small[node.output[0]] = onnx.numpy_helper.to_array(values[0])
             return False
         dimensions = self._partial_shape(node)
         if dimensions is not None:
@@ -204,6 +183,14 @@ class _Folder:
                 step = int(others[-1].ravel()[0]) if len(others) == 2 else 1
                 return source[int(starts.ravel()[0]) : int(ends.ravel()[0]) : step]
         return None
+
+
+def _small_constants(graph: Any) -> dict[str, NDArray[Any]]:
+    """The values of the constants that are no weights, by name."""
+    from onnx import numpy_helper
+
+    tensors = constants_of(graph).items()
+    return {name: numpy_helper.to_array(tensor) for name, tensor in tensors if _elements(tensor.dims) <= MAX_ELEMENTS}
 
 
 def _evaluate(node: Any, known: Mapping[str, NDArray[Any]]) -> NDArray[Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecls.backends.onnx_graph import NORMALIZE_PREFIX
+from edgecls.backends.onnx_graph import LAYERS, NORMALIZE_PREFIX, replace_nodes
 from edgecls.card import INPUT_NAME
 from edgecls.data.parallel import chunked
 from edgecls.errors import BackendError, MissingExtraError, first_line
@@ -27,8 +27,6 @@ PERCENTILE = 99.99
 """Share of the values, in percent, that percentile ranges cover; the rest is clipped."""
 HISTOGRAM_IMAGES = 4
 """Histograms are collected from so many images at a time: ONNX Runtime holds every activation of these in memory."""
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-"""The operators with weights: what a sensitivity analysis ranks and what may be left in float."""
 
 Images = Callable[[int], "Iterable[NDArray[uint8]]"]
 """Gives at most so many raw inputs (h, w, 3) uint8, read one at a time."""
@@ -98,9 +96,7 @@ def _drop_identities(graph: Any) -> None:
         for index, name in enumerate(node.input):
             node.input[index] = through.get(name, name)
         kept.append(node)
-    copies = [type(node).FromString(node.SerializeToString()) for node in kept]
-    del graph.node[:]
-    graph.node.extend(copies)
+    replace_nodes(graph, kept)
 
 
 def _with_onnxruntime(graph: Path, recipe: Recipe, images: Iterable[NDArray[uint8]], kept: Sequence[str]) -> Any:
@@ -164,9 +160,7 @@ def _free_sums(graph: Any) -> None:
                 superfluous.update((name, producers[name].input[0]))
                 node.input[index] = source
                 break
-    kept = [type(node).FromString(node.SerializeToString()) for node in graph.node if node.output[0] not in superfluous]
-    del graph.node[:]
-    graph.node.extend(kept)
+    replace_nodes(graph, [node for node in graph.node if node.output[0] not in superfluous])
 
 
 def _ranges(graph: Path, recipe: Recipe, images: Iterable[NDArray[uint8]], operators: list[str]) -> Any:
