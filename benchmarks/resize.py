@@ -51,7 +51,7 @@ def _accuracy(run: runs.Artefact, side_px: int | None) -> None:
     for name in get_args(Interpolation):
         preprocess = replace(run.card.preprocess, interpolation=name, height_px=side_px, width_px=side_px)
         session = TorchSession(replace(run.card, preprocess=preprocess), module)
-        metrics = measure(scores_of(session, prepared(dataset, test, preprocess)), labels_of(test))
+        metrics = measure(scores_of(session, prepared(dataset.source, test, preprocess)), labels_of(test))
         print(f"{name:8s} top-1 {metrics.top1:.2%} of {metrics.images} test images at {side_px} px")
 
 

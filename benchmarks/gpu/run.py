@@ -25,7 +25,7 @@ from edgecls.backends.nvidia import cuda
 from edgecls.benchmark.clock import milliseconds_since, now_ns
 from edgecls.card import Golden
 from edgecls.errors import EdgeclsError
-from edgecls.evaluate.inference import scores_of
+from edgecls.evaluate.inference import pipelined, scores_of
 from edgecls.evaluate.metrics import agreement
 from edgecls.export.bundle import ExportConfig, export
 from edgecls.report.layers import look_inside
@@ -59,7 +59,7 @@ def parity(bundle: runs.Artefact) -> dict[str, Any]:
     stand_in = backends.find(bundle.backend.stand_in or "onnx")
     with bundle.open() as ours, stand_in.open(bundle.place / bundle.card.model_file, bundle.card) as theirs:
         scores, expected = scores_of(ours, images), scores_of(theirs, images)
-        submitted = pipelined(ours, images[:64])
+        submitted = np.concatenate(list(pipelined(ours, images[:64])))
     return {
         "images": len(images),
         "agreement": agreement(scores, expected),
@@ -67,17 +67,6 @@ def parity(bundle: runs.Artefact) -> dict[str, Any]:
         "largest_score": float(np.abs(expected).max()),
         "submitted_as_inferred": bool(np.abs(submitted - scores[:64]).max() < 1e-3 * np.abs(expected).max()),
     }
-
-
-def pipelined(session: backends.Session, images: np.ndarray) -> np.ndarray:
-    """Scores of images that overlap on the GPU."""
-    collected = []
-    for position, image in enumerate(images):
-        if position >= session.depth:
-            collected.append(session.collect())
-        session.submit(image[None])
-    collected += [session.collect() for _ in range(len(images) - len(collected))]
-    return np.concatenate(collected)
 
 
 def latency(bundle: runs.Artefact, seconds: float) -> list[dict[str, Any]]:
@@ -98,7 +87,7 @@ def latency(bundle: runs.Artefact, seconds: float) -> list[dict[str, Any]]:
             )
         images, begun_ns, done = noise(bundle, 256), now_ns(), 0
         while milliseconds_since(begun_ns) < 1000 * seconds:
-            done += len(pipelined(session, images))
+            done += len(list(pipelined(session, images)))
         rows.append(
             {"batch": 1, "overlapping": session.depth, "images_per_s": 1000 * done / milliseconds_since(begun_ns)}
         )

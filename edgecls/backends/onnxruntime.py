@@ -76,15 +76,13 @@ class OnnxRuntimeBackend(Backend):
 
     def _layers(self, file: Path, card: Card, images: NDArray[uint8]) -> list[Layer]:  # noqa: ARG002
         """The precision is that of what a node takes in."""
-        import json
         import tempfile
 
         with tempfile.TemporaryDirectory(prefix="edgecls-") as scratch:
             session = _create(file, threads=None, profile=str(Path(scratch) / "profile"))
             for _ in range(1 + PROFILED_RUNS):
                 session.run([OUTPUT_NAME], {INPUT_NAME: images})
-            events = json.loads(Path(session.end_profiling()).read_text())
-        steps = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
+            steps = node_events(session)
         first_run, timed = steps[: len(steps) // (1 + PROFILED_RUNS)], steps[len(steps) // (1 + PROFILED_RUNS) :]
         total_us: dict[str, float] = {}
         for event in timed:
@@ -99,11 +97,19 @@ class OnnxRuntimeBackend(Backend):
         return Runtime(self.package, self.version() or "", options.device or ""), [MODEL_FILE]
 
 
+def node_events(session: Any) -> list[dict[str, Any]]:
+    """End a session's profiling; the events of its nodes, in the order in which they ran, by the node's name."""
+    import json
+
+    events = json.loads(Path(session.end_profiling()).read_text())
+    timed = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
+    return [{**event, "name": event["name"].removesuffix("_kernel_time")} for event in timed]
+
+
 def _layer(event: dict[str, Any], time_ms: float) -> Layer:
     kind = event["args"]["op_name"]
     types = [kind_of for tensor in event["args"].get("input_type_shape", ()) for kind_of in tensor]
-    name = event["name"].removesuffix("_kernel_time")
-    return Layer(name, kind, TYPES.get(types[0] if types else "", "other"), time_ms, kind in WEIGHTED)
+    return Layer(event["name"], kind, TYPES.get(types[0] if types else "", "other"), time_ms, kind in WEIGHTED)
 
 
 def _create(file: Path, threads: int | None, profile: str | None = None) -> Any:

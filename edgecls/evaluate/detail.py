@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgecls.errors import MissingExtraError
-from edgecls.evaluate.metrics import Metrics, calibration_error, measure, softmax
+from edgecls.evaluate.metrics import Metrics, calibration_error, measure, reliability, softmax
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy import float32, float64, int64
     from numpy.typing import NDArray
 
-BINS = 15
 BOOTSTRAP_ROUNDS = 1000
 TOP_K = 5
 
@@ -77,6 +76,7 @@ class Evaluation:
             record["classes"][name] |= {"roc_auc": curves.roc_auc, "average_precision": curves.average_precision}
         return {
             **record,
+            "macro_f1": self.macro.f1,
             "top1_interval": list(self.top1_interval),
             "top5": self.top5,
             "macro_f1_interval": list(self.macro_f1_interval),
@@ -101,17 +101,18 @@ def evaluate(scores: NDArray[float32], labels: NDArray[int64], seed: int = 0) ->
 
     metrics, probabilities = measure(scores, labels), softmax(scores)
     counts = metrics.confusion.sum(axis=1)
+    top1_interval, macro_f1_interval = _bootstrap(scores, labels, seed)
     ranks = (scores > scores[np.arange(len(labels)), labels][:, None]).sum(axis=1)
     return Evaluation(
         metrics=metrics,
         top5=float((ranks < TOP_K).mean()),
-        top1_interval=_bootstrap(lambda s, y: float((s.argmax(1) == y).mean()), scores, labels, seed),
-        macro_f1_interval=_bootstrap(lambda s, y: _macro(measure(s, y)).f1, scores, labels, seed),
+        top1_interval=top1_interval,
+        macro_f1_interval=macro_f1_interval,
         macro=_macro(metrics),
         weighted=_averaged(metrics, counts / max(counts.sum(), 1)),
-        calibration_error=calibration_error(scores, labels, BINS),
+        calibration_error=calibration_error(scores, labels),
         log_loss=float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12)).mean()),
-        reliability=_reliability(probabilities, labels),
+        reliability=reliability(scores, labels),
         curves=tuple(_curves(labels == index, probabilities[:, index]) for index in range(scores.shape[1])),
         mistakes=_mistakes(probabilities, labels),
         confused=_confused(metrics.confusion),
@@ -130,29 +131,17 @@ def _averaged(metrics: Metrics, weights: NDArray[Any]) -> Averages:
 
 
 def _bootstrap(
-    figure: Callable[[NDArray[float32], NDArray[int64]], float],
-    scores: NDArray[float32],
-    labels: NDArray[int64],
-    seed: int,
-) -> tuple[float, float]:
-    """The percentile interval of a figure over images drawn with replacement (Efron 1979)."""
+    scores: NDArray[float32], labels: NDArray[int64], seed: int
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The percentile intervals of top-1 and macro F1 over images drawn with replacement (Efron 1979)."""
     import numpy as np
 
     generator, count = np.random.default_rng(seed), len(labels)
-    drawn = (generator.integers(0, count, count) for _ in range(BOOTSTRAP_ROUNDS))
-    low, high = np.percentile([figure(scores[picks], labels[picks]) for picks in drawn], (2.5, 97.5))
-    return float(low), float(high)
-
-
-def _reliability(probabilities: NDArray[float32], labels: NDArray[int64]) -> tuple[tuple[float, float, int], ...]:
-    import numpy as np
-
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    which = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    return tuple(
-        (float(confidence[which == b].mean()), float(right[which == b].mean()), int((which == b).sum()))
-        for b in sorted(set(which.tolist()))
-    )
+    draws = (generator.integers(0, count, count) for _ in range(BOOTSTRAP_ROUNDS))
+    resampled = [measure(scores[draw], labels[draw]) for draw in draws]
+    top1 = np.percentile([metrics.top1 for metrics in resampled], (2.5, 97.5))
+    macro_f1 = np.percentile([_macro(metrics).f1 for metrics in resampled], (2.5, 97.5))
+    return (float(top1[0]), float(top1[1])), (float(macro_f1[0]), float(macro_f1[1]))
 
 
 def _curves(truth: NDArray[Any], probability: NDArray[float32]) -> Curves:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from edgecls.data.dataset import Dataset, balanced
+from edgecls.data.dataset import Dataset, Source, balanced
 from edgecls.data.parallel import chunked, ordered_map
 from edgecls.data.splits import Sample
 from edgecls.preprocess import Preprocess
+from edgecls.runs import Artefact
 
 if TYPE_CHECKING:
     from numpy import float32, int64, uint8
@@ -20,9 +21,9 @@ BATCH = 32
 GOLDEN_IMAGES = 16
 
 
-def prepared(dataset: Dataset, samples: Iterable[Sample], preprocess: Preprocess) -> Iterator[NDArray[uint8]]:
+def prepared(source: Source, samples: Iterable[Sample], preprocess: Preprocess) -> Iterator[NDArray[uint8]]:
     """Each sample as the raw network input (h, w, 3) uint8 RGB, read ahead in threads."""
-    return ordered_map(lambda sample: preprocess(dataset.read(sample)), samples)
+    return ordered_map(lambda sample: preprocess(source.read(sample.key)), samples)
 
 
 def golden_images(dataset: Dataset, preprocess: Preprocess) -> NDArray[uint8]:
@@ -30,7 +31,7 @@ def golden_images(dataset: Dataset, preprocess: Preprocess) -> NDArray[uint8]:
     import numpy as np
 
     drawn = balanced(dataset.splits["test"], GOLDEN_IMAGES, dataset.seed)
-    return np.stack(list(prepared(dataset, drawn, preprocess)))
+    return np.stack(list(prepared(dataset.source, drawn, preprocess)))
 
 
 def scores_of(session: Session, images: Iterable[NDArray[uint8]]) -> NDArray[float32]:
@@ -39,6 +40,25 @@ def scores_of(session: Session, images: Iterable[NDArray[uint8]]) -> NDArray[flo
 
     batches = [session.infer(np.stack(batch)) for batch in chunked(images, BATCH)]
     return np.concatenate(batches) if batches else np.empty((0, len(session.card.classes)), np.float32)
+
+
+def answers(artefact: Artefact, source: Source, samples: Iterable[Sample]) -> NDArray[float32]:
+    """Scores (N, C) of an artefact for samples, through its own preprocessing and runtime."""
+    with artefact.open() as session:
+        return scores_of(session, prepared(source, samples, artefact.card.preprocess))
+
+
+def pipelined(session: Session, images: Iterable[NDArray[uint8]]) -> Iterator[NDArray[float32]]:
+    """Scores (1, C) of raw inputs (h, w, 3) in order, as many of them under way at once as the session allows."""
+    under_way = 0
+    for image in images:
+        if under_way == session.depth:
+            yield session.collect()
+            under_way -= 1
+        session.submit(image[None])
+        under_way += 1
+    for _ in range(under_way):
+        yield session.collect()
 
 
 def labels_of(samples: Sequence[Sample]) -> NDArray[int64]:

@@ -72,6 +72,7 @@ def agreement(scores: NDArray[float32], parent: NDArray[float32]) -> float:
     return float((scores.argmax(axis=1) == parent.argmax(axis=1)).mean())
 
 
+RELIABILITY_BINS = 15
 Z_95 = 1.959964
 """Two-sided 95 % quantile of the normal distribution."""
 
@@ -97,15 +98,22 @@ def wilson(fraction: float, count: int) -> tuple[float, float]:
     return max(0.0, min(fraction, centre - half)), min(1.0, max(fraction, centre + half))
 
 
-def calibration_error(scores: NDArray[float32], labels: NDArray[int64], bins: int = 15) -> float:
-    """Expected calibration error of softmax confidences, a fraction (Guo et al. 2017, arXiv:1706.04599)."""
+def reliability(scores: NDArray[float32], labels: NDArray[int64]) -> tuple[tuple[float, float, int], ...]:
+    """Mean softmax confidence, accuracy and number of images of each bin of confidence that holds some, in order."""
     import numpy as np
 
-    confidence = softmax(scores).max(axis=1)
-    right = scores.argmax(axis=1) == labels
-    which = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = [abs(right[which == b].mean() - confidence[which == b].mean()) * (which == b).sum() for b in set(which)]
-    return float(sum(gaps) / max(len(labels), 1))
+    confidence, right = softmax(scores).max(axis=1), scores.argmax(axis=1) == labels
+    which = np.minimum((confidence * RELIABILITY_BINS).astype(int), RELIABILITY_BINS - 1)
+    return tuple(
+        (float(confidence[which == b].mean()), float(right[which == b].mean()), int((which == b).sum()))
+        for b in sorted(set(which.tolist()))
+    )
+
+
+def calibration_error(scores: NDArray[float32], labels: NDArray[int64]) -> float:
+    """Expected calibration error of softmax confidences, a fraction (Guo et al. 2017, arXiv:1706.04599)."""
+    gaps = [abs(accuracy - confidence) * images for confidence, accuracy, images in reliability(scores, labels)]
+    return sum(gaps) / max(len(labels), 1)
 
 
 def softmax(scores: NDArray[float32]) -> NDArray[float32]:

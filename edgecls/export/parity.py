@@ -40,7 +40,7 @@ class HeldOut:
         try:
             dataset = open_recorded(run.place)
             samples = subset(dataset, "test", limit)
-            self.images = np.stack(list(prepared(dataset, samples, run.card.preprocess)))
+            self.images = np.stack(list(prepared(dataset.source, samples, run.card.preprocess)))
             self.labels, self.split = labels_of(samples), "test"
         except DataError:
             if calibration and calibration.spare:

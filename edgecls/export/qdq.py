@@ -7,8 +7,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgecls.backends.onnx_graph import LAYERS, constants_of, replace_nodes
+from edgecls.backends.onnxruntime import node_events
 from edgecls.card import INPUT_NAME, OUTPUT_NAME
-from edgecls.export.quantize import LAYERS
 
 if TYPE_CHECKING:
     from numpy import float32, uint8
@@ -27,10 +28,7 @@ class QuantizedGraph:
         model = onnx.load(quantized)
         self._float = onnx.load(graph)
         self._producers = {output: node for node in model.graph.node for output in node.output}
-        self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
-        for node in model.graph.node:
-            if node.op_type == "Constant":
-                self._constants.update((node.output[0], each.t) for each in node.attribute if each.name == "value")
+        self._constants = constants_of(model.graph)
         layers = [
             node
             for node in model.graph.node
@@ -54,9 +52,7 @@ class QuantizedGraph:
             if node.name in quantized:
                 nodes += self._quantize_inputs(node, model.graph.initializer)
             nodes.append(node)
-        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-        del model.graph.node[:]
-        model.graph.node.extend(copies)
+        replace_nodes(model.graph, nodes)
         return model
 
     def _quantize_inputs(self, node: Any, initializers: Any) -> list[Any]:
@@ -111,7 +107,6 @@ def rank_layers(quantized: Path, graph: Path, images: Sequence[NDArray[uint8]]) 
 
 def layer_times_ms(graph: Path, batch: NDArray[uint8], repeats: int = 5) -> dict[str, float]:
     """Mean time of each node of an ONNX file in ONNX Runtime on this processor, by node name."""
-    import json
     import tempfile
     from collections import defaultdict
 
@@ -122,11 +117,10 @@ def layer_times_ms(graph: Path, batch: NDArray[uint8], repeats: int = 5) -> dict
         session = _session(graph.read_bytes(), options)
         for _ in range(repeats):
             session.run([OUTPUT_NAME], {INPUT_NAME: batch})
-        events = json.loads(Path(session.end_profiling()).read_text())
+        events = node_events(session)
     times: dict[str, float] = defaultdict(float)
     for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            times[event["name"].removesuffix("_kernel_time")] += event["dur"] / 1000 / repeats
+        times[event["name"]] += event["dur"] / 1000 / repeats
     return dict(times)
 
 

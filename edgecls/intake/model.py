@@ -249,7 +249,7 @@ def _examine(run: Artefact, dataset: Dataset | None) -> Quality:
         if dataset is None:
             return Quality()
         test = dataset.splits["test"]
-        metrics = measure(scores_of(session, prepared(dataset, test, card.preprocess)), labels_of(test))
+        metrics = measure(scores_of(session, prepared(dataset.source, test, card.preprocess)), labels_of(test))
     return Quality(split="test", images=metrics.images, top1=metrics.top1, macro_f1=metrics.macro_f1)
 
 

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from edgecls.benchmark.run import BenchmarkConfig, benchmark, gain_over
 from edgecls.data.dataset import Source
-from edgecls.data.parallel import ordered_map
 from edgecls.data.splits import Sample
 from edgecls.errors import BackendError, DataError, UsageError, VerificationError
-from edgecls.evaluate.inference import scores_of
+from edgecls.evaluate.inference import answers
 from edgecls.evaluate.metrics import agreement, calibration_error, drop, measure, softmax, wilson
 from edgecls.export.graph import float_graph
 from edgecls.export.qdq import QuantizedGraph, layer_noise_db
@@ -113,7 +112,7 @@ def compare(
     for artefact in (first, second):
         tell(f"asking {artefact.card.name}")
         order = [artefact.card.classes.index(name) for name in first.card.classes]
-        scores.append(_scores(artefact, source, samples)[:, order])
+        scores.append(answers(artefact, source, samples)[:, order])
     tell("timing")
     rows = benchmark([first, second], TIMING)
     tell("comparing layers")
@@ -139,12 +138,6 @@ def compare(
         layers_reason=reason,
     )
     return comparison, source
-
-
-def _scores(artefact: Artefact, source: Source, samples: Sequence[Sample]) -> NDArray[float32]:
-    inputs = ordered_map(lambda sample: artefact.card.preprocess(source.read(sample.key)), samples)
-    with artefact.open() as session:
-        return scores_of(session, inputs)
 
 
 def _side(artefact: Artefact, latency_ms: float | None, scores: NDArray[float32], labels: Any) -> Side:

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from edgecls.card import Confidence
 from edgecls.data.dataset import Source, open_recorded
-from edgecls.data.parallel import ordered_map
 from edgecls.data.splits import Sample
 from edgecls.errors import DataError
 from edgecls.evaluate.confidence import fit_temperature, fit_threshold, scaled
 from edgecls.evaluate.detail import Evaluation
-from edgecls.evaluate.inference import labels_of, prepared, scores_of
+from edgecls.evaluate.inference import answers, labels_of
 from edgecls.report.images import UNLABELLED, images_for, run_of
 from edgecls.runs import Artefact
 
@@ -32,14 +31,12 @@ def evaluate_artefact(
     source, samples = images_for(artefact, data)
     if any(sample.label == UNLABELLED for sample in samples):
         raise DataError(f"{data} holds images without classes; put each class's images into a folder of its name")
-    inputs = ordered_map(lambda sample: artefact.card.preprocess(source.read(sample.key)), samples)
-    with artefact.open() as session:
-        scores = scaled(scores_of(session, inputs), artefact.card.confidence.temperature)
+    scores = scaled(answers(artefact, source, samples), artefact.card.confidence.temperature)
     return source, samples, scores, labels_of(samples)
 
 
-def fit_confidence(artefact: Artefact, precision: float | None) -> tuple[Confidence, int]:
-    """Temperature and, for a wanted precision, threshold, fitted on the run's validation images; and their number.
+def fit_confidence(artefact: Artefact, precision: float) -> tuple[Confidence, int]:
+    """Temperature, and threshold for a wanted precision, fitted on the run's validation images; and their number.
 
     Raises `DataError` where the run has none or no threshold makes answers right that often.
     """
@@ -48,13 +45,9 @@ def fit_confidence(artefact: Artefact, precision: float | None) -> tuple[Confide
     samples = dataset.splits["val"]
     if not samples:
         raise DataError(f"{run.place} has no validation images to fit on; train, or import, with data that has some")
-    with artefact.open() as session:
-        scores = scores_of(session, prepared(dataset, samples, artefact.card.preprocess))
-    labels = labels_of(samples)
+    scores, labels = answers(artefact, dataset.source, samples), labels_of(samples)
     temperature = round(fit_temperature(scores, labels), 4)
-    threshold: float | None = 0.0
-    if precision is not None:
-        threshold = fit_threshold(scaled(scores, temperature), labels, precision)
+    threshold = fit_threshold(scaled(scores, temperature), labels, precision)
     if threshold is None:
         raise DataError(
             f"no threshold makes {precision:.2%} of the answers on {len(samples)} validation images right; ask for less"

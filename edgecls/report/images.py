@@ -47,4 +47,4 @@ def run_of(artefact: Artefact) -> Artefact:
             continue
         if run.is_run:
             return run
-    raise DataError(f"{artefact.place} lies in no run, so its held-out images are not known; give --data")
+    raise DataError(f"{artefact.place} lies in no run, so its held-out images are not known; give a folder of images")

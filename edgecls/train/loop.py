@@ -345,7 +345,7 @@ class Trainer:
         from torch.nn.functional import cross_entropy
 
         samples = self.dataset.splits["val"]
-        scores = scores_of(self._session(), prepared(self.dataset, samples, self.preprocess))
+        scores = scores_of(self._session(), prepared(self.dataset.source, samples, self.preprocess))
         labels = labels_of(samples)
         loss = cross_entropy(torch.from_numpy(scores), torch.from_numpy(labels))
         return float(loss), measure(scores, labels).top1
@@ -359,10 +359,10 @@ class Trainer:
         import json
 
         session, test = self._session(), self.dataset.splits["test"]
-        scores = scores_of(session, prepared(self.dataset, test, self.preprocess))
+        scores = scores_of(session, prepared(self.dataset.source, test, self.preprocess))
         metrics = measure(scores, labels_of(test))
         val = self.dataset.splits["val"]
-        val_scores = scores_of(session, prepared(self.dataset, val, self.preprocess))
+        val_scores = scores_of(session, prepared(self.dataset.source, val, self.preprocess))
         confidence = Confidence(temperature=round(fit_temperature(val_scores, labels_of(val)), 4))
         models.write_weights(self.network, folder / MODEL_FILE)
         images = golden_images(self.dataset, self.preprocess)

@@ -11,6 +11,7 @@ import pytest
 from edgecls import backends
 from edgecls.backends.nvidia import engines
 from edgecls.card import Golden
+from edgecls.evaluate.inference import pipelined
 from edgecls.report.layers import look_inside
 from edgecls.runs import Artefact
 
@@ -44,12 +45,7 @@ def test_what_is_submitted_comes_back_in_order(bundle: Callable[[str, str], Arte
     images = Golden.read(artefact.place).images
     with artefact.open() as session:
         expected = [session.infer(image[None]) for image in images]
-        collected = []
-        for position, image in enumerate(images):
-            if position >= session.depth:
-                collected.append(session.collect())
-            session.submit(image[None])
-        collected += [session.collect() for _ in range(session.depth)]
+        collected = list(pipelined(session, images))
     np.testing.assert_allclose(np.concatenate(collected), np.concatenate(expected), atol=1e-4)
 
 

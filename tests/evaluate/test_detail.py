@@ -45,6 +45,7 @@ def test_a_class_without_images_has_no_curves(answers):
     record = json.loads(json.dumps(found.to_json(CLASSES)))
     assert record["classes"]["g"]["roc_auc"] is None
     assert record["classes"]["a"]["average_precision"] > 0.3
+    assert record["macro_f1"] == record["macro"]["f1"] == found.macro.f1
 
 
 def test_intervals_hold_the_figure_narrow_with_images_and_repeat_with_their_seed(answers):

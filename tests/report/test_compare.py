@@ -85,7 +85,7 @@ def test_models_of_other_classes_cannot_be_compared(
 
 def test_a_bare_bundle_needs_data(bundle: Callable[[str, str], Artefact], copy_of: Callable[[Artefact], Path]):
     artefact = Artefact(copy_of(bundle("onnx", "fp32")), bundle("onnx", "fp32").card)
-    with pytest.raises(DataError, match="lies in no run, so its held-out images are not known; give --data"):
+    with pytest.raises(DataError, match="held-out images are not known; give a folder of images"):
         compare(artefact, artefact)
     with pytest.raises(DataError, match="there is no folder"):
         compare(artefact, artefact, Path("/nowhere"))

@@ -42,7 +42,7 @@ class StopsAfter(Watcher):
         self.stopped_in = place
 
 
-def runs_in(place: Path) -> bool:
+def is_finished(place: Path) -> bool:
     return (place / "card.json").exists()
 
 
@@ -122,7 +122,7 @@ def test_killed_at_any_moment_it_goes_on(photos: Path, tmp_path: Path):
         time.sleep(delay_s)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        if place.exists() and not (place / CHECKPOINT_FILE).exists() and not runs_in(place):
+        if place.exists() and not (place / CHECKPOINT_FILE).exists() and not is_finished(place):
             shutil.rmtree(place)  # killed before the first checkpoint
     if (place / CHECKPOINT_FILE).exists():
         resume(place)

@@ -140,9 +140,7 @@ class EngineCache:
 
         path = self.path(plan)
         write_bytes(path, engine)
-        write_text(
-            _note(path), json.dumps({"sha256": hashlib.sha256(engine).hexdigest(), "graph": self._digest}) + "\n"
-        )
+        write_text(_note(path), json.dumps({"sha256": hashlib.sha256(engine).hexdigest()}) + "\n")
         if self.folder.parent == self._graph.parent:
             for stale in self.folder.glob("*.engine"):
                 if not stale.name.startswith(self._digest[:16]):
