@@ -10,8 +10,9 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from edgecls.errors import OutputError
+from edgecls.errors import OutputError, UsageError
 
 _DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 """What the operating system says while a file is being written, as opposed to while one is being read."""
@@ -64,6 +65,20 @@ def write_bytes(path: Path, content: bytes) -> None:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+def parse_toml(text: str, origin: str) -> dict[str, Any]:
+    """The values in a TOML text; `origin` names it in the `UsageError` for one that is none."""
+    import sys
+
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{origin} is not valid TOML: {error}") from error
 
 
 @contextlib.contextmanager

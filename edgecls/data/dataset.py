@@ -28,13 +28,14 @@ _SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "t
 class Source(ABC):
     """Where images come from. `location` finds them again; `name` is for people.
 
-    `photographs` says whether they resemble what ImageNet weights were learned from.
+    `photographs` says whether they resemble what ImageNet weights were learned from; `default_augment` names a preset.
     """
 
     location: str
     name: str
     default_size_px: int = 224
     photographs: bool = True
+    default_augment: str = "medium"
     mirrored_is_same_class: bool = True
 
     @abstractmethod
@@ -70,6 +71,7 @@ class DigitsSource(Source):
     name = DIGITS
     default_size_px = 64
     photographs = False
+    default_augment = "light"
     mirrored_is_same_class = False
 
     def __init__(self) -> None:

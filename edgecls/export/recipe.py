@@ -6,7 +6,6 @@ is one step of the ladder: a name, and what it changes.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.resources import files
@@ -16,11 +15,7 @@ from typing import Any, Literal, get_args, get_type_hints
 from edgecls import env
 from edgecls.backends.base import PROCESSORS
 from edgecls.errors import UsageError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from edgecls.storage import parse_toml
 
 ESTIMATORS = {
     "onnxruntime": ("minmax", "average", "percentile", "entropy"),
@@ -99,10 +94,7 @@ def conditions(device: str | None) -> tuple[str, ...]:
 
 def parse(text: str, origin: str, applying: tuple[str, ...] = ()) -> tuple[Rung, ...]:
     """Read a recipe's text; `origin` names it in errors, `applying` are the conditions that hold."""
-    try:
-        record = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{origin} is not valid TOML: {error}") from error
+    record = parse_toml(text, origin)
     values = {name: value for name, value in record.items() if name not in NOT_THE_RUNGS_OWN}
     for name, changes in _tables(record, "on", origin).items():
         if name in applying:

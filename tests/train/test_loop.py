@@ -12,8 +12,11 @@ from safetensors.torch import load_file, save_file
 from edgecls import models, runs
 from edgecls.card import check_files
 from edgecls.errors import ArtefactError, BackendError, OutputError, UsageError
+from edgecls.models.layers import grid_pool
 from edgecls.runs import Artefact
-from edgecls.train.loop import Epoch, TrainConfig, Watcher, read_history, train
+from edgecls.train.config import TrainConfig
+from edgecls.train.history import Epoch, Watcher, read_history
+from edgecls.train.loop import train
 from edgecls.train.optimize import one_cycle
 
 QUICK = {"arch": "simple_cnn", "epochs": 1, "size_px": 32, "batch_size": 8}
@@ -94,7 +97,7 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_nothing(steps: int):
 def test_grid_pooling_is_torchs_adaptive_pooling(height: int, width: int):
     image = torch.randn(2, 3, height, width)
     expected = torch.nn.functional.adaptive_avg_pool2d(image, 7)
-    assert (models._grid_pool(7)(image) - expected).abs().max() < 1e-6
+    assert (grid_pool(7)(image) - expected).abs().max() < 1e-6
 
 
 def test_a_timm_network_is_trained_like_the_others(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -191,8 +194,46 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(photos: Path, tmp_path: Path
     assert list((tmp_path / "out").iterdir()) == []
 
 
-@pytest.mark.parametrize("arch", models.ARCHITECTURES)
-def test_every_architecture_takes_any_number_of_classes(arch: str):
+SMALLEST = (
+    "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "resnet18", "resnext50_32x4d", "wide_resnet50_2",
+    "vgg11", "vgg11_bn", "efficientnet_b0", "efficientnet_v2_s", "shufflenet_v2_x0_5", "squeezenet1_1", "mnasnet0_5",
+    "regnet_x_400mf", "regnet_y_400mf", "simple_cnn", "simple_cnn:widths=8-16,pool=avg,dense=32-16,dropout=0.5",
+    "simple_cnn:pool=stride",
+)  # fmt: skip
+
+
+def test_every_architecture_of_torchvision_has_its_weights():
+    from edgecls.vision import import_torchvision
+
+    known = import_torchvision().models
+    families = (
+        "mobilenet",
+        "resnet",
+        "resnext",
+        "wide",
+        "vgg",
+        "efficientnet",
+        "shuffle",
+        "squeeze",
+        "mnasnet",
+        "regnet",
+    )
+    expected = {name for name in known.list_models(module=known) if name.startswith(families)}
+    assert set(models.ARCHITECTURES) == expected | {"simple_cnn"}
+    for arch in expected:
+        assert getattr(known, models.find(arch).weights) is known.get_model_weights(arch)
+
+
+@pytest.mark.parametrize(
+    "text", ["widths=0", "widths=8-", "pool=mean", "dropout=1", "depth=3", "dense", "widths=8;pool=avg"]
+)
+def test_a_simple_cnn_is_configured_in_its_name(text: str):
+    with pytest.raises(UsageError, match="simple_cnn takes widths, pool, dense, dropout, such as"):
+        models.find(f"simple_cnn:{text}")
+
+
+@pytest.mark.parametrize("arch", SMALLEST)
+def test_every_family_takes_any_number_of_classes(arch: str):
     network = models.create(arch, 7).eval()
     with torch.inference_mode():
         assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 7)

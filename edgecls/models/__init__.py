@@ -1,0 +1,28 @@
+"""The architectures: a name gives a torch module, its ImageNet weights and settings that suit it."""
+
+from edgecls.models.architectures import (
+    ARCHITECTURES,
+    DEFAULT_ARCH,
+    TIMM,
+    Architecture,
+    create,
+    find,
+    require_torch,
+    timm_settings,
+    usual_preprocess,
+)
+from edgecls.models.deploy import channels_last, deployable, visit_batch_norms
+from edgecls.models.weights import (
+    imagenet_weights,
+    load_weights,
+    packaged_weights,
+    read_weights,
+    restore,
+    write_weights,
+)
+
+__all__ = [
+    "ARCHITECTURES", "DEFAULT_ARCH", "TIMM", "Architecture", "channels_last", "create", "deployable", "find",
+    "imagenet_weights", "load_weights", "packaged_weights", "read_weights", "require_torch", "restore", "timm_settings",
+    "usual_preprocess", "visit_batch_norms", "write_weights",
+]  # fmt: skip
