@@ -20,7 +20,8 @@ from edgecls.export.bundle import ExportConfig, export
 from edgecls.opencv import cv2
 from edgecls.report import compare as compare_module
 from edgecls.runs import Artefact
-from edgecls.train.loop import TrainConfig, train
+from edgecls.train.config import TrainConfig
+from edgecls.train.loop import train
 
 VARIANTS = [(name, precision) for name, backend in backends.exportable().items() for precision in backend.precisions]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,13 +15,13 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from edgecls.data.dataset import Dataset
-    from edgecls.train.loop import Epoch, Watcher
+    from edgecls.train.history import Epoch, Watcher
     from edgecls.train.weights import StartingPoint
 
+AUGMENTATION, LEARNING, COMPUTING = "Augmentation", "Learning", "Computing"
 ARCH_HELP = (
-    "mobilenet_v2, mobilenet_v3_small, mobilenet_v3_large, resnet18, resnet34, resnet50, resnet101, resnet152, "
-    "efficientnet_b0 to b2, shufflenet_v2_x0_5 and x1_0, squeezenet1_0 and 1_1, regnet_x_400mf, regnet_y_400mf, "
-    "regnet_y_1_6gf, simple_cnn, vgg16 or timm/NAME; mobilenet_v3_small unless told otherwise."
+    "Torchvision's MobileNet, ResNet, VGG, EfficientNet, ShuffleNet, SqueezeNet, MNASNet and RegNet by name, "
+    "simple_cnn (or simple_cnn:widths=16-32,pool=avg,dense=64,dropout=0.3), or timm/NAME."
 )
 
 
@@ -29,58 +30,133 @@ def train(
     data: Annotated[
         str | None,
         typer.Argument(
-            help="A folder with one folder of images per class; the embedded digits unless given.", metavar="[DATA]"
+            help="A folder with one folder of images per class, a CSV or JSONL manifest, or the name of a torchvision "
+            "data set such as cifar10; the embedded digits unless given.",
+            metavar="[DATA]",
         ),
     ] = None,
-    arch: Annotated[str | None, typer.Option(help=ARCH_HELP)] = None,
+    arch: Annotated[str, typer.Option(help=ARCH_HELP)] = "mobilenet_v3_small",
     weights: Annotated[
         str, typer.Option(help="auto, none, imagenet, or a weights file or run to start from.")
     ] = "auto",
     epochs: Annotated[int | None, typer.Option(help="10 for pretrained weights and digits, else 30.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Images per optimizer step.")] = 32,
+    batch_size: Annotated[int, typer.Option(help="Images per optimizer step, over all processes.")] = 32,
     lr: Annotated[
         float | None, typer.Option(help="Peak learning rate; suits architecture and weights unless given.")
     ] = None,
     size: Annotated[int | None, typer.Option(help="Side of the network's input in pixels; 224, digits 64.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of splits, weights and augmentation.")] = 0,
-    mirror: Annotated[
-        bool, typer.Option(help="Whether a mirrored image is of the same class (not so for text).")
-    ] = True,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; a new one under runs/ unless given.")] = None,
-    optimizer: Annotated[str, typer.Option(help="adamw, adam, sgd (with Nesterov's momentum) or rmsprop.")] = "adamw",
-    schedule: Annotated[
-        str, typer.Option(help="Of the learning rate: one-cycle, cosine (with warm-up), step or constant.")
-    ] = "one-cycle",
-    weight_decay: Annotated[float, typer.Option(help="Of weights; norms and biases are left alone.")] = 0.02,
-    loss: Annotated[str, typer.Option(help="cross-entropy, focal or bce.")] = "cross-entropy",
-    label_smoothing: Annotated[float, typer.Option(help="Share of each label spread over all classes.")] = 0.1,
-    balance: Annotated[bool, typer.Option("--balance", help="Give rare classes the same say in the loss.")] = False,
-    freeze: Annotated[
-        str, typer.Option(help="What does not learn: none, or backbone, all but the last layer.")
-    ] = "none",
-    patience: Annotated[int | None, typer.Option(help="End after so many epochs without a better one.")] = None,
     resume: Annotated[
         Path | None,
         typer.Option(help="Go on with the training that was ended in this folder; last is the newest one."),
     ] = None,
-) -> None:
+    config: Annotated[
+        Path | None, typer.Option(help="Settings from a TOML file, such as a run's config.toml; options come on top.")
+    ] = None,
+    augment: Annotated[
+        str | None,
+        typer.Option(help="none, light, medium or strong; medium, for digits light.", rich_help_panel=AUGMENTATION),
+    ] = None,
+    mirror: Annotated[
+        bool,
+        typer.Option(
+            help="Whether a mirrored image is of the same class (not so for text).", rich_help_panel=AUGMENTATION
+        ),
+    ] = True,
+    policy: Annotated[
+        str | None,
+        typer.Option(help="trivial (TrivialAugment), rand (RandAugment) or none.", rich_help_panel=AUGMENTATION),
+    ] = None,
+    erase: Annotated[
+        float | None,
+        typer.Option(help="Share of the images in which a rectangle is erased.", rich_help_panel=AUGMENTATION),
+    ] = None,
+    mixup: Annotated[
+        float | None, typer.Option(help="Blend images; the Beta distribution's alpha.", rich_help_panel=AUGMENTATION)
+    ] = None,
+    cutmix: Annotated[
+        float | None,
+        typer.Option(help="Paste images into each other; the same alpha.", rich_help_panel=AUGMENTATION),
+    ] = None,
+    optimizer: Annotated[
+        str,
+        typer.Option(help="adamw, adam, sgd (Nesterov's), rmsprop or timm/NAME.", rich_help_panel=LEARNING),
+    ] = "adamw",
+    schedule: Annotated[
+        str,
+        typer.Option(
+            help="Of the learning rate: one-cycle, cosine (with warm-up), step, plateau or constant.",
+            rich_help_panel=LEARNING,
+        ),
+    ] = "one-cycle",
+    weight_decay: Annotated[
+        float, typer.Option(help="Of weights; norms and biases are left alone.", rich_help_panel=LEARNING)
+    ] = 0.02,
+    loss: Annotated[str, typer.Option(help="cross-entropy, focal or bce.", rich_help_panel=LEARNING)] = "cross-entropy",
+    label_smoothing: Annotated[
+        float, typer.Option(help="Share of each label spread over all classes.", rich_help_panel=LEARNING)
+    ] = 0.1,
+    balance: Annotated[
+        bool, typer.Option("--balance", help="Give rare classes the same say in the loss.", rich_help_panel=LEARNING)
+    ] = False,
+    dropout: Annotated[
+        float | None, typer.Option(help="In place of the architecture's own.", rich_help_panel=LEARNING)
+    ] = None,
+    freeze: Annotated[
+        str,
+        typer.Option(
+            help="What does not learn: none; backbone, all but the last layer; a number of blocks from the front; or "
+            "gradual, block by block it begins to.",
+            rich_help_panel=LEARNING,
+        ),
+    ] = "none",
+    layer_decay: Annotated[
+        float,
+        typer.Option(help="Learning rate of a block as a share of the next one's.", rich_help_panel=LEARNING),
+    ] = 1.0,
+    ema: Annotated[
+        float | None,
+        typer.Option(help="Keep an average of the weights that decays so, such as 0.999.", rich_help_panel=LEARNING),
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="A run whose answers are learned too (distillation).", rich_help_panel=LEARNING)
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="End after so many epochs without a better one.", rich_help_panel=LEARNING)
+    ] = None,
+    clip: Annotated[float, typer.Option(help="Largest norm of the gradient.", rich_help_panel=LEARNING)] = 5.0,
+    accumulate: Annotated[
+        int, typer.Option(help="Compute each batch in so many pieces, for less memory.", rich_help_panel=COMPUTING)
+    ] = 1,
+    precision: Annotated[
+        str,
+        typer.Option(help="fp32, bf16, fp16, or auto: bf16 or fp16 on GPUs.", rich_help_panel=COMPUTING),
+    ] = "auto",
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Only algorithms that repeat themselves.", rich_help_panel=COMPUTING)
+    ] = False,
+    tensorboard: Annotated[
+        bool,
+        typer.Option("--tensorboard", help="Write curves to tensorboard/ beside the run.", rich_help_panel=COMPUTING),
+    ] = False,
+) -> None:  # every option is read from the context, by its name
     """Train or fine-tune a classifier on a folder of images."""
-    from edgecls.models import DEFAULT_ARCH
     from edgecls.report.figures import training_curves
-    from edgecls.train.loop import TrainConfig
+    from edgecls.train.checkpoint import unfinished
+    from edgecls.train.config import TrainConfig, read_config
     from edgecls.train.loop import resume as go_on
     from edgecls.train.loop import train as run_training
 
     with _progress() as progress:
         if resume is not None:
             _require_alone(ctx)
-            run, metrics = go_on(_unfinished(resume), _watcher(progress))
+            run, metrics = go_on(unfinished(resume), _watcher(progress))
         else:
-            config = TrainConfig(
-                data, arch or DEFAULT_ARCH, weights, epochs, batch_size, lr, size, seed, mirror, out, optimizer,
-                schedule, weight_decay, loss, label_smoothing, balance, freeze, patience,
-            )  # fmt: skip
-            run, metrics = run_training(config, _watcher(progress))
+            settings = {**(read_config(config) if config else {}), **_given(ctx)}
+            run, metrics = run_training(TrainConfig(**settings), _watcher(progress))
+    if int(os.environ.get("RANK", "0")):
+        return  # of several processes the first one speaks
     draw(lambda: training_curves(run))
     console.print(
         f"test split: top-1 {percent(metrics.top1)}, macro F1 {percent(metrics.macro_f1)} over {metrics.images} images"
@@ -88,27 +164,26 @@ def train(
     console.print(f"run: {shown(run)}", soft_wrap=True)
 
 
+def _given(ctx: typer.Context) -> dict[str, Any]:
+    """What the command line says, by the names of the settings; defaults are the settings' own."""
+    return {
+        {"size": "size_px"}.get(name, name): value
+        for name, value in ctx.params.items()
+        if name not in ("config", "resume") and _on_command_line(ctx, name)
+    }
+
+
+def _on_command_line(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def _require_alone(ctx: typer.Context) -> None:
     """Raise `UsageError` where anything but --resume was given: a training goes on with what it began with."""
     for parameter in ctx.command.params:
-        source = ctx.get_parameter_source(parameter.name or "")
-        if parameter.name != "resume" and source is not None and source.name == "COMMANDLINE":
+        if parameter.name != "resume" and _on_command_line(ctx, parameter.name or ""):
             told = parameter.opts[0] if parameter.opts and parameter.opts[0].startswith("-") else "DATA"
             raise UsageError(f"--resume goes on with the settings that the training began with; leave {told} out")
-
-
-def _unfinished(given: Path) -> Path:
-    """The folder of a training to go on with. Raises `ArtefactError` where `last` finds none."""
-    from edgecls.errors import ArtefactError
-    from edgecls.runs import runs_folder
-    from edgecls.train.checkpoint import CHECKPOINT_FILE
-
-    if given != Path("last"):
-        return given
-    found = sorted(runs_folder().glob(f"*/{CHECKPOINT_FILE}"), key=lambda file: file.stat().st_mtime)
-    if not found:
-        raise ArtefactError(f"no training in {runs_folder()}/ is unfinished")
-    return found[-1].parent
 
 
 def _progress() -> Progress:
@@ -127,7 +202,7 @@ def _progress() -> Progress:
 
 
 def _watcher(progress: Progress) -> Watcher:
-    from edgecls.train.loop import Watcher
+    from edgecls.train.history import Watcher
 
     class Drawing(Watcher):
         """Draws a bar of optimizer steps and prints a line per epoch."""
@@ -142,10 +217,13 @@ def _watcher(progress: Progress) -> Watcher:
             if dataset.skipped:
                 console.print(f"skipped {len(dataset.skipped)} images; all of them stand in the run's data.json")
             console.print(start.line, soft_wrap=True)
-            going_on = f", {done} of them done" if done else ""
+            going_on = f", {done / batches:.3g} of them done" if done else ""
             console.print(f"training {epochs} epochs on the {device}{going_on}")
             self.epochs = epochs
-            self.task = progress.add_task("", total=epochs * batches, completed=done * batches, loss="")
+            self.task = progress.add_task("", total=epochs * batches, completed=done, loss="")
+
+        def remark(self, line: str) -> None:
+            console.print(line, soft_wrap=True)
 
         def batch(self, epoch: int, loss: float) -> None:
             progress.update(self.task, advance=1, description=f"epoch {epoch}/{self.epochs}", loss=f"loss {loss:.3f}")

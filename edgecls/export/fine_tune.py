@@ -16,7 +16,8 @@ from edgecls.data.dataset import open_recorded
 from edgecls.errors import UsageError
 from edgecls.models import write_weights
 from edgecls.runs import Artefact
-from edgecls.train.augment import Augmentation, TrainingBatches
+from edgecls.train.augment import Augmentation
+from edgecls.train.batches import TrainingBatches
 
 if TYPE_CHECKING:
     import torch
@@ -50,8 +51,7 @@ def fine_tune(run: Artefact, epochs: int, out: Path, tell: Callable[[str], None]
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     step = 0
     for epoch in range(1, epochs + 1):
-        for images, _ in batches.epoch(epoch):
-            inputs = torch.from_numpy(images)
+        for inputs, _ in batches.epoch(epoch):
             with torch.no_grad():
                 wanted = softmax(teacher(inputs), dim=1)
             loss = kl_div(log_softmax(student(inputs), dim=1), wanted, reduction="batchmean")

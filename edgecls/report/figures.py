@@ -11,7 +11,7 @@ from edgecls.benchmark.run import Row
 from edgecls.errors import MissingExtraError
 from edgecls.evaluate.detail import Curves
 from edgecls.storage import write_bytes
-from edgecls.train.loop import read_history
+from edgecls.train.history import read_history
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +41,7 @@ def training_curves(run: Path) -> Path:
     left.set_title("Cross-entropy loss", loc="left", color=INK)
     left.legend(frameon=False)
     right.plot(epochs, [100 * epoch.val_top1 for epoch in history], color=TARGET_COLOURS[2])
-    best = max(history, key=lambda epoch: (epoch.val_top1, -epoch.val_loss))
+    best = max(history, key=lambda epoch: epoch.merit)
     right.plot([best.epoch], [100 * best.val_top1], "o", color=TARGET_COLOURS[2])
     right.set_title(f"Validation accuracy: {best.val_top1:.1%} in epoch {best.epoch}", loc="left", color=INK)
     right.set_ylabel("top-1 (%)")

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgecls.data.dataset import Dataset
-from edgecls.data.parallel import chunked, ordered_map
-from edgecls.data.splits import Sample
 from edgecls.preprocess import Preprocess
+from edgecls.train.policies import rand_augment, trivial_augment
 
 if TYPE_CHECKING:
-    from numpy import int64, uint8
+    from numpy import uint8
     from numpy.random import Generator
     from numpy.typing import NDArray
 
-CACHE_BYTES = 2 << 30
-"""Decoded training images are kept up to this size; what does not fit is decoded again each epoch."""
-SPARE = 1.15
-"""Images are kept this much larger than the network's input, so that a zoomed crop stays sharp."""
+POLICIES = {"none": None, "trivial": trivial_augment, "rand": rand_augment}
+ERASED_AREA = (0.02, 0.33)
+ERASED_ASPECT = 3.3
+"""Share of the image and largest aspect ratio of what random erasing covers (Zhong et al. 2017, arXiv:1708.04896)."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """One random affine map (crop, zoom, aspect, rotation, mirror) and a random change of brightness and contrast.
+    """One random affine map (crop, zoom, aspect, rotation, mirror), then random changes of its colours.
 
     `area` is the range of the kept part of the image, `aspect` the largest stretch, as in the Inception recipe (Szegedy
-    et al. 2015, "Going deeper with convolutions"), with milder values for small data sets.
+    et al. 2015, "Going deeper with convolutions"), with milder values for small data sets. `contrast` and `saturation`
+    are relative, `brightness` is in steps of 255, `hue_deg` in degrees. `policy` names operations that come on top,
+    `erase` is the share of the images that get a rectangle of noise. `mixup` and `cutmix` are for whole batches: the
+    parameter of the Beta distribution by which two images are blended or pasted together, 0 for neither.
     """
 
     area: tuple[float, float] = (0.45, 1.0)
@@ -37,9 +37,28 @@ class Augmentation:
     mirror: bool = True
     contrast: float = 0.2
     brightness: float = 25.0
+    saturation: float = 0.2
+    hue_deg: float = 0.0
+    policy: str = "none"
+    erase: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
     def __call__(self, image: NDArray[uint8], preprocess: Preprocess, generator: Generator) -> NDArray[uint8]:
         """A random view of a BGR image (H, W, 3), at the size of the network's input, still BGR uint8."""
+        if self == Augmentation.nothing():
+            return image
+        view = self._coloured(self._warped(image, preprocess, generator), generator)
+        if operations := POLICIES[self.policy]:
+            view = operations(view, generator)
+        return _erased(view, generator) if generator.random() < self.erase else view
+
+    @classmethod
+    def nothing(cls) -> Augmentation:
+        """The one that leaves every image as it is."""
+        return PRESETS["none"]
+
+    def _warped(self, image: NDArray[uint8], preprocess: Preprocess, generator: Generator) -> NDArray[uint8]:
         import numpy as np
 
         from edgecls.opencv import cv2
@@ -59,62 +78,46 @@ class Augmentation:
         matrix = np.array([[step_x * cos, -step_y * sin, 0.0], [step_x * sin, step_y * cos, 0.0]])
         matrix[:, 2] = np.array([centre_x, centre_y]) - matrix[:, :2] @ ((out_w - 1) / 2, (out_h - 1) / 2)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        view = cv2.warpAffine(image, matrix, (out_w, out_h), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
-        gain = 1 + generator.uniform(-self.contrast, self.contrast)
-        return cv2.convertScaleAbs(view, alpha=gain, beta=generator.uniform(-1, 1) * self.brightness)
+        return cv2.warpAffine(image, matrix, (out_w, out_h), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
 
-
-class TrainingBatches:
-    """Augmented batches of a data set's training images, the same for the same seed however many threads there are."""
-
-    def __init__(
-        self, dataset: Dataset, preprocess: Preprocess, augmentation: Augmentation, batch_size: int, seed: int
-    ):
-        self._dataset = dataset
-        self._preprocess = preprocess
-        self._augmentation = augmentation
-        self._batch_size = batch_size
-        self._seed = seed
-        self._samples: Sequence[Sample] = dataset.splits["train"]
-        self._cache: dict[str, NDArray[uint8]] = {}
-        self._cached_bytes = 0
-
-    def __len__(self) -> int:
-        return max(1, len(self._samples) // self._batch_size)
-
-    def epoch(self, number: int) -> Iterator[tuple[NDArray[uint8], NDArray[int64]]]:
-        """Yield (images (N, h, w, 3) uint8 RGB, labels (N,)) in a new random order.
-
-        An incomplete last batch is left out; a data set smaller than one batch gives one smaller batch.
-        """
+    def _coloured(self, view: NDArray[uint8], generator: Generator) -> NDArray[uint8]:
         import numpy as np
 
-        order = np.random.default_rng((self._seed, number)).permutation(len(self._samples))
-        picked = [(int(index), self._samples[index]) for index in order[: len(self) * self._batch_size]]
-
-        def view(item: tuple[int, Sample]) -> tuple[NDArray[uint8], int]:
-            index, sample = item
-            generator = np.random.default_rng((self._seed, number, index))
-            image = self._augmentation(self._image(sample), self._preprocess, generator)
-            return self._preprocess(image), sample.label
-
-        for batch in chunked(ordered_map(view, picked), self._batch_size):
-            yield np.stack([image for image, _ in batch]), np.array([label for _, label in batch], np.int64)
-
-    def _image(self, sample: Sample) -> NDArray[uint8]:
-        image = self._cache.get(sample.key)
-        if image is None:
-            image = self._shrink(self._dataset.read(sample))
-            if self._cached_bytes + image.nbytes <= CACHE_BYTES:
-                self._cached_bytes += image.nbytes
-                self._cache[sample.key] = image
-        return image
-
-    def _shrink(self, image: NDArray[uint8]) -> NDArray[uint8]:
         from edgecls.opencv import cv2
 
-        height, width = image.shape[:2]
-        scale = SPARE * max(self._preprocess.height_px / height, self._preprocess.width_px / width)
-        if scale >= 1:
-            return image
-        return cv2.resize(image, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
+        gain = 1 + generator.uniform(-self.contrast, self.contrast)
+        view = cv2.convertScaleAbs(view, alpha=gain, beta=generator.uniform(-1, 1) * self.brightness)
+        if self.hue_deg:
+            hsv = cv2.cvtColor(view, cv2.COLOR_BGR2HSV)  # hue in steps of two degrees, 0 to 179
+            turned = (hsv[:, :, 0] + generator.uniform(-1, 1) * self.hue_deg / 2) % 180
+            hsv[:, :, 0] = turned.astype(np.uint8)
+            view = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
+        if self.saturation:
+            share = 1 + generator.uniform(-self.saturation, self.saturation)
+            grey = cv2.cvtColor(cv2.cvtColor(view, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+            view = cv2.addWeighted(view, share, grey, 1 - share, 0)
+        return view.astype(np.uint8, copy=False)
+
+
+def _erased(view: NDArray[uint8], generator: Generator) -> NDArray[uint8]:
+    """The view with a random rectangle of noise."""
+    import numpy as np
+
+    height, width = view.shape[:2]
+    area = generator.uniform(*ERASED_AREA) * height * width
+    aspect = math.exp(generator.uniform(-1, 1) * math.log(ERASED_ASPECT))
+    rows = min(height, max(1, round(math.sqrt(area * aspect))))
+    columns = min(width, max(1, round(math.sqrt(area / aspect))))
+    top, left = generator.integers(height - rows + 1), generator.integers(width - columns + 1)
+    view = view.copy()
+    view[top : top + rows, left : left + columns] = generator.integers(0, 256, (rows, columns, 3), dtype=np.uint8)
+    return view
+
+
+PRESETS = {
+    "none": Augmentation((1.0, 1.0), 1.0, 0.0, mirror=False, contrast=0.0, brightness=0.0, saturation=0.0),
+    "light": Augmentation((0.85, 1.1), 1.1, 6.0, contrast=0.1, brightness=10.0, saturation=0.0),
+    "medium": Augmentation(),
+    "strong": Augmentation((0.25, 1.0), 4 / 3, 10.0, hue_deg=10.0, policy="trivial", erase=0.25, mixup=0.2, cutmix=1.0),
+}
+"""Light suits what is always framed alike, such as digits; medium photographs; strong long trainings."""

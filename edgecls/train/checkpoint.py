@@ -1,4 +1,4 @@
-"""What a training needs to go on after it was ended: written whole after each epoch, so that SIGKILL loses one at most.
+"""What a training needs to go on after it was ended: written whole after each epoch, and on Ctrl-C between two steps.
 
 Which images come when, and how they are varied, follows from seed and epoch alone; it need not be kept.
 """
@@ -12,6 +12,7 @@ from typing import Any
 
 from edgecls.data.dataset import Dataset
 from edgecls.errors import ArtefactError, DataError
+from edgecls.runs import runs_folder
 from edgecls.storage import make_folder, write_bytes
 
 CHECKPOINT_FILE = "checkpoint.pt"
@@ -19,7 +20,7 @@ CHECKPOINT_FILE = "checkpoint.pt"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state after an epoch: `settings` of the training, `history` of its epochs, and `state` for torch."""
+    """The state after a step: `settings` of the training, `history` of its whole epochs, and `state` for torch."""
 
     settings: dict[str, Any]
     history: list[dict[str, Any]]
@@ -41,6 +42,16 @@ class Checkpoint:
                 f"the images of {dataset.source.name} have changed since this training began, so it cannot go on as it "
                 "would have; bring them back, or train anew"
             )
+
+
+def unfinished(given: Path) -> Path:
+    """The folder of a training to go on with: the one given or, for `last`, the newest. Raises `ArtefactError`."""
+    if given != Path("last"):
+        return given
+    found = sorted(runs_folder().glob(f"*/{CHECKPOINT_FILE}"), key=lambda file: file.stat().st_mtime)
+    if not found:
+        raise ArtefactError(f"no training in {runs_folder()}/ is unfinished")
+    return found[-1].parent
 
 
 def images_of(dataset: Dataset) -> list[list[Any]]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
+import json
 import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,128 +16,31 @@ from edgecls import env, models, runs
 from edgecls.backends.torch import MODEL_FILE, TorchSession
 from edgecls.card import Card, Confidence, Golden, Quality, with_files, write_card
 from edgecls.data.dataset import Dataset, open_dataset
-from edgecls.errors import OutputError, UsageError
+from edgecls.errors import UsageError
 from edgecls.evaluate.confidence import fit_temperature
 from edgecls.evaluate.inference import golden_images, labels_of, prepared, scores_of
 from edgecls.evaluate.metrics import Metrics, measure
 from edgecls.preprocess import Preprocess
 from edgecls.storage import make_folder, new_folder, write_text
-from edgecls.train.augment import Augmentation, TrainingBatches
+from edgecls.train import optimize
+from edgecls.train.augment import PRESETS, Augmentation
+from edgecls.train.batches import Order, TrainingBatches, write_preview
 from edgecls.train.checkpoint import CHECKPOINT_FILE, Checkpoint, images_of, read_checkpoint
-from edgecls.train.optimize import (
-    FREEZES,
-    LOSSES,
-    LR_FACTOR,
-    OPTIMIZERS,
-    SCHEDULES,
-    balanced_weights,
-    freeze,
-    hold_frozen,
-    loss_for,
-    optimizer_for,
-    schedule_for,
-)
+from edgecls.train.config import TrainConfig
+from edgecls.train.features import Backbone, FrozenFeatures
+from edgecls.train.history import Epoch, TensorBoardLog, Watcher, write_history
+from edgecls.train.interrupt import Interruption, held_back
+from edgecls.train.parallel import gathered, launch, share_batch_norms
+from edgecls.train.teacher import Teacher
 from edgecls.train.weights import StartingPoint, start
 
 if TYPE_CHECKING:
     import torch
-    from numpy import uint8
+    from lightning_fabric import Fabric
+    from numpy import float32
     from numpy.typing import NDArray
 
-HISTORY_FILE = "metrics.csv"
 EVALUATION_FILE = "evaluation.json"
-MIN_SIZE_PX = 32
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """What a training run is asked for; None means the default that suits the data and the weights.
-
-    `balance` gives every class the same say in the loss, `freeze` says what does not learn, and `patience` ends the
-    training after so many epochs without a better one.
-    """
-
-    data: str | None = None
-    arch: str = models.DEFAULT_ARCH
-    weights: str = "auto"
-    epochs: int | None = None
-    batch_size: int = 32
-    lr: float | None = None
-    size_px: int | None = None
-    seed: int = 0
-    mirror: bool = True
-    out: Path | None = None
-    optimizer: str = "adamw"
-    schedule: str = "one-cycle"
-    weight_decay: float = 0.02
-    loss: str = "cross-entropy"
-    label_smoothing: float = 0.1
-    balance: bool = False
-    freeze: str = "none"
-    patience: int | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {**asdict(self), "out": str(self.out) if self.out else None}
-
-    def check(self) -> None:
-        """Raise `UsageError` for values that make no sense."""
-        models.find(self.arch)
-        if self.epochs is not None and self.epochs < 1:
-            raise UsageError(f"--epochs must be at least 1, not {self.epochs}")
-        if self.batch_size < 2:
-            raise UsageError(f"--batch-size must be at least 2 (batch norm needs a batch), not {self.batch_size}")
-        if self.lr is not None and not 0 < self.lr < math.inf:
-            raise UsageError(f"--lr must be above 0, not {self.lr}")
-        if self.size_px is not None and not MIN_SIZE_PX <= self.size_px <= 2048:
-            raise UsageError(f"--size must be between {MIN_SIZE_PX} and 2048 pixels, not {self.size_px}")
-        for name, value, known in (
-            ("optimizer", self.optimizer, OPTIMIZERS),
-            ("schedule", self.schedule, SCHEDULES),
-            ("loss", self.loss, LOSSES),
-            ("freeze", self.freeze, FREEZES),
-        ):
-            if value not in known:
-                raise UsageError(f"--{name} takes {', '.join(known)}, not {value!r}")
-        if not 0 <= self.label_smoothing < 1:
-            raise UsageError(f"--label-smoothing is a share, at least 0 and below 1, not {self.label_smoothing:g}")
-        if not 0 <= self.weight_decay < math.inf:
-            raise UsageError(f"--weight-decay must be at least 0, not {self.weight_decay:g}")
-        if self.patience is not None and self.patience < 1:
-            raise UsageError(f"--patience is a number of epochs, at least 1, not {self.patience}")
-        if self.out is not None and self.out.exists():
-            raise OutputError(f"{self.out} exists already; choose another --out or remove it")
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One line of the history; `val_top1` is a fraction."""
-
-    epoch: int
-    lr: float
-    train_loss: float
-    val_loss: float
-    val_top1: float
-    images_per_s: float
-    seconds: float
-
-
-class Watcher:
-    """What a training tells about itself; the command line draws it. The base watches in silence."""
-
-    def started(
-        self, dataset: Dataset, start: StartingPoint, epochs: int, batches: int, device: str, done: int
-    ) -> None:
-        """Data and network are ready; `done` epochs of `epochs` were trained before."""
-
-    def batch(self, epoch: int, loss: float) -> None:
-        """One optimizer step was taken."""
-
-    def epoch(self, epoch: Epoch) -> None:
-        """One epoch was validated."""
-
-    def stopped(self, place: Path) -> None:
-        """The training was interrupted; `resume(place)` goes on."""
 
 
 def resume(place: Path, watcher: Watcher | None = None) -> tuple[Path, Metrics]:
@@ -156,8 +59,9 @@ def resume(place: Path, watcher: Watcher | None = None) -> tuple[Path, Metrics]:
 def train(config: TrainConfig, watcher: Watcher | None = None) -> tuple[Path, Metrics]:
     """Train, evaluate on the test split and write the run; returns its folder and the test metrics.
 
-    The epoch with the best validation accuracy is kept. After each epoch a checkpoint stands in the run's folder, from
-    which `resume` goes on; a training that is interrupted before leaves nothing behind.
+    The epoch with the best validation accuracy is kept. After each epoch, and on Ctrl-C or SIGTERM after the running
+    step, a checkpoint stands in the run's folder, from which `resume` goes on; a training that is interrupted before
+    leaves nothing behind. Of several processes the first one writes; the others return the same.
     """
     models.require_torch("training")
     config.check()
@@ -190,153 +94,243 @@ def _train(
     from edgecls.opencv import cv2
 
     cv2.setNumThreads(1)  # images are read and varied in parallel already; a second level of threads costs a fifth
+    fabric = launch(config.precision, config.deterministic)
     dataset = open_dataset(config.data, config.seed)
-    with reserve(dataset) as place:
-        torch.manual_seed(config.seed)
-        trainer = Trainer(config, dataset, watcher, checkpoint)
+    with reserve(dataset) if fabric.is_global_zero else nullcontext() as place:
+        if place is None:
+            watcher = Watcher()
+        elif config.tensorboard:
+            watcher = TensorBoardLog(watcher, place)
+        torch.manual_seed(config.seed + fabric.global_rank)
+        trainer = Trainer(config, dataset, watcher, fabric, checkpoint)
         try:
-            trainer.fit(place)
+            with held_back() as interruption:
+                trainer.fit(place, interruption)
         except UsageError:
-            (place / CHECKPOINT_FILE).unlink(missing_ok=True)  # what cannot go on is not worth keeping
+            if place:
+                (place / CHECKPOINT_FILE).unlink(missing_ok=True)  # what cannot go on is not worth keeping
             raise
         except KeyboardInterrupt:
-            if (place / CHECKPOINT_FILE).exists():
+            if place and (place / CHECKPOINT_FILE).exists():
                 watcher.stopped(place)
             raise
-        with new_folder(place) as folder:
+        with new_folder(place) if place else nullcontext() as folder:
             metrics = trainer.finish(folder)
-            _write_history(trainer.history, folder)
-            dataset.write(folder)
-    return place, metrics
+        written: Path = fabric.broadcast(place)
+    return written, metrics
 
 
 class Trainer:
     """Network, optimizer and data of one training."""
 
-    def __init__(self, config: TrainConfig, dataset: Dataset, watcher: Watcher, checkpoint: Checkpoint | None = None):
-        import torch
+    def __init__(
+        self, config: TrainConfig, dataset: Dataset, watcher: Watcher, fabric: Fabric, checkpoint: Checkpoint | None
+    ):
 
+        self.config, self.dataset, self.watcher, self.fabric = config, dataset, watcher, fabric
+        if config.batch_size % (fabric.world_size * config.accumulate):
+            raise UsageError(
+                f"--batch-size {config.batch_size} must be a multiple of the {fabric.world_size} processes times the "
+                f"{config.accumulate} pieces that each computes it in"
+            )
         size = config.size_px or dataset.source.default_size_px
-        self.config, self.dataset, self.watcher = config, dataset, watcher
-        self.preprocess = Preprocess(height_px=size, width_px=size)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        network = models.create(config.arch, len(dataset.classes))
+        self.preprocess = models.usual_preprocess(config.arch, size)
+        self.card = _card(config, dataset, self.preprocess)
+        self.network = network = models.create(config.arch, len(dataset.classes))
+        self.head = models.find(config.arch).head
         if checkpoint:
             checkpoint.require_same_images(dataset)
-            done = len(checkpoint.history)
-            self.start = StartingPoint(True, f"weights: those after epoch {done}, where the training was ended")
+            done = f"{len(checkpoint.history)} epochs"
+            self.start = StartingPoint(True, f"weights: those after {done}, where the training was ended")
         else:
             self.start = start(network, config.arch, config.weights, dataset)
-        self.epochs = config.epochs or _default_epochs(self.start, dataset)
-        augmentation = _augmentation(config, dataset)
-        self.batches = TrainingBatches(dataset, self.preprocess, augmentation, config.batch_size, config.seed)
-        models.visit_batch_norms(network, _fitting_momentum(len(self.batches)))
-        self.network = network
-        self.module = models.channels_last(models.deployable(network, self.preprocess).to(self.device))
-        self.card = _card(config, dataset, self.preprocess)
-        architecture = models.find(config.arch)
         if config.freeze != "none" and not self.start.pretrained:
             raise UsageError("--freeze keeps weights that were learned before, and there are none; give --weights")
-        freeze(network, config.freeze, architecture.head)
-        suits = architecture.lr * LR_FACTOR[config.optimizer] * (0.25 if self.start.pretrained else 1.0)
-        self.optimizer = optimizer_for(config.optimizer, network, config.lr or suits, config.weight_decay)
-        weights = None
-        if config.balance:
-            weights = balanced_weights(labels_of(dataset.splits["train"]), len(dataset.classes)).to(self.device)
-        self.loss = loss_for(config.loss, config.label_smoothing, weights)
-        steps = self.epochs * len(self.batches)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: schedule_for(config.schedule, step, steps)
-        )
+        _set_dropout(network, config)
+        self.epochs = config.epochs or _default_epochs(self.start, dataset)
+        if fabric.world_size > 1:
+            share_batch_norms(network)
+        self.module = models.channels_last(models.deployable(network, self.preprocess).to(fabric.device))
+        self.frozen: FrozenFeatures | None = None
+        self.batches: TrainingBatches | FrozenFeatures = self._batches()
+        models.visit_batch_norms(network, _fitting_momentum(len(self.batches)))
+        self.blocks = optimize.blocks(network, self.head)
+        optimize.frozen_blocks(config.freeze, len(self.blocks), 1, self.epochs)
         self.best: dict[str, torch.Tensor] = {}
         self.history: list[Epoch] = []
+        self.losses: list[float] = []
+        self._prepare_learning()
         if checkpoint:
             self._restore(checkpoint)
 
-    def fit(self, place: Path) -> None:
+    def _batches(self) -> TrainingBatches | FrozenFeatures:
+        """Augmented images, or, where nothing in front of the last layer changes, what comes out of it, once."""
+        config, dataset, fabric = self.config, self.dataset, self.fabric
+        shared = (config.batch_size, config.seed, fabric.global_rank, fabric.world_size)
+        images = TrainingBatches(dataset, self.preprocess, _augmentation(config, dataset), *shared)
+        varied = (config.augment, config.policy, config.erase, config.mixup, config.cutmix, config.teacher)
+        if config.freeze != "backbone" or any(varied):
+            return images
+        backbone = Backbone(self.module, self.network, self.head.removesuffix("."))
+        if not backbone.ends_with_head(golden_images(dataset, self.preprocess)[:2]):
+            return images
+        order = Order(len(dataset.splits["train"]), *shared)
+        mirror = config.mirror and dataset.source.mirrored_is_same_class
+        self.watcher.remark("the backbone is frozen: its features are computed once, without augmentation")
+        self.frozen = FrozenFeatures(backbone, dataset, self.preprocess, mirror, order, config.seed)
+        return self.frozen
+
+    def _prepare_learning(self) -> None:
+        import torch
+        from torch.optim.swa_utils import AveragedModel
+
+        config, fabric, network = self.config, self.fabric, self.network
+        factor = optimize.LR_FACTOR.get(config.optimizer, 1.0) * (0.25 if self.start.pretrained else 1.0)
+        self.plain_optimizer = optimizer = optimize.optimizer_for(
+            config.optimizer,
+            network,
+            config.lr or models.find(config.arch).lr * factor,
+            config.weight_decay,
+            self.blocks,
+            config.layer_decay,
+        )
+        self.learner, self.optimizer = fabric.setup(self._learning_part(network), optimizer)
+        steps = self.epochs * len(self.batches)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer,
+            lambda step: optimize.schedule_for(config.schedule, step, steps, [e.val_loss for e in self.history]),
+        )
+        weights = None
+        if config.balance:
+            labels = labels_of(self.dataset.splits["train"])
+            weights = optimize.balanced_weights(labels, len(self.dataset.classes)).to(fabric.device)
+        self.loss = optimize.loss_for(config.loss, config.label_smoothing, weights)
+        self.teacher = Teacher(config.teacher, self.dataset.classes, fabric.device) if config.teacher else None
+        self.average = AveragedModel(network, avg_fn=_decaying(config.ema), use_buffers=True) if config.ema else None
+
+    def _learning_part(self, network: torch.nn.Module) -> torch.nn.Module:
+        return network.get_submodule(self.head.removesuffix(".")) if self.frozen else self.module
+
+    def fit(self, place: Path | None, interruption: Interruption) -> None:
         """Train all epochs, with a checkpoint in the folder `place` after each; the best weights end up in the network.
 
-        Raises `UsageError` where the loss is no longer a number.
+        An interruption that waits ends it after the running step. Raises `UsageError` where the loss is no longer a
+        number.
         """
-        device = "NVIDIA GPU" if self.device.type == "cuda" else "processor"
-        history = self.history
-        self.watcher.started(self.dataset, self.start, self.epochs, len(self.batches), device, len(history))
+        device = "NVIDIA GPU" if self.fabric.device.type == "cuda" else "processor"
+        history, steps = self.history, len(self.batches)
+        done = len(history) * steps + len(self.losses)
+        self.watcher.started(self.dataset, self.start, self.epochs, steps, device, done)
         for number in range(len(history) + 1, self.epochs + 1):
             if self._is_out_of_patience():
                 break
-            epoch = self._epoch(number)
-            if not math.isfinite(epoch.train_loss):
-                raise UsageError(f"the loss is no longer a number in epoch {number}; train with a smaller --lr")
-            if not history or (epoch.val_top1, -epoch.val_loss) >= max((e.val_top1, -e.val_loss) for e in history):
-                self.best = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
+            epoch = self._epoch(number, place, interruption)
+            if not history or epoch.merit >= max(each.merit for each in history):
+                self.best = {name: tensor.detach().clone() for name, tensor in self._result().state_dict().items()}
             history.append(epoch)
             if number < self.epochs:
-                self._checkpoint().write(place)
+                self._write_checkpoint(place)
             self.watcher.epoch(epoch)
-        self.network.load_state_dict(self.best)
+            interruption.go()
+        models.restore(self.network, self.best)
+
+    def _result(self) -> torch.nn.Module:
+        """The network that is judged and kept: the average of the past steps' where that was asked for."""
+        network: torch.nn.Module = self.average.module if self.average else self.network
+        return network
 
     def _is_out_of_patience(self) -> bool:
         """Whether the best epoch lies further back than the asked-for patience."""
         if self.config.patience is None or not self.history:
             return False
-        best = max(self.history, key=lambda epoch: (epoch.val_top1, -epoch.val_loss))
+        best = max(self.history, key=lambda epoch: epoch.merit)
         return self.history[-1].epoch - best.epoch >= self.config.patience
 
-    def _checkpoint(self) -> Checkpoint:
+    def _write_checkpoint(self, place: Path | None) -> None:
+        if place is None:
+            return
         import torch
 
         state = {
             "network": self.network.state_dict(),
+            "average": self.average.state_dict() if self.average else {},
             "best": self.best,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.plain_optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
+            "losses": self.losses,
             "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+            "random_cuda": torch.cuda.get_rng_state_all() if self.fabric.device.type == "cuda" else [],
         }
         settings = {**self.config.to_json(), "epochs": self.epochs}
-        return Checkpoint(settings, [asdict(epoch) for epoch in self.history], images_of(self.dataset), state)
+        Checkpoint(settings, [asdict(epoch) for epoch in self.history], images_of(self.dataset), state).write(place)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         import torch
 
         state = checkpoint.state
-        self.network.load_state_dict(state["network"])
+        models.restore(self.network, state["network"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
         self.best = state["best"]
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.plain_optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.history = [Epoch(**epoch) for epoch in checkpoint.history]
-        torch.set_rng_state(state["random"])
-        if self.device.type == "cuda" and state["random_cuda"]:
-            torch.cuda.set_rng_state_all(state["random_cuda"])
+        self.losses = state["losses"]
+        if self.fabric.is_global_zero:  # the others keep drawing otherwise
+            torch.set_rng_state(state["random"])
+            if state["random_cuda"] and self.fabric.device.type == "cuda":
+                torch.cuda.set_rng_state_all(state["random_cuda"])
 
-    def _epoch(self, number: int) -> Epoch:
-        begun = time.perf_counter()
+    def _epoch(self, number: int, place: Path | None, interruption: Interruption) -> Epoch:
+        begun, before = time.perf_counter(), len(self.losses)
+        optimize.freeze(
+            self.network,
+            self.blocks,
+            optimize.frozen_blocks(self.config.freeze, len(self.blocks), number, self.epochs),
+        )
         self.module.train()
-        hold_frozen(self.network)
-        losses = [self._step(images, labels, number) for images, labels in self.batches.epoch(number)]
+        optimize.hold_frozen(self.network)
+        for inputs, targets in self.batches.epoch(number, skip=before):
+            self.losses.append(self._step(inputs.to(self.fabric.device), targets.to(self.fabric.device), number))
+            if interruption.wanted:
+                self._write_checkpoint(place)
+                interruption.go()
         trained = time.perf_counter()
         val_loss, val_top1 = self._validate()
+        losses, self.losses = self.losses, []
         return Epoch(
             epoch=number,
-            lr=float(self.schedule.get_last_lr()[0]),
+            lr=float(self.schedule.get_last_lr()[-1]),
             train_loss=sum(losses) / len(losses),
             val_loss=val_loss,
             val_top1=val_top1,
-            images_per_s=len(losses) * self.config.batch_size / (trained - begun),
+            images_per_s=(len(losses) - before) * self.config.batch_size / (trained - begun),
             seconds=time.perf_counter() - begun,
         )
 
-    def _step(self, images: NDArray[uint8], labels: Any, epoch: int) -> float:
-        import torch
-
-        scores = self.module(torch.from_numpy(images).to(self.device))
-        loss = self.loss(scores, torch.from_numpy(labels).to(self.device))
+    def _step(self, inputs: torch.Tensor, targets: torch.Tensor, epoch: int) -> float:
+        """One optimizer step; returns the batch's loss, over all processes."""
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), max_norm=5.0)
+        pieces = list(zip(inputs.chunk(self.config.accumulate), targets.chunk(self.config.accumulate), strict=True))
+        value = 0.0
+        for position, (images, wanted) in enumerate(pieces, start=1):
+            with self.fabric.no_backward_sync(self.learner, enabled=position < len(pieces)):
+                scores = self.learner(images)
+                loss = self.loss(scores, wanted)
+                if self.teacher:
+                    loss = self.teacher.loss(images, scores, loss)
+                loss = loss * (len(images) / len(inputs))
+                self.fabric.backward(loss)
+                value += float(loss.detach())
+        if self.fabric.world_size > 1:
+            value = float(self.fabric.all_reduce(loss.new_tensor(value), reduce_op="mean"))
+        if not math.isfinite(value):
+            raise UsageError(f"the loss is no longer a number in epoch {epoch}; train with a smaller --lr")
+        self.fabric.clip_gradients(self.learner, self.optimizer, max_norm=self.config.clip, error_if_nonfinite=False)
         self.optimizer.step()
         self.schedule.step()
-        value = float(loss.detach())
+        if self.average:
+            self.average.update_parameters(self.network)
         self.watcher.batch(epoch, value)
         return value
 
@@ -344,25 +338,32 @@ class Trainer:
         import torch
         from torch.nn.functional import cross_entropy
 
-        samples = self.dataset.splits["val"]
-        scores = scores_of(self._session(), prepared(self.dataset.source, samples, self.preprocess))
-        labels = labels_of(samples)
+        scores, labels = self._val_scores(), labels_of(self.dataset.splits["val"])
         loss = cross_entropy(torch.from_numpy(scores), torch.from_numpy(labels))
         return float(loss), measure(scores, labels).top1
 
-    def _session(self) -> TorchSession:
-        self.module.eval()
-        return TorchSession(self.card, self.module)
+    def _val_scores(self) -> NDArray[float32]:
+        if self.frozen:
+            return self.frozen.val_scores(self._learning_part(self._result()))
+        samples, fabric = self.dataset.splits["val"], self.fabric
+        share = samples[fabric.global_rank :: fabric.world_size]
+        scores = scores_of(self._session(self._result()), prepared(self.dataset.source, share, self.preprocess))
+        return gathered(fabric, scores, len(samples))
 
-    def finish(self, folder: Path) -> Metrics:
+    def _session(self, network: torch.nn.Module) -> TorchSession:
+        same = network is self.network
+        module = self.module if same else models.channels_last(models.deployable(network, self.preprocess))
+        return TorchSession(self.card, module.to(self.fabric.device).eval())
+
+    def finish(self, folder: Path | None) -> Metrics:
         """Evaluate on the test split, fit the temperature on the validation split, and write the run to `folder`."""
-        import json
-
-        session, test = self._session(), self.dataset.splits["test"]
-        scores = scores_of(session, prepared(self.dataset.source, test, self.preprocess))
+        session, source = self._session(self.network), self.dataset.source
+        test, val = self.dataset.splits["test"], self.dataset.splits["val"]
+        scores = scores_of(session, prepared(source, test, self.preprocess))
         metrics = measure(scores, labels_of(test))
-        val = self.dataset.splits["val"]
-        val_scores = scores_of(session, prepared(self.dataset.source, val, self.preprocess))
+        if folder is None:
+            return metrics
+        val_scores = scores_of(session, prepared(source, val, self.preprocess))
         confidence = Confidence(temperature=round(fit_temperature(val_scores, labels_of(val)), 4))
         models.write_weights(self.network, folder / MODEL_FILE)
         images = golden_images(self.dataset, self.preprocess)
@@ -370,6 +371,11 @@ class Trainer:
         write_text(folder / EVALUATION_FILE, json.dumps(metrics.to_json(self.dataset.classes), indent=2) + "\n")
         quality = Quality(split="test", images=metrics.images, top1=metrics.top1, macro_f1=metrics.macro_f1)
         write_card(with_files(replace(self.card, quality=quality, confidence=confidence), folder, [MODEL_FILE]), folder)
+        write_history(self.history, folder)
+        self.dataset.write(folder)
+        replace(self.config, epochs=self.epochs).write(folder)
+        if isinstance(self.batches, TrainingBatches):
+            write_preview(next(self.batches.epoch(1))[0], folder)
         return metrics
 
 
@@ -380,9 +386,36 @@ def _default_epochs(start: StartingPoint, dataset: Dataset) -> int:
 
 
 def _augmentation(config: TrainConfig, dataset: Dataset) -> Augmentation:
-    if not dataset.source.mirrored_is_same_class:
-        return Augmentation(area=(0.85, 1.1), aspect=1.1, rotate_deg=6, mirror=False, contrast=0.1, brightness=10)
-    return Augmentation(mirror=config.mirror)
+    chosen = PRESETS[config.augment or dataset.source.default_augment]
+    changes = {
+        name: value for name in ("policy", "erase", "mixup", "cutmix") if (value := getattr(config, name)) is not None
+    }
+    mirror = chosen.mirror and config.mirror and dataset.source.mirrored_is_same_class
+    return replace(chosen, mirror=mirror, **changes)
+
+
+def _set_dropout(network: torch.nn.Module, config: TrainConfig) -> None:
+    import torch
+
+    if config.dropout is None:
+        return
+    layers = [module for module in network.modules() if isinstance(module, torch.nn.Dropout)]
+    if not layers:
+        raise UsageError(f"{config.arch} has no dropout to set; leave --dropout out")
+    for layer in layers:
+        layer.p = config.dropout
+
+
+def _decaying(decay: float) -> Callable[[torch.Tensor, torch.Tensor, Any], torch.Tensor]:
+    """An exponential average that follows faster while it is young, so that it forgets the first weights."""
+
+    def average(averaged: torch.Tensor, current: torch.Tensor, steps: Any) -> torch.Tensor:
+        if not averaged.is_floating_point():
+            return current
+        young = (1 + int(steps)) / (10 + int(steps))
+        return averaged.lerp(current, 1 - min(decay, young))
+
+    return average
 
 
 def _fitting_momentum(steps_per_epoch: int) -> Callable[[Any], None]:
@@ -402,21 +435,3 @@ def _fitting_momentum(steps_per_epoch: int) -> Callable[[Any], None]:
 def _card(config: TrainConfig, dataset: Dataset, preprocess: Preprocess) -> Card:
     lineage = env.new_lineage(dataset.source.name)
     return Card(config.arch, dataset.classes, preprocess, target="torch", lineage=lineage)
-
-
-def _write_history(history: list[Epoch], folder: Path) -> None:
-    with (folder / HISTORY_FILE).open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, [field.name for field in fields(Epoch)])
-        writer.writeheader()
-        writer.writerows({name: _rounded(value) for name, value in asdict(epoch).items()} for epoch in history)
-
-
-def _rounded(value: float) -> float | str:
-    return value if isinstance(value, int) else f"{value:.6g}"
-
-
-def read_history(run: Path) -> list[Epoch]:
-    """The epochs of a run, from its `metrics.csv`."""
-    with (run / HISTORY_FILE).open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    return [Epoch(int(row["epoch"]), *(float(row[field.name]) for field in fields(Epoch)[1:])) for row in rows]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from edgecls.data.dataset import Dataset
 from edgecls.errors import BackendError, UsageError
-from edgecls.models import find, imagenet_weights, load_weights, read_weights
+from edgecls.models import TIMM, find, imagenet_weights, load_weights, packaged_weights, read_weights
 
 if TYPE_CHECKING:
     import torch
@@ -47,10 +47,12 @@ def start(network: torch.nn.Module, arch: str, weights: str, dataset: Dataset) -
 def _automatic(network: torch.nn.Module, arch: str, dataset: Dataset) -> StartingPoint:
     if not dataset.source.photographs:
         return StartingPoint(False, "weights: none, the embedded digits are far from photographs and quick to learn")
-    if find(arch).weights is None:
-        return StartingPoint(False, f"weights: none, edgecls knows none for {arch}; --weights takes a file")
+    found = packaged_weights(arch)
+    if found is None and find(arch).weights is None:
+        where = "imagenet fetches timm's, and a file is taken" if arch.startswith(TIMM) else "takes a file"
+        return StartingPoint(False, f"weights: none are at hand for {arch}; --weights {where}")
     try:
-        tensors, name = imagenet_weights(arch)
+        tensors, name = found or imagenet_weights(arch)
     except BackendError as error:
         return StartingPoint(False, f"weights: none, training from scratch because {error}")
     load_weights(network, arch, tensors, name)
