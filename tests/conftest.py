@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from edgecls import backends, runs
 from edgecls.benchmark.run import BenchmarkConfig
 from edgecls.cli import app
-from edgecls.data.dataset import DigitsSource
+from edgecls.data.sources import DigitsSource
 from edgecls.errors import BackendError
 from edgecls.export import bundle as bundle_module
 from edgecls.export.bundle import ExportConfig, export

@@ -16,6 +16,7 @@ from edgecls.cli.benchmark import benchmark
 from edgecls.cli.build import build
 from edgecls.cli.calibrate import calibrate
 from edgecls.cli.compare import compare
+from edgecls.cli.data import data
 from edgecls.cli.doctor import doctor
 from edgecls.cli.evaluate import evaluate
 from edgecls.cli.export import ExportCommand, export
@@ -84,6 +85,7 @@ app = typer.Typer(
 )
 app.command()(train)
 app.command("import")(import_)
+app.add_typer(data)
 app.add_typer(calibrate)
 app.command(cls=ExportCommand)(export)
 for _command in (build, evaluate, compare, benchmark, predict, stream, verify, info, doctor):

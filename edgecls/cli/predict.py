@@ -22,7 +22,7 @@ def predict(
     threads: Annotated[int | None, typer.Option(help="Processor threads; the runtime's choice unless given.")] = None,
 ) -> None:
     """Classify images and print label and score."""
-    from edgecls.data.dataset import image_paths
+    from edgecls.data.images import image_paths
 
     paths = image_paths(images)
     with opened(model, threads) as classifier:

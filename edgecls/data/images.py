@@ -1,12 +1,13 @@
-"""Reading one image file, whole or not at all."""
+"""Image files: finding them, and reading one whole or not at all."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgecls.errors import ImageError
+from edgecls.errors import DataError, ImageError
 
 if TYPE_CHECKING:
     from numpy import uint8
@@ -16,6 +17,30 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff",
 
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 """A marker after entropy-coded data: 0xFF00 is a stuffed byte, 0xFFD0..D7 are restarts (ITU-T T.81, B.1.1)."""
+
+
+def find_images(folder: Path) -> list[Path]:
+    """All image files below a folder, sorted; hidden files and folders are left out."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+
+
+def image_paths(places: Iterable[Path]) -> list[Path]:
+    """Image files as named, and all images below the folders among them. Raises `DataError` for a place without any."""
+    paths: list[Path] = []
+    for place in places:
+        if not place.exists():
+            raise DataError(f"there is no image or folder {place}")
+        found = find_images(place) if place.is_dir() else [place]
+        if not found:
+            raise DataError(f"{place} holds no images ({', '.join(sorted(SUFFIXES))})")
+        paths += found
+    return paths
 
 
 def read_image(path: Path) -> NDArray[uint8]:

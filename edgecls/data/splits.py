@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from edgecls.errors import DataError
+from edgecls.errors import DataError, UsageError
 
 SPLITS = ("train", "val", "test")
 HELD_OUT_FRACTION = {"val": 0.15, "test": 0.15}
@@ -47,3 +49,55 @@ def complete(found: Mapping[str, Sequence[Sample]], classes: Sequence[str], seed
             members = members[count:]
         splits["train"] += members
     return {name: sorted(samples, key=lambda sample: sample.key) for name, samples in splits.items()}
+
+
+def divide(
+    samples: Sequence[Sample], group_of: Callable[[Sample], str], fractions: Mapping[str, float], seed: int
+) -> dict[str, list[Sample]]:
+    """Divide samples among train and the splits in `fractions`, each class in its proportion and no group torn apart.
+
+    Groups are dealt out largest first, in seeded order, each to the split that then lacks the most of what the group
+    brings. Raises `DataError` where a split stays empty.
+    """
+    shares = {"train": 1 - sum(fractions.values()), **fractions}
+    groups: dict[str, list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(group_of(sample), []).append(sample)
+    order = sorted(groups)
+    random.Random(seed).shuffle(order)
+    totals = Counter(sample.label for sample in samples)
+    splits: dict[str, list[Sample]] = {split: [] for split in shares}
+    counts: dict[str, Counter[int]] = {split: Counter() for split in shares}
+    for name in sorted(order, key=lambda name: -len(groups[name])):
+        brought = Counter(sample.label for sample in groups[name])
+
+        def lack(split: str, brought: Counter[int] = brought) -> float:
+            return sum(
+                count * (shares[split] * totals[label] - counts[split][label]) / (shares[split] * totals[label])
+                for label, count in brought.items()
+            )
+
+        chosen = max(shares, key=lack)
+        splits[chosen] += groups[name]
+        counts[chosen] += brought
+    if empty := [split for split, members in splits.items() if not members]:
+        raise DataError(f"{len(groups)} groups are too few for {len(shares)} splits: {empty[0]} would be empty")
+    return {split: sorted(members, key=lambda sample: sample.key) for split, members in splits.items()}
+
+
+def grouped_by(pattern: str | None) -> Callable[[Sample], str]:
+    """What a pattern finds in a sample's key: its first group, or all of it. Raises `UsageError` for a bad pattern."""
+    if pattern is None:
+        return lambda sample: sample.key
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise UsageError(f"--group-by {pattern!r} is no regular expression: {error}") from error
+
+    def group_of(sample: Sample) -> str:
+        found = expression.search(sample.key)
+        if found is None:
+            raise DataError(f"--group-by {pattern!r} finds nothing in {sample.key}; each image needs a group")
+        return str(found[1] if expression.groups else found[0])
+
+    return group_of

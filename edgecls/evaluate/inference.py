@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from edgecls.data.dataset import Dataset, Source, balanced
+from edgecls.data.dataset import Dataset, balanced
 from edgecls.data.parallel import chunked, ordered_map
+from edgecls.data.sources import Source
 from edgecls.data.splits import Sample
 from edgecls.preprocess import Preprocess
 from edgecls.runs import Artefact

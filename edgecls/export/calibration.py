@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecls.card import Golden
-from edgecls.data.dataset import Dataset, FolderSource, Source, balanced, find_images, open_recorded, open_source
+from edgecls.data.dataset import Dataset, balanced, open_recorded
+from edgecls.data.images import find_images
 from edgecls.data.parallel import ordered_map
+from edgecls.data.sources import FolderSource, Source, open_source
 from edgecls.data.splits import Sample
 from edgecls.errors import DataError, ImageError
 from edgecls.preprocess import Preprocess

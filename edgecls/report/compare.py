@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecls.benchmark.run import BenchmarkConfig, benchmark, gain_over
-from edgecls.data.dataset import Source
+from edgecls.data.sources import Source
 from edgecls.data.splits import Sample
 from edgecls.errors import BackendError, DataError, UsageError, VerificationError
 from edgecls.evaluate.inference import answers

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-from edgecls.data.dataset import Source
+from edgecls.data.sources import Source
 from edgecls.report import page
 from edgecls.report.compare import Comparison, Flip, Side
 

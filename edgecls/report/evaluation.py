@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecls.card import Confidence
-from edgecls.data.dataset import Source, open_recorded
+from edgecls.data.dataset import open_recorded
+from edgecls.data.sources import Source
 from edgecls.data.splits import Sample
 from edgecls.errors import DataError
 from edgecls.evaluate.confidence import fit_temperature, fit_threshold, scaled

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from edgecls.data.dataset import Source
+from edgecls.data.sources import Source
 from edgecls.data.splits import Sample
 from edgecls.evaluate.detail import Evaluation, Mistake
 from edgecls.report import figures, page

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgecls.data.dataset import FolderSource, Source, find_images, open_for_classes, open_recorded
+from edgecls.data.dataset import open_for_classes, open_recorded
+from edgecls.data.images import find_images
+from edgecls.data.sources import FolderSource, Source
 from edgecls.data.splits import Sample
 from edgecls.errors import ArtefactError, DataError
 from edgecls.runs import Artefact, find
@@ -16,22 +18,21 @@ UNLABELLED = -1
 def images_for(artefact: Artefact, data: Path | None) -> tuple[Source, Sequence[Sample]]:
     """The images of a folder, or the held-out split of the run that an artefact belongs to.
 
-    A folder with `train/` inside gives its `test/` split, or the images that stand in for one; any other folder gives
-    all of its images, labelled where it holds one folder per class. Raises `DataError` where there are none.
+    A manifest, or a folder with `train/` inside, gives its test split, or the images that stand in for one; any other
+    folder gives all of its images, labelled where it holds one folder per class. Raises `DataError`.
     """
     if data is None:
         dataset = open_recorded(run_of(artefact).place)
         return dataset.source, dataset.splits["test"]
-    if not data.is_dir():
-        raise DataError(f"there is no folder {data}; give a folder of images")
-    if not any(path.is_dir() and not path.name.startswith(".") for path in data.iterdir()):
+    if data.is_dir() and not any(path.is_dir() and not path.name.startswith(".") for path in data.iterdir()):
         source = FolderSource(data)
         loose = [Sample(str(path.relative_to(source.root)), UNLABELLED) for path in find_images(source.root)]
         if not loose:
             raise DataError(f"{data} holds no images")
         return source, loose
     dataset = open_for_classes(str(data), artefact.card.classes, seed=0)
-    splits = ["test"] if (data / "train").is_dir() else list(dataset.splits)
+    own = data.is_file() or (data / "train").is_dir()
+    splits = ["test"] if own else list(dataset.splits)
     return dataset.source, sorted((s for split in splits for s in dataset.splits[split]), key=lambda s: s.key)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
-from edgecls.data.dataset import Source
+from edgecls.data.sources import Source
 from edgecls.errors import ImageError
 from edgecls.storage import write_text
 
@@ -32,6 +32,8 @@ th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; }
 .bar { display: inline-block; height: .7rem; background: var(--bar); border-radius: .2rem; vertical-align: middle; }
 td.bars { text-align: left; width: 50%; }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); gap: 1rem; }
+.groups { display: flex; flex-wrap: wrap; gap: 1rem; } .group { display: flex; gap: .5rem; padding: .5rem;
+  border: 1px solid var(--line); border-radius: .4rem; } .group figure { width: 9rem; }
 figure { margin: 0; font-size: .85rem; overflow-wrap: anywhere; } figure img { width: 100%; border-radius: .3rem; }
 .chart { display: block; max-width: 100%; margin: 0 0 1.5rem; background: #fff; border-radius: .3rem; }
 @media print { figure, tr, .fact { break-inside: avoid; } }

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgecls.benchmark.clock import now_ns
 from edgecls.card import Golden
-from edgecls.data.dataset import find_images
-from edgecls.data.images import SUFFIXES, read_image
+from edgecls.data.images import SUFFIXES, find_images, read_image
 from edgecls.data.parallel import ordered_map
 from edgecls.errors import ImageError, SourceError
 

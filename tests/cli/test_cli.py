@@ -198,7 +198,7 @@ class TestMistakes:
         assert_one_line(cli("train", tmp_path), 3, "holds no usable training images")
 
     def test_train_an_unknown_architecture(self, cli: Cli):
-        assert_one_line(cli("train", "--arch", "alexnet"), 2, "choose one of mobilenet_v2, ")
+        assert_one_line(cli("train", "--arch", "alexnet"), 2, "there are MobileNet, ResNet, VGG")
 
     def test_train_to_a_place_that_cannot_be_written(self, cli: Cli, photos: Path, tmp_path: Path):
         (tmp_path / "file").write_text("")

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import io
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from edgecls.data.images import decode_image, read_image
 from edgecls.errors import ImageError
@@ -14,6 +17,14 @@ from edgecls.opencv import cv2
 def encoded(suffix: str, shape: tuple[int, ...] = (40, 60, 3), dtype: type = np.uint8) -> bytes:
     image = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype=dtype)
     return cv2.imencode(suffix, image)[1].tobytes()
+
+
+def saved(kind: str, mode: str, **options: Any) -> bytes:
+    """A picture as Pillow writes it, for what OpenCV does not write."""
+    stream = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(noise).convert(mode).save(stream, kind, **options)
+    return stream.getvalue()
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp", ".tiff"])
@@ -30,8 +41,25 @@ def test_the_usual_formats_give_bgr_uint8(suffix: str):
         encoded(".png", (40, 60, 4)),
         encoded(".png", (40, 60, 3), np.uint16),
         encoded(".jpg", (40, 60)),
+        saved("JPEG", "CMYK"),
+        saved("GIF", "P"),
+        saved("PNG", "LA"),
+        saved("PNG", "1"),
+        saved("GIF", "P", save_all=True, append_images=[Image.new("P", (60, 40), 3)]),
+        saved("WEBP", "RGB", save_all=True, append_images=[Image.new("RGB", (60, 40))]),
     ],
-    ids=["grey", "transparent", "16-bit", "grey jpeg"],
+    ids=[
+        "grey",
+        "transparent",
+        "16-bit",
+        "grey jpeg",
+        "CMYK",
+        "palette",
+        "grey transparent",
+        "1-bit",
+        "animated GIF",
+        "animated WebP",
+    ],
 )
 def test_other_modes_become_bgr_uint8(content: bytes):
     image = decode_image(content, "x")

@@ -1,0 +1,100 @@
+"""`edgecls data`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgecls.cli.common import console, shown, working
+from edgecls.errors import DataError, OutputError, UsageError
+
+data = typer.Typer(name="data", help="Check a data set before training, and divide it into splits.")
+
+DATA_HELP = "A folder of class folders, a CSV or JSONL manifest, or the name of a torchvision data set."
+
+
+@data.command()
+def check(
+    place: Annotated[str, typer.Argument(help=DATA_HELP, metavar="DATA")],
+    html: Annotated[Path, typer.Option(help="The report to write.")] = Path("data.html"),
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all findings as JSON too.")] = None,
+    quarantine: Annotated[
+        bool, typer.Option("--quarantine", help="Write quarantine.csv beside the images; training leaves them out.")
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 3 where something severe is found.")] = False,
+) -> None:
+    """Find unreadable images, duplicates, leaks between splits, contradictions, misspelt classes and odd files."""
+    from edgecls.data.check import check as look
+    from edgecls.data.layout import find_layout, write_quarantine
+    from edgecls.data.sources import FolderSource
+    from edgecls.report.data_page import write_page
+    from edgecls.storage import write_text
+
+    layout = find_layout(place)
+    with working("looking at images") as spinner:
+        report = look(layout, spinner.update)
+        spinner.update("writing the report")
+        write_page(report, layout.source, html)
+    if json_file:
+        write_text(json_file, json.dumps(report.to_json(), indent=1) + "\n")
+    splits = ", ".join(f"{len(samples)} {split}" for split, samples in layout.splits.items())
+    console.print(f"{report.images} images in {len(report.classes)} classes: {splits}", soft_wrap=True)
+    for finding in report.findings:
+        mark = "!" if finding.severe else " "
+        console.print(f"{mark} {finding.kind}: {finding.count}, {finding.text}", soft_wrap=True)
+        for group in finding.groups[:3]:
+            console.print("    " + ", ".join(key for key, _, _ in group[:4]), soft_wrap=True)
+    if not report.findings:
+        console.print("nothing found")
+    if quarantine:
+        if not isinstance(layout.source, FolderSource):
+            raise UsageError("--quarantine stands beside images in a folder; this data set has none")
+        listed = {**layout.quarantine, **report.quarantine}
+        console.print(f"quarantine: {shown(write_quarantine(layout.source.root, listed))}, {len(listed)} images")
+    elif report.quarantine:
+        console.print(
+            f"{len(report.quarantine)} images are better left out; --quarantine writes a list that training honours"
+        )
+    console.print(f"written: {shown(html)}" + (f", {shown(json_file)}" if json_file else ""), soft_wrap=True)
+    if strict and report.severe:
+        raise DataError("the check found what spoils a training or its figures; see the lines marked with !")
+
+
+@data.command()
+def split(
+    place: Annotated[str, typer.Argument(help=DATA_HELP, metavar="DATA")],
+    out: Annotated[Path, typer.Option(help="The manifest to write; train and evaluate take it.")] = Path("split.csv"),
+    val: Annotated[float, typer.Option(help="Share of the images for validation.")] = 0.15,
+    test: Annotated[float, typer.Option(help="Share of the images for the test.")] = 0.15,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            help="A regular expression on the path; images for which it finds the same (its first group, or all of it) "
+            "stay in one split, such as the frames of one video."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
+) -> None:
+    """Divide images into train, val and test: each class in its proportion, seeded, groups kept together."""
+    from edgecls.data.layout import find_layout, write_manifest
+    from edgecls.data.sources import FolderSource
+    from edgecls.data.splits import divide, grouped_by
+
+    if not (0 < val < 1 and 0 < test < 1 and val + test < 1):
+        raise UsageError(f"--val and --test are shares above 0 that leave some to train on, not {val:g} and {test:g}")
+    if out.exists():
+        raise OutputError(f"{out} exists already; choose another --out or remove it")
+    layout = find_layout(place)
+    if not isinstance(layout.source, FolderSource):
+        raise UsageError("only images in a folder can be divided; this data set brings its own splits")
+    members = [s for samples in layout.splits.values() for s in samples if s.key not in layout.quarantine]
+    group_of = grouped_by(group_by)
+    splits = divide(members, group_of, {"val": val, "test": test}, seed)
+    write_manifest(layout, splits, out)
+    counts = ", ".join(f"{len(samples)} {name}" for name, samples in splits.items())
+    groups = f", {len({group_of(sample) for sample in members})} groups" if group_by else ""
+    console.print(f"{len(members)} images: {counts}{groups}", soft_wrap=True)
+    console.print(f"manifest: {shown(out)}", soft_wrap=True)

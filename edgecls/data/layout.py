@@ -1,0 +1,184 @@
+"""How images, their classes and their splits lie on a disk: class folders, manifests, and what is put in quarantine."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgecls.data.images import find_images
+from edgecls.data.sources import DIGITS, TORCHVISION, DigitsSource, FolderSource, Source, TorchvisionSource
+from edgecls.data.splits import SPLITS, Sample
+from edgecls.errors import DataError
+
+QUARANTINE_FILE = "quarantine.csv"
+MANIFESTS = (".csv", ".jsonl")
+_SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What was found: the samples of each split that is there ("train" always is), and what is in quarantine.
+
+    `quarantine` maps keys to reasons; these samples are still among the others.
+    """
+
+    source: Source
+    classes: tuple[str, ...]
+    splits: Mapping[str, Sequence[Sample]]
+    quarantine: Mapping[str, str] = field(default_factory=dict)
+
+
+def find_layout(location: str | None) -> Layout:
+    """Look at a folder, a CSV or JSONL manifest, a torchvision data set by name, or, for None, the embedded digits.
+
+    A folder holds one folder per class, or `train/`, `val/` (or `valid/`, `validation/`) and `test/` with one folder
+    per class inside. A manifest names `path` (relative to itself) and `label` of each image, and may name its `split`.
+    Raises `DataError`.
+    """
+    place = Path(location or DIGITS).expanduser()
+    if location is None or (location == DIGITS and not place.exists()):
+        digits = DigitsSource()
+        samples = [Sample(str(index), label) for index, label in enumerate(digits.labels)]
+        return Layout(digits, DIGIT_NAMES, {"train": samples})
+    if location in TORCHVISION and not place.exists():
+        named = TorchvisionSource(location)
+        splits = {
+            split: [Sample(f"{split}/{index}", label) for index, label in enumerate(labels)]
+            for split, labels in named.labels().items()
+        }
+        return Layout(named, named.classes(), splits)
+    if place.is_dir():
+        root, (classes, found) = place, _scan(place.resolve())
+    elif place.suffix.lower() in MANIFESTS and place.is_file():
+        root, (classes, found) = place.parent, read_manifest(place)
+    elif place.exists():
+        raise DataError(f"{location} is a file; give a folder with one folder of images per class, or a manifest")
+    else:
+        raise DataError(
+            f"there is no folder {location}; give a folder with one folder of images per class, a .csv or .jsonl "
+            f"manifest, or one of {', '.join(TORCHVISION)}"
+        )
+    return Layout(FolderSource(root), classes, found, read_quarantine(root))
+
+
+def _scan(root: Path) -> tuple[tuple[str, ...], dict[str, list[Sample]]]:
+    """Class names in order, and the samples of each split folder that is there."""
+    roots = {}
+    if (root / "train").is_dir():
+        for split, names in _SPLIT_FOLDERS.items():
+            there = [root / name for name in names if (root / name).is_dir()]
+            if len(there) > 1:
+                raise DataError(f"{root} has both {there[0].name}/ and {there[1].name}/; keep one of them")
+            if there:
+                roots[split] = there[0]
+    else:
+        roots["train"] = root
+    classes = tuple(folder.name for folder in _class_folders(roots["train"]))
+    samples: dict[str, list[Sample]] = {}
+    for split, folder in roots.items():
+        for class_folder in _class_folders(folder):
+            if class_folder.name not in classes:
+                raise DataError(f"{class_folder} is a class that {roots['train']} does not have; rename or remove it")
+            label = classes.index(class_folder.name)
+            samples.setdefault(split, []).extend(
+                Sample(str(path.relative_to(root)), label) for path in find_images(class_folder)
+            )
+    return classes, {"train": [], **samples}
+
+
+def _class_folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def read_manifest(file: Path) -> tuple[tuple[str, ...], dict[str, list[Sample]]]:
+    """Class names in order and the samples of each split that a manifest names. Raises `DataError` with the line."""
+    rows: dict[str, tuple[str, str]] = {}
+    for number, row in _rows(file):
+        missing = [name for name in ("path", "label") if not row.get(name)]
+        if missing:
+            raise DataError(
+                f"{file}, line {number}: no {missing[0]}; each line needs path and label, and may have split"
+            )
+        if row["path"] in rows:
+            raise DataError(f"{file}, line {number}: {row['path']} stands there twice")
+        rows[row["path"]] = row["label"], _split_named(row.get("split") or "train", file, number)
+    classes = tuple(sorted({label for label, _ in rows.values()}))
+    samples: dict[str, list[Sample]] = {"train": []}
+    for path, (label, split) in rows.items():
+        samples.setdefault(split, []).append(Sample(path, classes.index(label)))
+    return classes, samples
+
+
+def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} cannot be read as text in UTF-8") from error
+    if file.suffix.lower() == ".csv":
+        reader = csv.DictReader(text.splitlines())
+        for row in reader:
+            yield reader.line_num, {name: value for name, value in row.items() if name and value}
+        return
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{file}, line {number} is not JSON") from error
+            if not isinstance(row, dict):
+                raise DataError(f"{file}, line {number} is not a JSON object")
+            yield number, {name: str(value) for name, value in row.items() if value is not None}
+
+
+def _split_named(name: str, file: Path, number: int) -> str:
+    for split, names in _SPLIT_FOLDERS.items():
+        if name.lower() in names:
+            return split
+    raise DataError(f"{file}, line {number}: there is no split {name!r}; there are {', '.join(SPLITS)}")
+
+
+def write_manifest(layout: Layout, splits: Mapping[str, Sequence[Sample]], file: Path) -> None:
+    """Write a CSV manifest of these splits; paths are relative to it where the images lie below its folder."""
+    from edgecls.storage import write_text
+
+    root, folder = Path(layout.source.location), file.resolve().parent
+    lines = [["path", "label", "split"]]
+    for split, samples in splits.items():
+        for sample in samples:
+            path = root / sample.key
+            shown = path.relative_to(folder) if path.is_relative_to(folder) else path
+            lines.append([str(shown), layout.classes[sample.label], split])
+    write_text(file, _csv(lines))
+
+
+def read_quarantine(root: Path) -> dict[str, str]:
+    """Key and reason of each image below `root` that its quarantine list names. Raises `DataError`."""
+    file = root / QUARANTINE_FILE
+    if not file.is_file():
+        return {}
+    listed = {}
+    for number, row in _rows(file):
+        if not row.get("path"):
+            raise DataError(f"{file}, line {number}: no path; each line needs path, and may have reason")
+        listed[row["path"]] = row.get("reason", "in quarantine")
+    return listed
+
+
+def write_quarantine(root: Path, listed: Mapping[str, str]) -> Path:
+    """Write the quarantine list of the images below `root`; returns its path. The images stay where they are."""
+    from edgecls.storage import write_text
+
+    write_text(root / QUARANTINE_FILE, _csv([["path", "reason"], *([path, why] for path, why in listed.items())]))
+    return root / QUARANTINE_FILE
+
+
+def _csv(lines: Sequence[Sequence[str]]) -> str:
+    import io
+
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()
