@@ -25,6 +25,7 @@ from edgecls.cli.info import info
 from edgecls.cli.predict import predict
 from edgecls.cli.stream import stream
 from edgecls.cli.train import train
+from edgecls.cli.tune import tune
 from edgecls.cli.verify import verify
 from edgecls.errors import EdgeclsError
 
@@ -84,6 +85,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(train)
+app.command()(tune)
 app.command("import")(import_)
 app.add_typer(data)
 app.add_typer(calibrate)

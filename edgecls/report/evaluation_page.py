@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -32,10 +31,10 @@ def write_page(
             _facts(evaluation),
             "<h2>Classes</h2>" + _classes(evaluation, card.classes),
             "<h2>Confusion</h2>"
-            + _picture(figures.confusion_matrix(metrics.confusion, card.classes))
+            + page.chart(figures.confusion_matrix(metrics.confusion, card.classes))
             + _confused(evaluation, card.classes),
-            "<h2>Confidence</h2>" + _picture(figures.reliability_diagram(evaluation.reliability)),
-            "<h2>Each class against the rest</h2>" + _picture(figures.class_curves(evaluation.curves, card.classes)),
+            "<h2>Confidence</h2>" + page.chart(figures.reliability_diagram(evaluation.reliability)),
+            "<h2>Each class against the rest</h2>" + page.chart(figures.class_curves(evaluation.curves, card.classes)),
             _mistakes(evaluation.mistakes, source, samples, card.classes),
         ],
     )
@@ -89,10 +88,6 @@ def _confused(evaluation: Evaluation, classes: Sequence[str]) -> str:
         for truth, answer, images in evaluation.confused[:MAX_PAIRS]
     )
     return f"<table><tr><th>true</th><th>given</th><th>images</th></tr>{lines}</table>"
-
-
-def _picture(png: bytes) -> str:
-    return f'<img alt="" class="chart" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
 
 
 def _mistakes(mistakes: Sequence[Mistake], source: Source, samples: Sequence[Sample], classes: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from edgecls.errors import MissingExtraError
 from edgecls.evaluate.detail import Curves
 from edgecls.storage import write_bytes
 from edgecls.train.history import read_history
+from edgecls.tune import Trial
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,6 +79,46 @@ def latency_accuracy(rows: Sequence[Row], path: Path) -> Path:
         axes.set_ylim(min(percents) - room, min(max(percents) + room, 100.3))
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return _save(figure, path)
+
+
+def search_history(trials: Sequence[Trial]) -> bytes:
+    """A PNG of each trial's best validation accuracy, and of the best one so far."""
+    figure, axes = _canvas(1, 1, width_in=9.0, height_in=3.4)
+    best, line = 0.0, []
+    for trial in trials:
+        if trial.val_top1 is not None:
+            complete = trial.state == "complete"
+            best = max(best, trial.val_top1) if complete else best
+            colour = TARGET_COLOURS[0] if complete else MUTED
+            axes.plot([trial.number], [100 * trial.val_top1], "o" if complete else "x", color=colour)
+        line.append((trial.number, 100 * best))
+    axes.step(*zip(*line, strict=True), where="post", color=TARGET_COLOURS[1], label="best so far")
+    axes.set_xlabel("trial (crosses were ended early)")
+    axes.set_ylabel("validation top-1 (%)")
+    axes.legend(frameon=False)
+    return _png(figure)
+
+
+def search_slices(trials: Sequence[Trial]) -> bytes:
+    """A PNG of validation accuracy against each setting that was searched for."""
+    names = sorted({name for trial in trials for name in trial.settings})
+    columns = min(3, len(names))
+    figure, _ = _canvas(-(-len(names) // columns), columns, width_in=9.0, height_in=2.6 * -(-len(names) // columns))
+    for axes, name in zip(figure.axes, names, strict=False):
+        points = [(t.settings[name], 100 * t.val_top1) for t in trials if t.val_top1 is not None and name in t.settings]
+        points.sort()
+        numbers = all(isinstance(value, float) for value, _ in points)
+        shown = [value if numbers else str(value) for value, _ in points]
+        axes.plot(shown, [top1 for _, top1 in points], "o", color=TARGET_COLOURS[0], alpha=0.7)
+        axes.set_title(name, loc="left", color=INK)
+        if numbers and points:
+            low, high = points[0][0], points[-1][0]
+            axes.set_xscale("log")
+            axes.set_xticks([low, (low * high) ** 0.5, high], [f"{v:.1g}" for v in (low, (low * high) ** 0.5, high)])
+            axes.minorticks_off()
+    for axes in figure.axes[len(names) :]:
+        axes.set_visible(False)
+    return _png(figure)
 
 
 def confusion_matrix(confusion: NDArray[int64], classes: Sequence[str]) -> bytes:

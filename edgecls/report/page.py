@@ -35,6 +35,7 @@ td.bars { text-align: left; width: 50%; }
 .groups { display: flex; flex-wrap: wrap; gap: 1rem; } .group { display: flex; gap: .5rem; padding: .5rem;
   border: 1px solid var(--line); border-radius: .4rem; } .group figure { width: 9rem; }
 figure { margin: 0; font-size: .85rem; overflow-wrap: anywhere; } figure img { width: 100%; border-radius: .3rem; }
+.wide { overflow-x: auto; }
 .chart { display: block; max-width: 100%; margin: 0 0 1.5rem; background: #fff; border-radius: .3rem; }
 @media print { figure, tr, .fact { break-inside: avoid; } }
 """
@@ -69,6 +70,11 @@ def percent(fraction: float | None) -> str:
 def printable(path: str) -> str:
     """A file's name that HTML can hold, whatever bytes it is made of."""
     return path.encode("utf-8", "backslashreplace").decode()
+
+
+def chart(png: bytes) -> str:
+    """A picture that was drawn for the page."""
+    return f'<img alt="" class="chart" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
 
 
 def thumbnail(source: Source, key: str) -> str:
