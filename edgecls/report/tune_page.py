@@ -62,7 +62,7 @@ def _table(trials: Sequence[Trial]) -> str:
         f"<td>{escape(t.reason or t.state)}</td></tr>"
         for t in ordered
     )
-    return f"<h2>All trials</h2><div class="wide"><table><tr>{head}</tr>{rows}</table></div>"
+    return f"<h2>All trials</h2><div class='wide'><table><tr>{head}</tr>{rows}</table></div>"
 
 
 def _shown(value: object) -> str:
