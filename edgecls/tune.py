@@ -226,8 +226,8 @@ class _Search:
         return settings
 
     def _keep(self, place: Path, val_top1: float) -> None:
-        """Move the run to `best` where none before was better."""
-        if val_top1 < self._best:
+        """Move the run to `best` where none before was as good: of equals the first is the best, as in `best_of`."""
+        if val_top1 <= self._best:
             shutil.rmtree(place)
             return
         self._best = val_top1
