@@ -19,7 +19,9 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="A run, a bundle or a model file; it runs in its own runtime.")],
     data: Annotated[
         Path | None,
-        typer.Argument(help="A folder with one folder of images per class; the run's test split unless given."),
+        typer.Argument(
+            help="A folder of class folders, or a CSV or JSONL manifest; the run's test split unless given."
+        ),
     ] = None,
     html: Annotated[Path, typer.Option(help="The report to write.")] = Path("evaluation.html"),
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures as JSON too.")] = None,
