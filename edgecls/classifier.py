@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,7 @@ UNSURE = "unsure"
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one image. `ranking` holds all classes with their probabilities, best first.
+    """The answer for one image: `probabilities` (C,) float32 of `classes`.
 
     `label` is the best class and `score` its probability, unless that lies below the card's threshold: then `label` is
     "unsure" and `unsure` is true. `index` is that of the best class in any case.
@@ -37,12 +37,19 @@ class Prediction:
     label: str
     score: float
     index: int
-    ranking: tuple[tuple[str, float], ...]
+    classes: tuple[str, ...] = field(repr=False)
+    probabilities: NDArray[float32] = field(repr=False, compare=False)
     unsure: bool = False
+
+    @property
+    def ranking(self) -> tuple[tuple[str, float], ...]:
+        """All classes with their probabilities, best first."""
+        return self.top(len(self.classes))
 
     def top(self, count: int) -> tuple[tuple[str, float], ...]:
         """The `count` best classes with their probabilities."""
-        return self.ranking[:count]
+        best = self.probabilities.argsort(kind="stable")[::-1][:count]
+        return tuple((self.classes[index], float(self.probabilities[index])) for index in best)
 
 
 class Classifier:
@@ -77,11 +84,11 @@ class Classifier:
         """Turn the scores (C,) of one image into a prediction."""
         confidence = self.card.confidence
         probabilities = softmax(scaled(scores, confidence.temperature))
-        order = probabilities.argsort()[::-1]
-        ranking = tuple((self.card.classes[index], float(probabilities[index])) for index in order)
-        label, score = ranking[0]
+        index = int(probabilities.argmax())
+        score = float(probabilities[index])
         unsure = score < confidence.threshold
-        return Prediction(UNSURE if unsure else label, score, int(order[0]), ranking, unsure)
+        label = UNSURE if unsure else self.card.classes[index]
+        return Prediction(label, score, index, self.card.classes, probabilities, unsure)
 
     def close(self) -> None:
         """Free the runtime."""

@@ -3,10 +3,15 @@
 Use `from edgecls.opencv import cv2`. It is typed as Any: OpenCV's own stubs call every array "integer or floating".
 """
 
+import os
 from importlib import import_module
 from typing import Any
 
 from edgecls.errors import BackendError
+
+# What cannot be opened is said in our words; OpenCV and FFmpeg, which write to the terminal from C, stay silent.
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 try:
     cv2: Any = import_module("cv2")

@@ -15,6 +15,7 @@ from edgecls import __version__
 from edgecls.cli.benchmark import benchmark
 from edgecls.cli.build import build
 from edgecls.cli.calibrate import calibrate
+from edgecls.cli.cameras import cameras
 from edgecls.cli.compare import compare
 from edgecls.cli.data import data
 from edgecls.cli.doctor import doctor
@@ -90,7 +91,7 @@ app.command("import")(import_)
 app.add_typer(data)
 app.add_typer(calibrate)
 app.command(cls=ExportCommand)(export)
-for _command in (build, evaluate, compare, benchmark, predict, stream, verify, info, doctor):
+for _command in (build, evaluate, compare, benchmark, predict, stream, cameras, verify, info, doctor):
     app.command()(_command)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,56 +13,187 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgecls.cli.common import console, messages, opened, shown
-from edgecls.errors import UsageError
+from edgecls.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from edgecls.stream.loop import Summary
-    from edgecls.stream.sinks import Sink
+    from edgecls.stream.sinks.base import Sink
+    from edgecls.stream.sources import Source
 
 DISPLAYS = ("auto", "window", "terminal", "none")
+TOKEN_VARIABLE = "EDGECLS_WEB_TOKEN"
+PICTURE, DECISIONS, SINKS, RUNNING = "Picture", "Decisions", "Where to", "Running"
 
 
 def stream(
+    context: typer.Context,
     camera: Annotated[
-        str, typer.Option(help="A camera's number, a URL, a video or image file, a folder, or demo.")
-    ] = "0",
+        list[str] | None,
+        typer.Option(
+            help="A camera's number or name, a URL, a video or image file, a folder, a GStreamer pipeline, "
+            "csi:0, screen:, - for raw frames, or demo; give it several times for several, NAME=... to name one. "
+            "\\[default: 0]",
+            show_default=False,
+        ),
+    ] = None,
     model: Annotated[
         Path | None,
         typer.Option(help="A bundle, a model file or a run; the fastest verified bundle of the latest run."),
     ] = None,
+    width: Annotated[int | None, typer.Option(help="Ask the camera for this width.", rich_help_panel=PICTURE)] = None,
+    height: Annotated[int | None, typer.Option(help="And this height.", rich_help_panel=PICTURE)] = None,
+    fps: Annotated[float | None, typer.Option(help="And this rate.", rich_help_panel=PICTURE)] = None,
+    rotate: Annotated[int, typer.Option(help="90, 180 or 270 degrees clockwise.", rich_help_panel=PICTURE)] = 0,
+    flip: Annotated[str | None, typer.Option(help="horizontal, vertical or both.", rich_help_panel=PICTURE)] = None,
+    roi: Annotated[
+        str | None,
+        typer.Option(
+            help="Look only at left,top,width,height: pixels, or fractions such as 0.25,0,0.5,1.",
+            rich_help_panel=PICTURE,
+        ),
+    ] = None,
+    realtime: Annotated[
+        bool,
+        typer.Option(
+            "--realtime",
+            help="Play video files at their pace, over and over, as live cameras.",
+            rich_help_panel=PICTURE,
+        ),
+    ] = False,
+    smooth: Annotated[
+        float,
+        typer.Option(
+            help="Average probabilities over about so many seconds; 0 takes each frame for itself.",
+            rich_help_panel=DECISIONS,
+        ),
+    ] = 0.5,
+    majority: Annotated[
+        int | None, typer.Option(help="Vote among so many latest frames instead.", rich_help_panel=DECISIONS)
+    ] = None,
+    hysteresis: Annotated[
+        float, typer.Option(help="Lead that another class needs to take over.", rich_help_panel=DECISIONS)
+    ] = 0.1,
+    dwell: Annotated[float, typer.Option(help="Seconds for which it must lead.", rich_help_panel=DECISIONS)] = 0.3,
+    min_confidence: Annotated[
+        float | None,
+        typer.Option(
+            help='Below it the decision is "unsure"; the card\'s threshold unless given.', rich_help_panel=DECISIONS
+        ),
+    ] = None,
     display: Annotated[
-        str, typer.Option(help=f"{', '.join(DISPLAYS)}; auto is a window where there is a screen.")
+        str,
+        typer.Option(help=f"{', '.join(DISPLAYS)}; auto is a window where there is a screen.", rich_help_panel=SINKS),
     ] = "auto",
     record: Annotated[
-        Path | None, typer.Option(help="Write an annotated video (.mp4, .avi, .mkv), over an older one.")
+        Path | None,
+        typer.Option(help="Write an annotated video (.mp4, .avi, .mkv), over an older one.", rich_help_panel=SINKS),
     ] = None,
-    events: Annotated[Path | None, typer.Option(help="Append one JSON line per change of label.")] = None,
-    duration: Annotated[float | None, typer.Option(help="End after so many seconds.")] = None,
-    frames: Annotated[int | None, typer.Option(help="End after so many decisions.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Processor threads; the runtime's choice unless given.")] = None,
+    segment: Annotated[
+        float | None,
+        typer.Option(help="Begin a new video, named by its time, after so many minutes.", rich_help_panel=SINKS),
+    ] = None,
+    events: Annotated[
+        Path | None,
+        typer.Option(help="Append one JSON line per change of decision or of a camera's state.", rich_help_panel=SINKS),
+    ] = None,
+    snapshots: Annotated[
+        Path | None, typer.Option(help="Folder for the first picture of each event.", rich_help_panel=SINKS)
+    ] = None,
+    log: Annotated[
+        Path | None, typer.Option(help="Append one line per frame (.csv or .jsonl).", rich_help_panel=SINKS)
+    ] = None,
+    mqtt: Annotated[
+        str | None,
+        typer.Option(
+            help="Send events to a broker: mqtt://[user:password@]host[:port][/prefix].", rich_help_panel=SINKS
+        ),
+    ] = None,
+    webhook: Annotated[
+        str | None, typer.Option(help="POST events as JSON to this address.", rich_help_panel=SINKS)
+    ] = None,
+    web: Annotated[
+        str | None,
+        typer.Option(
+            help="Serve a page with pictures, and Prometheus' /metrics: a port of this machine alone, or host:port.",
+            rich_help_panel=SINKS,
+        ),
+    ] = None,
+    web_token: Annotated[
+        str | None,
+        typer.Option(
+            help="What the page asks for; drawn where others can reach it.",
+            envvar=TOKEN_VARIABLE,
+            rich_help_panel=SINKS,
+        ),
+    ] = None,
+    max_fps: Annotated[
+        float | None, typer.Option(help="Decide at most so often a second, for each camera.", rich_help_panel=RUNNING)
+    ] = None,
+    duration: Annotated[float | None, typer.Option(help="End after so many seconds.", rich_help_panel=RUNNING)] = None,
+    frames: Annotated[int | None, typer.Option(help="End after so many decisions.", rich_help_panel=RUNNING)] = None,
+    give_up: Annotated[
+        float | None,
+        typer.Option(
+            help="End with an error when no camera gave a frame for so many seconds. Otherwise lost cameras are waited "
+            "for, and only a local one that is not there at the start is an error.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Processor threads; the runtime's choice unless given.", rich_help_panel=RUNNING)
+    ] = None,
+    systemd: Annotated[
+        bool, typer.Option("--systemd", help="Print a systemd unit for this command, and end.", rich_help_panel=RUNNING)
+    ] = False,
 ) -> None:
-    """Classify a camera, a stream or a video, live."""
+    """Classify cameras, streams or videos, live."""
     from edgecls.card import Golden
-    from edgecls.stream.loop import StreamConfig, run_stream
-    from edgecls.stream.sources import open_source
+    from edgecls.stream.decision import Smoothing
+    from edgecls.stream.frames import Geometry, Region, without_password
+    from edgecls.stream.loop import Stream, StreamConfig
+    from edgecls.stream.service import Supervisor, unit
+    from edgecls.stream.sources import CameraOptions, open_source
+    from edgecls.stream.sources.camera import Wanted
+    from edgecls.stream.sources.live import Patience
 
+    named = camera or ["0"]
     if display not in DISPLAYS:
         raise UsageError(f"--display takes {', '.join(DISPLAYS)}, not {display!r}")
-    config = StreamConfig(duration, frames)
+    smoothing = Smoothing(smooth, majority, hysteresis, dwell, min_confidence)
+    config = StreamConfig(duration, frames, max_fps, smoothing, snapshots)
     config.check()
+    options = CameraOptions(
+        Wanted(width, height, fps), Geometry(rotate, flip, Region.parse(roi) if roi else None),
+        Patience(give_up_s=give_up), realtime,
+    )  # fmt: skip
+    options.check()
+    if systemd:
+        given = [
+            argument for argument in sys.argv[sys.argv.index(context.info_name or "") + 1 :] if argument != "--systemd"
+        ]
+        if "--display" not in given:
+            given += ["--display", "none"]
+        print(unit(given, [without_password(each) for each in named]), end="")
+        return
+    supervisor = Supervisor()
     with ExitStack() as stack:
         stop, received = stack.enter_context(_stopping_on_signals())
         classifier = stack.enter_context(opened(model, threads))
-        golden = Golden.read(classifier.place) if camera == "demo" and classifier.place.is_dir() else None
-        source = stack.enter_context(open_source(camera, golden))
+        demo = any(each.endswith("demo") for each in named) and classifier.place.is_dir()
+        golden = Golden.read(classifier.place) if demo else None
+        sources: list[Source] = [stack.enter_context(open_source(each, golden, options)) for each in named]
         messages.print(f"model: {shown(classifier.place)}", soft_wrap=True)
         if not (classifier.card.verified or classifier.card.is_parent):
             messages.print(
                 "warning: nothing says that this model was compared with its parent; prefer its whole folder"
             )
-        sinks = _sinks(display, f"{source.name} · {classifier.card.name}", record, events, source.fps, stop)
-        summary = run_stream(source, classifier, sinks, config, stop)
-    _report(summary, source.live, record, events)
+        sinks = _kept(sources, record, segment, events, log, mqtt, webhook, web, web_token)
+        sinks += _shown(display, " · ".join([*(source.name for source in sources), classifier.card.name]), stop)
+        running = Stream(sources, classifier, sinks, config, supervisor.beat)
+        stack.callback(supervisor.stopping)
+        summary = running.run(stop)
+    _report(summary, sources[0].live, [path for path in (record, events, log) if path])
+    _fail_for(summary, sinks)
     if received:
         raise typer.Exit(128 + received[0])
 
@@ -84,30 +216,55 @@ def _stopping_on_signals() -> Iterator[tuple[threading.Event, list[int]]]:
             signal.signal(number, handler)
 
 
-def _sinks(
-    display: str, title: str, record: Path | None, events: Path | None, fps: float, stop: threading.Event
+def _kept(
+    sources: Sequence[Source],
+    record: Path | None,
+    segment: float | None,
+    events: Path | None,
+    log: Path | None,
+    mqtt: str | None,
+    webhook: str | None,
+    web: str | None,
+    web_token: str | None,
 ) -> list[Sink]:
-    from edgecls.env import has_display
-    from edgecls.errors import OutputError
-    from edgecls.stream.sinks import EventSink, TerminalSink, VideoSink, WindowSink
+    """The sinks that others look at."""
+    from edgecls.stream.sinks.files import EventSink, LogSink, VideoSink
+    from edgecls.stream.sinks.network import MqttSink, WebhookSink
+    from edgecls.stream.sinks.web import WebSink
 
     sinks: list[Sink] = []
+    if segment is not None and record is None:
+        raise UsageError("--segment divides what --record writes; give both")
     if record:
-        sinks.append(VideoSink(record, fps))
+        sinks.append(VideoSink(record, sources, segment * 60 if segment is not None else None))
     if events:
         sinks.append(EventSink(events))
-    if display == "window" or (display == "auto" and has_display()):
-        try:
-            return [*sinks, WindowSink(stop)]
-        except OutputError:
-            if display == "window":
-                raise
-    if display != "none":
-        sinks.append(TerminalSink(console, title))
+    if log:
+        sinks.append(LogSink(log))
+    if mqtt:
+        sinks.append(MqttSink(mqtt))
+    if webhook:
+        sinks.append(WebhookSink(webhook))
+    if web:
+        page = WebSink(web, web_token)
+        page.announce = lambda url: messages.print(f"web view: {url}", soft_wrap=True)
+        sinks.append(page)
     return sinks
 
 
-def _report(summary: Summary, live: bool, record: Path | None, events: Path | None) -> None:
+def _shown(display: str, title: str, stop: threading.Event) -> list[Sink]:
+    """The sinks for whoever stands in front of the machine."""
+    from edgecls.env import has_display
+    from edgecls.stream.sinks.local import TerminalSink, WindowSink
+
+    if display == "window" or (display == "auto" and has_display()):
+        window = WindowSink(stop)
+        if display == "window" or window.works():
+            return [window]
+    return [] if display == "none" else [TerminalSink(console, messages, title)]
+
+
+def _report(summary: Summary, live: bool, written: Sequence[Path]) -> None:
     rate = summary.decided / summary.seconds if summary.seconds else 0.0
     console.print(f"{summary.decided} frames in {summary.seconds:.1f} s, {rate:.1f} frames/s")
     if summary.inference:
@@ -119,8 +276,27 @@ def _report(summary: Summary, live: bool, record: Path | None, events: Path | No
             f"frame age: p50 {summary.age.p50_ms:.1f} ms, p99 {summary.age.p99_ms:.1f} ms; "
             f"{summary.captured} captured, {summary.dropped} dropped"
         )
+    for camera in summary.cameras:
+        if camera.reconnects:
+            console.print(f"{camera.camera}: lost {camera.reconnects} times", soft_wrap=True)
     if summary.skipped:
         console.print(f"skipped {summary.skipped} images that cannot be read")
-    for path in (record, events):
-        if path and path.exists():
+    for path in written:
+        if path.exists():
             console.print(f"written: {shown(path)}", soft_wrap=True)
+
+
+def _fail_for(summary: Summary, sinks: Sequence[Sink]) -> None:
+    """Say what the sinks lost; what was meant to be kept and was not is the command's failure."""
+    failed = []
+    for sink, health in zip(sinks, summary.sinks, strict=True):
+        if health.lost:
+            messages.print(f"warning: {health.sink} was too slow and left {health.lost} out", soft_wrap=True)
+        if health.error is None:
+            continue
+        said = f"{health.sink}: {health.failed} of {health.failed + health.written} failed; {health.error}"
+        messages.print(f"warning: {said}", soft_wrap=True)
+        if sink.durable:
+            failed.append(said)
+    if failed:
+        raise OutputError("; ".join(failed))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import queue
+import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -35,6 +37,47 @@ def ordered_map(work: Callable[[T], R], items: Iterable[T], threads: int | None 
         finally:
             for future in pending:
                 future.cancel()
+
+
+def read_ahead(items: Iterable[T], size: int) -> Generator[T, None, None]:
+    """Yield the items in order while a thread makes the next ones, at most `size` of them ahead.
+
+    An error in making one is raised where it would have come. The thread has ended when the generator is closed.
+    """
+    ready: queue.Queue[tuple[bool, T | None, Exception | None]] = queue.Queue(size)
+    closing = threading.Event()
+
+    def put(entry: tuple[bool, T | None, Exception | None]) -> None:
+        while not closing.is_set():
+            try:
+                ready.put(entry, timeout=0.1)
+                break
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for item in items:
+                put((True, item, None))
+                if closing.is_set():
+                    return
+            put((False, None, None))
+        except Exception as error:
+            put((False, None, error))
+
+    thread = threading.Thread(target=work, name="edgecls-read-ahead", daemon=True)
+    thread.start()
+    try:
+        while True:
+            more, item, error = ready.get()
+            if error is not None:
+                raise error
+            if not more:
+                return
+            yield item  # type: ignore[misc]
+    finally:
+        closing.set()
+        thread.join()
 
 
 def chunked(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -1,23 +1,279 @@
-"""What is decided about a frame."""
+"""What is decided about a frame, how decisions become events, and the state of a camera."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from enum import Enum
+from typing import TYPE_CHECKING, Any
 
-from edgecls.classifier import Prediction
+from edgecls.classifier import UNSURE, Prediction
+from edgecls.errors import UsageError
+
+if TYPE_CHECKING:
+    from numpy import float32
+    from numpy.typing import NDArray
+
+
+class State(str, Enum):
+    """What a camera is doing. `stale`: connected, but no frame for a while."""
+
+    CONNECTING = "connecting"
+    LIVE = "live"
+    STALE = "stale"
+    RECONNECTING = "reconnecting"
+    ENDED = "ended"
 
 
 @dataclass(frozen=True)
 class Decision:
     """What was decided about one frame.
 
+    `prediction` is the network's answer for this frame alone; `label` and `score` are what holds after smoothing.
     `inference_ms` runs from preprocessing to scores, `age_ms` from the frame's capture to the decision. `fps` is the
-    recent rate of decisions; `captured` and `dropped` count the source's frames so far.
+    recent rate of the camera's decisions; `captured` and `dropped` count its frames so far.
     """
 
+    camera: str
     prediction: Prediction
+    label: str
+    score: float
     inference_ms: float
     age_ms: float
     fps: float
     captured: int
     dropped: int
+
+
+@dataclass(frozen=True)
+class Event:
+    """A stretch of time in which a camera's decision stayed the same.
+
+    `started` and `ended` are ISO times in UTC (`ended` is None while it lasts), `start_s` and `end_s` the same in
+    seconds of the source, `score` the mean over its frames, `snapshot` the picture of its first frame, if kept.
+    """
+
+    id: str
+    camera: str
+    label: str
+    started: str
+    start_s: float
+    end_s: float
+    first_frame: int
+    last_frame: int
+    frames: int
+    score: float
+    ended: str | None = None
+    snapshot: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        values = asdict(self)
+        return {
+            **values,
+            "start_s": round(self.start_s, 3),
+            "end_s": round(self.end_s, 3),
+            "score": round(self.score, 4),
+        }
+
+
+@dataclass(frozen=True)
+class StateChange:
+    """A camera that began to do something else, at an ISO time in UTC, for a reason in words."""
+
+    camera: str
+    state: State
+    at: str
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**asdict(self), "state": self.state.value}
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """How decisions are kept from flickering.
+
+    Probabilities are averaged exponentially with the time constant `seconds` (0: each frame for itself), or, with
+    `majority`, are shares of the votes among so many latest frames. Another class must lead by `hysteresis`, and for
+    `dwell_s`, before it takes over; what stays below `min_confidence` is "unsure" (None: the card's threshold).
+    """
+
+    seconds: float = 0.5
+    majority: int | None = None
+    hysteresis: float = 0.1
+    dwell_s: float = 0.3
+    min_confidence: float | None = None
+
+    def check(self) -> None:
+        """Raise `UsageError` for values that make no sense."""
+        if self.seconds < 0 or self.dwell_s < 0:
+            raise UsageError("--smooth and --dwell are seconds, 0 or more")
+        if self.majority is not None and self.majority < 1:
+            raise UsageError("--majority takes a number of frames, 1 or more")
+        if not 0 <= self.hysteresis < 1:
+            raise UsageError("--hysteresis lies from 0 to below 1")
+        if self.min_confidence is not None and not 0 <= self.min_confidence <= 1:
+            raise UsageError("--min-confidence lies from 0 to 1")
+
+
+SMOOTHED = Smoothing()
+EACH_FRAME = Smoothing(seconds=0.0, hysteresis=0.0, dwell_s=0.0)
+"""No smoothing, for images that have nothing to do with each other."""
+
+
+class Smoother:
+    """Turns the answers for a camera's frames into a steady decision."""
+
+    def __init__(self, smoothing: Smoothing, classes: tuple[str, ...], threshold: float):
+        self._how = smoothing
+        self._classes = classes
+        self._threshold = threshold if smoothing.min_confidence is None else smoothing.min_confidence
+        self._votes: deque[int] = deque(maxlen=smoothing.majority or 1)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the past, as after an outage."""
+        self._average: NDArray[float32] | None = None
+        self._at_s = 0.0
+        self._held: int | None = None
+        self._next: tuple[int | None, float] | None = None
+        self._begun = False
+        self._votes.clear()
+
+    def decide(self, probabilities: NDArray[float32], at_s: float) -> tuple[str, float]:
+        """Label and score after a frame's probabilities (C,) at a time in seconds; the label may be "unsure"."""
+        average = self._averaged(probabilities, at_s)
+        best = int(average.argmax())
+        candidate = self._candidate(average, best)
+        if not self._begun:
+            self._begun, self._held = True, candidate
+        elif candidate == self._held:
+            self._next = None
+        else:
+            if self._next is None or self._next[0] != candidate:
+                self._next = (candidate, at_s)
+            if at_s - self._next[1] >= self._how.dwell_s:
+                self._held, self._next = candidate, None
+        if self._held is None:
+            return UNSURE, float(average[best])
+        return self._classes[self._held], float(average[self._held])
+
+    def _averaged(self, probabilities: NDArray[float32], at_s: float) -> NDArray[float32]:
+        import numpy as np
+
+        if self._how.majority:
+            self._votes.append(int(probabilities.argmax()))
+            return np.bincount(self._votes, minlength=len(probabilities)).astype(np.float32) / np.float32(
+                len(self._votes)
+            )
+        if self._average is None or not self._how.seconds:
+            self._average = probabilities
+        else:
+            kept = math.exp(-max(0.0, at_s - self._at_s) / self._how.seconds)
+            self._average = kept * self._average + (1 - kept) * probabilities
+        self._at_s = at_s
+        return self._average
+
+    def _candidate(self, average: NDArray[float32], best: int) -> int | None:
+        """The class that would be right if it held; None for "unsure". Who holds already needs less."""
+        if self._held is None:
+            return best if average[best] >= self._threshold else None
+        stays = average[self._held] >= self._threshold - self._how.hysteresis
+        if best == self._held:
+            return best if stays else None
+        if average[best] >= max(self._threshold, average[self._held] + self._how.hysteresis):
+            return best
+        return self._held if stays else None
+
+
+class EventLog:
+    """Finds the events in one camera's decisions."""
+
+    def __init__(self, camera: str, begun: str):
+        self.camera = camera
+        self.latest: Event | None = None
+        self._begun = begun.replace(":", "").replace("-", "")[:15]
+        self._count = 0
+
+    def take(self, decision: Decision, index: int, at_s: float, now: str) -> tuple[Event | None, Event | None]:
+        """The event that this decision ends, and the one that it begins, if it does."""
+        event = self.latest
+        if event is not None and event.label == decision.label:
+            frames = event.frames + 1
+            score = event.score + (decision.score - event.score) / frames
+            self.latest = replace(event, frames=frames, score=score, end_s=at_s, last_frame=index)
+            return None, None
+        ended = self.end(now)
+        self._count += 1
+        self.latest = Event(
+            f"{self.camera}-{self._begun}-{self._count}", self.camera, decision.label, now, at_s, at_s, index, index, 1,
+            decision.score,
+        )  # fmt: skip
+        return ended, self.latest
+
+    def with_snapshot(self, place: str) -> Event:
+        """The latest event with its picture noted."""
+        assert self.latest is not None
+        self.latest = replace(self.latest, snapshot=place)
+        return self.latest
+
+    def end(self, now: str) -> Event | None:
+        """End the latest event, as when the camera is lost."""
+        event, self.latest = self.latest, None
+        return replace(event, ended=now) if event else None
+
+
+@dataclass(frozen=True)
+class CameraHealth:
+    """A camera in figures; `captured` = `decided` + `dropped` + `in_flight` at every moment. Times in ms are recent."""
+
+    camera: str
+    state: State
+    reason: str
+    since: str
+    captured: int
+    decided: int
+    dropped: int
+    in_flight: int
+    reconnects: int
+    fps: float
+    inference_ms: float
+    age_ms: float
+    label: str | None
+    score: float
+
+
+@dataclass(frozen=True)
+class SinkHealth:
+    """A sink in figures: what it took, what its full queue let go, what failed and why."""
+
+    sink: str
+    written: int
+    lost: int
+    failed: int
+    error: str | None
+
+
+@dataclass(frozen=True)
+class Health:
+    """A stream in figures."""
+
+    model: str
+    running_s: float
+    cameras: tuple[CameraHealth, ...]
+    sinks: tuple[SinkHealth, ...]
+
+    @property
+    def well(self) -> bool:
+        """Whether every camera gives frames."""
+        return all(camera.state in (State.LIVE, State.ENDED) for camera in self.cameras)
+
+    def to_json(self) -> Mapping[str, Any]:
+        """Plain values."""
+        cameras = [{**asdict(camera), "state": camera.state.value} for camera in self.cameras]
+        sinks = [asdict(sink) for sink in self.sinks]
+        return {"model": self.model, "running_s": self.running_s, "well": self.well, "cameras": cameras, "sinks": sinks}

@@ -4,29 +4,63 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgecls.benchmark.clock import Latency, milliseconds_since, now_ns
 from edgecls.classifier import Classifier
-from edgecls.errors import UsageError
-from edgecls.stream.decision import Decision
-from edgecls.stream.sinks import Sink
-from edgecls.stream.sources import Frame, Source
+from edgecls.data.parallel import read_ahead
+from edgecls.errors import OutputError, SourceError, UsageError
+from edgecls.storage import make_folder, write_bytes
+from edgecls.stream.decision import (
+    EACH_FRAME,
+    SMOOTHED,
+    CameraHealth,
+    Decision,
+    Event,
+    EventLog,
+    Health,
+    SinkHealth,
+    Smoother,
+    Smoothing,
+    State,
+    StateChange,
+)
+from edgecls.stream.frames import Frame
+from edgecls.stream.outbox import Outbox
+from edgecls.stream.sinks.base import Sink
+from edgecls.stream.sources import LiveSource, Source
+
+if TYPE_CHECKING:
+    from numpy import float32, uint8
+    from numpy.typing import NDArray
 
 RECENT = 30
 """Decisions over which the shown rate and latency are averaged."""
 KEPT = 100_000
 """Latest latencies that the summary is made of; memory stays bounded on a stream that never ends."""
+TICK_S = 0.1
+"""How often a loop without frames looks at its cameras, its limits and its signals."""
+BATCH_PAYS = 0.9
+"""A batch is used where it takes less than this share of single inferences."""
 
 
 @dataclass(frozen=True)
 class StreamConfig:
-    """When to end by itself; None means never."""
+    """When to end by itself (None means never), how fast to go, and how decisions are made.
+
+    `smoothing` is not used for images that have nothing to do with each other.
+    """
 
     duration_s: float | None = None
     frames: int | None = None
+    max_fps: float | None = None
+    smoothing: Smoothing = SMOOTHED
+    snapshots: Path | None = None
 
     def check(self) -> None:
         """Raise `UsageError` for values that make no sense."""
@@ -34,11 +68,14 @@ class StreamConfig:
             raise UsageError("--duration must be above 0 seconds")
         if self.frames is not None and self.frames < 1:
             raise UsageError("--frames must be at least 1")
+        if self.max_fps is not None and self.max_fps <= 0:
+            raise UsageError("--max-fps must be above 0")
+        self.smoothing.check()
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A stream in figures. `captured` = `decided` + `dropped` + frames in flight at the end."""
+    """A stream in figures, over all cameras. `captured` = `decided` + `dropped`, where nothing is left in flight."""
 
     decided: int
     captured: int
@@ -47,91 +84,401 @@ class Summary:
     seconds: float
     inference: Latency | None
     age: Latency | None
+    cameras: tuple[CameraHealth, ...]
+    sinks: tuple[SinkHealth, ...]
 
 
 @dataclass
-class _Progress:
-    begun_ns: int = field(default_factory=now_ns)
+class _Camera:
+    """A source and what became of its frames."""
+
+    source: Source
+    smoother: Smoother
+    events: EventLog
     decided: int = 0
+    taken: int = 0
+    discarded: int = 0
+    due_ns: int = 0
+    state: State = State.CONNECTING
+    reason: str = ""
+    since: str = ""
+    label: str | None = None
+    score: float = 0.0
     moments_ns: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT))
-    inference_ms: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
-    age_ms: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
+    inference_ms: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+    age_ms: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+
+    @property
+    def dropped(self) -> int:
+        return self.source.dropped + self.discarded
 
     def fps(self) -> float:
         if len(self.moments_ns) < 2:
             return 0.0
+        if milliseconds_since(self.moments_ns[-1]) > 2000:
+            return 0.0
         return (len(self.moments_ns) - 1) * 1e9 / max(1, self.moments_ns[-1] - self.moments_ns[0])
 
+    def take(self) -> Frame | None:
+        """The newest frame of a live source; taking and counting are one step for whoever looks at the counters."""
+        assert isinstance(self.source, LiveSource)
+        with self.source.changed:
+            frame = self.source.take()
+            self.taken += frame is not None
+        return frame
 
-def run_stream(
-    source: Source, classifier: Classifier, sinks: Sequence[Sink], config: StreamConfig, stop: threading.Event
-) -> Summary:
-    """Classify a source's frames until it ends, the configuration says so, or `stop` is set.
+    def health(self) -> CameraHealth:
+        live = isinstance(self.source, LiveSource)
+        with self.source.changed if isinstance(self.source, LiveSource) else nullcontext():
+            captured, dropped, taken, decided = self.source.captured, self.dropped, self.taken, self.decided
+            waiting = int(self.source.ready) if isinstance(self.source, LiveSource) else captured - taken
+            reconnects = self.source.reconnects if isinstance(self.source, LiveSource) else 0
+        in_flight = waiting + taken - decided - self.discarded
+        return CameraHealth(
+            self.source.name, self.state, self.reason, self.since, captured, decided, dropped, in_flight, reconnects,
+            self.fps(), _mean(self.inference_ms), _mean(self.age_ms) if live else 0.0, self.label, self.score,
+        )  # fmt: skip
 
-    Finite sources overlap inference with decoding; live ones decide about the newest frame at once. Sinks are closed in
-    every case. Raises `SourceError` where the source fails.
+
+class Stream:
+    """Classifies the frames of one or many sources with one model, and hands decisions to sinks.
+
+    Live sources are decided about in their newest frame; finite ones frame by frame, in turn, while the next are being
+    decoded. Both kinds cannot be mixed. `beat` is called many times a second as long as the loop is alive.
     """
-    config.check()
-    progress = _Progress()
-    depth = 1 if source.live else classifier.session.depth
-    waiting: deque[tuple[Frame, int]] = deque()
-    with ExitStack() as stack:
-        for sink in sinks:
-            stack.enter_context(sink)
-        stack.callback(_drain, classifier, waiting)
-        for frame in source:
-            waiting.append((frame, now_ns()))
-            classifier.session.submit(classifier.card.preprocess(frame.image)[None])
-            if len(waiting) >= depth:
-                _decide(source, classifier, sinks, waiting, progress)
-            if stop.is_set() or _is_over(config, progress):
-                break
-        while waiting and not _is_over(config, progress):
-            _decide(source, classifier, sinks, waiting, progress)
-    return Summary(
-        decided=progress.decided,
-        captured=source.captured,
-        dropped=source.dropped,
-        skipped=source.skipped,
-        seconds=milliseconds_since(progress.begun_ns) / 1000,
-        inference=Latency.of(progress.inference_ms) if progress.inference_ms else None,
-        age=Latency.of(progress.age_ms) if source.live and progress.age_ms else None,
-    )
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        classifier: Classifier,
+        sinks: Sequence[Sink] = (),
+        config: StreamConfig = StreamConfig(),
+        beat: Callable[[], None] = lambda: None,
+    ):
+        config.check()
+        if len({source.live for source in sources}) != 1:
+            raise UsageError("live cameras and files do not mix; --realtime plays video files as live cameras")
+        names = [source.name for source in sources]
+        for number, source in enumerate(sources):
+            if names.count(names[number]) > 1:
+                source.name = f"{source.name} ({names[: number + 1].count(names[number])})"
+        self._classifier = classifier
+        self._config = config
+        self._beat = beat
+        self._outboxes = [Outbox(sink) for sink in sinks]
+        self._begun_ns = now_ns()
+        begun = _now()
+        threshold = classifier.card.confidence.threshold
+        self._cameras = [
+            _Camera(
+                source,
+                Smoother(
+                    config.smoothing
+                    if source.sequence
+                    else replace(EACH_FRAME, min_confidence=config.smoothing.min_confidence),
+                    classifier.card.classes,
+                    threshold,
+                ),
+                EventLog(source.name, begun),
+                since=begun,
+            )
+            for source in sources
+        ]
+        self._waiting: deque[tuple[_Camera, Frame, int]] = deque()
+        self._inference_ms: deque[float] = deque(maxlen=KEPT)
+        self._age_ms: deque[float] = deque(maxlen=KEPT)
+
+    @property
+    def live(self) -> bool:
+        """Whether the sources are live."""
+        return self._cameras[0].source.live
+
+    def health(self) -> Health:
+        """The stream in figures, now; from any thread."""
+        return Health(
+            self._classifier.card.name,
+            milliseconds_since(self._begun_ns) / 1000,
+            tuple(camera.health() for camera in self._cameras),
+            tuple(outbox.health() for outbox in self._outboxes),
+        )
+
+    def run(self, stop: threading.Event) -> Summary:
+        """Classify until the sources end, the configuration says so, or `stop` is set.
+
+        Sources and sinks are closed in every case. Raises `SourceError` where no source can go on, and `OutputError`
+        where a sink cannot begin.
+        """
+        foreground = [outbox for outbox in self._outboxes if outbox.sink.foreground]
+        with ExitStack() as stack:
+            for camera in self._cameras:
+                stack.callback(camera.source.close)
+            for outbox in self._outboxes:
+                outbox.start(self.health)
+                stack.callback(outbox.close)
+            stack.callback(self._finish)
+            if foreground:
+                self._run_beside(foreground, stop)
+            else:
+                self._run(stop)
+        return self._summary()
+
+    def _run_beside(self, foreground: Sequence[Outbox], stop: threading.Event) -> None:
+        """The loop in a thread of its own, while this one, the main one, serves the sinks that need it."""
+        errors: list[Exception] = []
+
+        def work() -> None:
+            try:
+                self._run(stop)
+            except Exception as error:
+                errors.append(error)
+
+        worker = threading.Thread(target=work, name="edgecls-inference")
+        worker.start()
+        try:
+            while worker.is_alive():
+                for outbox in foreground:
+                    outbox.pump(0.02)
+        except BaseException:
+            stop.set()
+            raise
+        finally:
+            worker.join()
+        if errors:
+            raise errors[0]
+
+    def _run(self, stop: threading.Event) -> None:
+        try:
+            if self.live:
+                self._run_live(stop)
+            else:
+                self._run_finite(stop)
+        finally:
+            while self._waiting:
+                self._waiting.popleft()
+                self._classifier.session.collect()
+            for camera in self._cameras:
+                seen = camera.taken if self.live else camera.source.captured
+                camera.taken, camera.discarded = seen, seen - camera.decided
+
+    def _run_finite(self, stop: threading.Event) -> None:
+        """Decoding and preprocessing run ahead in a thread; as many inferences are under way as the session allows."""
+        session = self._classifier.session
+        for camera in self._cameras:
+            self._to_state(camera, State.LIVE, "")
+        prepared = read_ahead(self._prepared(), 4)
+        try:
+            for camera, frame, pixels in prepared:
+                self._wait_for_turn(camera, stop)
+                camera.taken += 1
+                self._waiting.append((camera, frame, now_ns()))
+                session.submit(pixels[None])
+                if len(self._waiting) >= session.depth:
+                    self._collect()
+                self._beat()
+                if stop.is_set() or self._is_over():
+                    break
+            while self._waiting and not self._is_over():
+                self._collect()
+        finally:
+            prepared.close()
+
+    def _prepared(self) -> Iterator[tuple[_Camera, Frame, NDArray[uint8]]]:
+        """The frames of all finite sources in turn, with their network inputs."""
+        frames = [(camera, iter(camera.source)) for camera in self._cameras]
+        while frames:
+            for entry in list(frames):
+                camera, iterator = entry
+                frame = next(iterator, None)
+                if frame is None:
+                    frames.remove(entry)
+                else:
+                    yield camera, frame, self._classifier.card.preprocess(frame.image)
+
+    def _run_live(self, stop: threading.Event) -> None:
+        """One turn after the other: the newest frame of each camera that has one, together where that is faster."""
+        changed = threading.Condition()
+        sources = [camera.source for camera in self._cameras if isinstance(camera.source, LiveSource)]
+        together = self._together(len(sources))
+        for source in sources:
+            source.start(changed)
+        while not (stop.is_set() or self._is_over() or all(source.ended for source in sources)):
+            self._beat()
+            self._watch()
+            with changed:
+                if not changed.wait_for(lambda: any(self._is_due(camera) for camera in self._cameras), TICK_S):
+                    continue
+            turn = []
+            for camera in self._cameras:
+                frame = camera.take() if self._is_due(camera) else None
+                if frame is not None:
+                    turn.append((camera, frame))
+            if together and len(turn) > 1:
+                self._infer_together(turn)
+            else:
+                for camera, frame in turn:
+                    self._submit(camera, frame)
+                while self._waiting:
+                    self._collect()
+        self._watch()
+
+    def _is_due(self, camera: _Camera) -> bool:
+        source = camera.source
+        return isinstance(source, LiveSource) and source.ready and now_ns() >= camera.due_ns
+
+    def _wait_for_turn(self, camera: _Camera, stop: threading.Event) -> None:
+        """Keep to `max_fps`."""
+        if self._config.max_fps:
+            stop.wait(max(0.0, (camera.due_ns - now_ns()) / 1e9))
+            camera.due_ns = max(camera.due_ns, now_ns() - int(1e9)) + int(1e9 / self._config.max_fps)
+
+    def _submit(self, camera: _Camera, frame: Frame) -> None:
+        """Start one inference; the oldest is collected first where the runtime takes no further one."""
+        begun_ns = now_ns()
+        pixels = self._classifier.card.preprocess(frame.image)
+        if len(self._waiting) >= self._classifier.session.depth:
+            self._collect()
+        self._waiting.append((camera, frame, begun_ns))
+        self._classifier.session.submit(pixels[None])
+
+    def _collect(self) -> None:
+        scores = self._classifier.session.collect()[0]
+        camera, frame, begun_ns = self._waiting.popleft()
+        self._decide(camera, frame, begun_ns, scores)
+
+    def _infer_together(self, turn: Sequence[tuple[_Camera, Frame]]) -> None:
+        import numpy as np
+
+        begun_ns = now_ns()
+        pixels = np.stack([self._classifier.card.preprocess(frame.image) for _, frame in turn])
+        for (camera, frame), scores in zip(turn, self._classifier.session.infer(pixels), strict=True):
+            self._decide(camera, frame, begun_ns, scores)
+
+    def _together(self, cameras: int) -> bool:
+        """Whether a batch of all cameras' frames is faster here than one inference after the other: tried out."""
+        if cameras < 2:
+            return False
+        import numpy as np
+
+        session = self._classifier.session
+        images = np.zeros((cameras, *self._classifier.card.input_shape), np.uint8)
+
+        def fastest(images: NDArray[uint8], tries: int) -> float:
+            session.infer(images)
+            spent = []
+            for _ in range(tries):
+                begun_ns = now_ns()
+                session.infer(images)
+                spent.append(milliseconds_since(begun_ns))
+            return min(spent)
+
+        return fastest(images, 5) < BATCH_PAYS * cameras * fastest(images[:1], 10)
+
+    def _decide(self, camera: _Camera, frame: Frame, begun_ns: int, scores: NDArray[float32]) -> None:
+        prediction = self._classifier.decide(scores)
+        label, score = camera.smoother.decide(prediction.probabilities, frame.at_s)
+        camera.moments_ns.append(now_ns())
+        inference_ms, age_ms = milliseconds_since(begun_ns), milliseconds_since(frame.captured_ns)
+        camera.decided += 1
+        camera.label, camera.score = label, score
+        if self.live and self._config.max_fps:
+            camera.due_ns = max(camera.due_ns, now_ns() - int(1e9)) + int(1e9 / self._config.max_fps)
+        for kept, value in ((self._inference_ms, inference_ms), (self._age_ms, age_ms)):
+            kept.append(value)
+        camera.inference_ms.append(inference_ms)
+        camera.age_ms.append(age_ms)
+        decision = Decision(
+            camera.source.name, prediction, label, score, inference_ms, age_ms, camera.fps(), camera.source.captured,
+            camera.dropped,
+        )  # fmt: skip
+        for outbox in self._outboxes:
+            outbox.put(frame, decision, wait=not self.live)
+        ended, begun = camera.events.take(decision, frame.index, frame.at_s, _now())
+        if begun and self._config.snapshots:
+            begun = self._with_snapshot(camera, frame)
+        for event in (ended, begun):
+            if event:
+                self._tell(event)
+
+    def _with_snapshot(self, camera: _Camera, frame: Frame) -> Event:
+        """Keep the first picture of an event; on a full disk there is an event without one."""
+        from edgecls.opencv import cv2
+
+        assert self._config.snapshots is not None
+        assert camera.events.latest is not None
+        safe = "".join(c if c.isalnum() or c in "-_" else "_" for c in camera.events.latest.id)
+        path = self._config.snapshots / f"{safe}.jpg"
+        try:
+            write_bytes(make_folder(path.parent) / path.name, cv2.imencode(".jpg", frame.image)[1].tobytes())
+        except OutputError:
+            return camera.events.latest
+        return camera.events.with_snapshot(str(path))
+
+    def _tell(self, tidings: Event | StateChange) -> None:
+        for outbox in self._outboxes:
+            outbox.tell(tidings)
+
+    def _watch(self) -> None:
+        """Look after the cameras; the error of one counts only when none of the others can go on."""
+        errors = []
+        for camera in self._cameras:
+            source = camera.source
+            if not isinstance(source, LiveSource):
+                continue
+            try:
+                source.watch()
+            except SourceError as error:
+                errors.append(error)
+            self._to_state(camera, source.state, source.reason)
+        if errors and len(errors) == len(self._cameras):
+            raise errors[0]
+
+    def _to_state(self, camera: _Camera, state: State, reason: str) -> None:
+        if (state, reason) == (camera.state, camera.reason):
+            return
+        changed = state is not camera.state
+        camera.state, camera.reason = state, reason
+        if not changed:
+            return
+        camera.since = _now()
+        if state in (State.RECONNECTING, State.ENDED):
+            self._end_event(camera)
+            camera.smoother.reset()
+            camera.label = None
+        self._tell(StateChange(camera.source.name, state, camera.since, reason))
+
+    def _end_event(self, camera: _Camera) -> None:
+        if event := camera.events.end(_now()):
+            self._tell(event)
+
+    def _finish(self) -> None:
+        for camera in self._cameras:
+            self._end_event(camera)
+
+    def _is_over(self) -> bool:
+        config = self._config
+        if config.frames is not None and sum(camera.decided for camera in self._cameras) >= config.frames:
+            return True
+        return config.duration_s is not None and milliseconds_since(self._begun_ns) >= config.duration_s * 1000
+
+    def _summary(self) -> Summary:
+        cameras = tuple(camera.health() for camera in self._cameras)
+        return Summary(
+            decided=sum(camera.decided for camera in cameras),
+            captured=sum(camera.captured for camera in cameras),
+            dropped=sum(camera.dropped for camera in cameras),
+            skipped=sum(camera.source.skipped for camera in self._cameras),
+            seconds=milliseconds_since(self._begun_ns) / 1000,
+            inference=Latency.of(self._inference_ms) if self._inference_ms else None,
+            age=Latency.of(self._age_ms) if self.live and self._age_ms else None,
+            cameras=cameras,
+            sinks=tuple(outbox.health() for outbox in self._outboxes),
+        )
 
 
-def _decide(
-    source: Source,
-    classifier: Classifier,
-    sinks: Sequence[Sink],
-    waiting: deque[tuple[Frame, int]],
-    progress: _Progress,
-) -> None:
-    frame, begun_ns = waiting.popleft()
-    prediction = classifier.decide(classifier.session.collect()[0])
-    progress.decided += 1
-    progress.moments_ns.append(now_ns())
-    decision = Decision(
-        prediction=prediction,
-        inference_ms=milliseconds_since(begun_ns),
-        age_ms=milliseconds_since(frame.captured_ns),
-        fps=progress.fps(),
-        captured=source.captured,
-        dropped=source.dropped,
-    )
-    progress.inference_ms.append(decision.inference_ms)
-    progress.age_ms.append(decision.age_ms)
-    for sink in sinks:
-        sink.write(frame, decision)
+def _mean(values: Iterable[float]) -> float:
+    kept = list(values)
+    return sum(kept) / len(kept) if kept else 0.0
 
 
-def _drain(classifier: Classifier, waiting: deque[tuple[Frame, int]]) -> None:
-    """Take back what is still being computed, so that the classifier can be used again."""
-    while waiting:
-        waiting.popleft()
-        classifier.session.collect()
-
-
-def _is_over(config: StreamConfig, progress: _Progress) -> bool:
-    if config.frames is not None and progress.decided >= config.frames:
-        return True
-    return config.duration_s is not None and milliseconds_since(progress.begun_ns) >= config.duration_s * 1000
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")

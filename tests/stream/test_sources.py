@@ -1,6 +1,10 @@
 from __future__ import annotations
 
-import http.server
+import io
+import itertools
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -10,14 +14,14 @@ import numpy as np
 import pytest
 
 from edgecls.card import Golden
-from edgecls.errors import SourceError
+from edgecls.errors import SourceError, UsageError
 from edgecls.opencv import cv2
-from edgecls.stream.sources import LiveSource, demo_frame, open_source
-
-
-def numbered(index: int) -> np.ndarray:
-    """A frame whose brightness is its number."""
-    return np.full((48, 64, 3), index, np.uint8)
+from edgecls.stream.frames import Geometry, Region
+from edgecls.stream.sources import CameraOptions, LiveSource, open_source
+from edgecls.stream.sources.camera import Wanted, demo_frame, has_gstreamer
+from edgecls.stream.sources.files import RawSource
+from edgecls.stream.sources.live import Device, Patience
+from tests.stream.cameras import MjpegServer, found, numbered, until
 
 
 @pytest.fixture
@@ -30,21 +34,22 @@ def video(tmp_path: Path) -> Path:
     return path
 
 
-class ScriptedCamera(LiveSource):
-    """A live source that gives a frame each time the test allows one."""
+class Scripted(Device):
+    """Gives so many frames, one each `interval_s`."""
 
     def __init__(self, frames: int, interval_s: float = 0.0):
-        super().__init__("scripted")
-        self._frames = frames
+        self._left = frames
+        self._count = 0
         self._interval_s = interval_s
 
-    def _grab(self) -> np.ndarray | None:
+    def read(self) -> np.ndarray | None:
         time.sleep(self._interval_s)
-        return numbered(self.captured) if self.captured < self._frames else None
+        self._count += 1
+        return numbered(self._count) if self._count <= self._left else None
 
 
 def test_a_live_source_gives_the_newest_frame_and_counts_the_rest():
-    with ScriptedCamera(frames=60, interval_s=0.005) as camera:
+    with LiveSource("scripted", lambda: Scripted(60, 0.005)) as camera:
         seen = []
         for frame in camera:
             seen.append(frame.index)
@@ -58,31 +63,18 @@ def test_a_live_source_gives_the_newest_frame_and_counts_the_rest():
 def test_a_fast_reader_sees_every_frame_of_a_live_source():
     looked_at = threading.Semaphore(1)
 
-    class Patient(ScriptedCamera):
-        def _grab(self) -> np.ndarray | None:
+    class Patient(Scripted):
+        def read(self) -> np.ndarray | None:
             looked_at.acquire()
-            return super()._grab()
+            return super().read()
 
     seen = []
-    with Patient(frames=20) as camera:
+    with LiveSource("patient", lambda: Patient(20)) as camera:
         for frame in camera:
             seen.append(frame.index)
             looked_at.release()
     assert seen == list(range(20))
     assert camera.dropped == 0
-
-
-def test_a_failure_in_the_capturing_thread_reaches_the_reader():
-    class Failing(ScriptedCamera):
-        def _grab(self) -> np.ndarray | None:
-            if self.captured == 3:
-                raise SourceError("unplugged")
-            time.sleep(0.02)
-            return numbered(0)
-
-    with Failing(10) as camera, pytest.raises(SourceError, match="unplugged"):
-        for _ in camera:
-            pass
 
 
 def test_a_video_file_gives_every_frame_in_order(video: Path):
@@ -121,47 +113,11 @@ def test_the_demonstration_keeps_its_pace():
     assert time.perf_counter() - begun > 0.9
 
 
-class MjpegServer(http.server.ThreadingHTTPServer):
-    """A camera as webcams and phones serve it: multipart JPEG frames over HTTP, on loopback."""
-
-    def __init__(self, frames: int):
-        self.frames = frames
-        super().__init__(("127.0.0.1", 0), MjpegHandler)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/video.mjpg"
-
-
-class MjpegHandler(http.server.BaseHTTPRequestHandler):
-    server: MjpegServer
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
-        self.end_headers()
-        for index in range(self.server.frames):
-            jpeg = cv2.imencode(".jpg", numbered(100 + index))[1].tobytes()
-            head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
-            try:
-                self.wfile.write(head.encode() + jpeg + b"\r\n")
-            except OSError:
-                return
-            time.sleep(0.02)
-
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-
 @pytest.fixture
 def mjpeg() -> Iterator[MjpegServer]:
-    server = MjpegServer(frames=60)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
+    server = MjpegServer()
     yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    server.stop()
 
 
 def test_a_network_camera_is_read_live(mjpeg: MjpegServer):
@@ -176,21 +132,108 @@ def test_a_network_camera_is_read_live(mjpeg: MjpegServer):
     assert source.captured >= 20
 
 
-def test_a_network_camera_that_goes_away_is_an_error_and_never_an_invented_frame(mjpeg: MjpegServer):
-    with open_source(mjpeg.url, None) as source, pytest.raises(SourceError, match="stopped giving frames"):
-        for frame in source:
-            assert frame.image.mean() > 90
-    assert source.captured <= 60
+def test_a_film_can_stand_in_for_a_camera_and_begins_again(video: Path):
+    options = CameraOptions(Wanted(fps=200), realtime=True)
+    with open_source(str(video), None, options) as source:
+        assert source.live
+        frames = itertools.islice(source, 40)
+        assert [frame.index for frame in frames][-1] >= 39
+
+
+def test_raw_frames_come_from_a_pipe():
+    content = b"".join(numbered(index, (8, 6)).tobytes() for index in range(5))
+    source = RawSource(8, 6, None, stream=io.BytesIO(content))
+    assert [int(frame.image.mean()) for frame in source] == list(range(5))
+    with pytest.raises(SourceError, match="holds 7 of 144 bytes"):
+        list(RawSource(8, 6, None, stream=io.BytesIO(b"x" * 7)))
+
+
+@pytest.mark.parametrize(
+    ("geometry", "corner"),
+    [
+        (Geometry(), (0, 0)),
+        (Geometry(rotate=90), (0, 3)),
+        (Geometry(rotate=180), (3, 5)),
+        (Geometry(rotate=270), (5, 0)),
+        (Geometry(flip="horizontal"), (0, 5)),
+        (Geometry(flip="vertical"), (3, 0)),
+        (Geometry(rotate=90, flip="both"), (5, 0)),
+    ],
+)
+def test_a_picture_is_turned_and_flipped(geometry: Geometry, corner: tuple[int, int]):
+    image = np.zeros((4, 6, 3), np.uint8)
+    image[0, 0] = 255
+    assert geometry(image)[corner].all()
+
+
+@pytest.mark.parametrize("text", ["2,1,3,2", "0.34,0.26,0.5,0.5"])
+def test_a_region_is_cut_out_in_pixels_or_fractions(text: str):
+    image = np.arange(24, dtype=np.uint8).reshape(4, 6)[..., None].repeat(3, 2)
+    assert (Region.parse(text).of(image) == image[1:3, 2:5]).all()
+
+
+def test_a_camera_can_be_given_a_name_and_its_password_is_not_shown(mjpeg: MjpegServer):
+    assert open_source(f"door={mjpeg.url}", None).name == "door"
+    assert open_source("rtsp://admin:secret@127.0.0.1:9/live", None).name == "rtsp://admin:***@127.0.0.1:9/live"
+
+
+def test_the_screen_is_a_camera(tmp_path: Path):
+    if found("Xvfb") is None:
+        pytest.skip("Xvfb is not installed")
+    display = f":{90 + os.getpid() % 500}"
+    server = subprocess.Popen([found("Xvfb"), display, "-screen", "0", "320x240x24"], stderr=subprocess.DEVNULL)
+    try:
+        script = (
+            "import itertools; from edgecls.stream.sources import open_source\n"
+            "with open_source('screen:10,20,64,48', None) as source:\n"
+            "    print([frame.image.shape for frame in itertools.islice(source, 3)])"
+        )
+        until(lambda: Path(f"/tmp/.X11-unix/X{display[1:]}").exists())
+        environment = {**os.environ, "DISPLAY": display}
+        done = subprocess.run(
+            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60
+        )
+        assert done.stdout.strip() == str([(48, 64, 3)] * 3), done.stderr
+    finally:
+        server.terminate()
+        server.wait()
 
 
 class TestRefusals:
     def test_no_camera_lists_what_there_is_and_offers_the_demonstration(self):
         with pytest.raises(SourceError, match=r"camera 73 cannot be opened; .*--camera demo"):
-            open_source("73", None)
+            list(open_source("73", None))
 
-    def test_nobody_listens(self):
+    def test_nobody_listens_and_there_is_no_time_to_wait(self):
+        options = CameraOptions(patience=Patience(give_up_s=0))
         with pytest.raises(SourceError, match="check the address"):
-            open_source("http://127.0.0.1:9/none.mjpg", None)
+            list(open_source("http://127.0.0.1:9/none.mjpg", None, options))
+
+    def test_a_pipeline_without_gstreamer(self):
+        if has_gstreamer():
+            pytest.skip("this OpenCV has GStreamer")
+        with pytest.raises(SourceError, match="built without GStreamer"):
+            list(open_source("videotestsrc ! appsink", None))
+
+    def test_a_screen_that_is_not_there(self, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.delenv("DISPLAY", raising=False)
+        monkeypatch.setenv("WAYLAND_DISPLAY", "")
+        with pytest.raises(SourceError, match="is there one"):
+            list(open_source("screen:", None))
+
+    def test_raw_frames_without_their_size(self):
+        with pytest.raises(UsageError, match="--width and --height"):
+            open_source("-", None)
+
+    @pytest.mark.parametrize("roi", ["1,2,3", "a,b,c,d", "0,0,0,5", "-1,0,5,5"])
+    def test_a_region_that_is_none(self, roi: str):
+        with pytest.raises(UsageError, match="--roi takes"):
+            Region.parse(roi)
+
+    def test_a_region_outside_the_picture(self, video: Path):
+        options = CameraOptions(geometry=Geometry(region=Region.parse("500,0,10,10")))
+        with open_source(str(video), None, options) as source, pytest.raises(SourceError, match="outside the picture"):
+            list(source)
 
     def test_neither_camera_nor_file(self):
         with pytest.raises(SourceError, match="no camera or file backyard"):

@@ -1,0 +1,94 @@
+"""A frame, and which part of it is looked at."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgecls.errors import UsageError
+
+if TYPE_CHECKING:
+    from numpy import uint8
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture, BGR uint8 (H, W, 3), and its number in the source.
+
+    `captured_ns` is when it was captured (`clock.now_ns`); `at_s` its place in time for decisions: seconds of the clock
+    for live sources, seconds of the film for files.
+    """
+
+    image: NDArray[uint8]
+    index: int
+    captured_ns: int
+    at_s: float
+
+
+@dataclass(frozen=True)
+class Region:
+    """A rectangle, in pixels, or in fractions of the picture where no value exceeds 1."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+    @classmethod
+    def parse(cls, text: str) -> Region:
+        """Read "left,top,width,height". Raises `UsageError`."""
+        try:
+            left, top, width, height = (float(part) for part in text.split(","))
+        except ValueError:
+            left = top = width = height = -1.0
+        if min(left, top) < 0 or min(width, height) <= 0:
+            raise UsageError(
+                f"--roi takes left,top,width,height in pixels, or in fractions such as 0.25,0,0.5,1; not {text!r}"
+            )
+        return cls(left, top, width, height)
+
+    def of(self, image: NDArray[uint8]) -> NDArray[uint8]:
+        """The part of a picture (H, W, 3) inside the rectangle; empty where they do not meet."""
+        height, width = image.shape[:2]
+        whole = max(self.left, self.top, self.width, self.height) <= 1
+        across, down = (width, height) if whole else (1, 1)
+        left, top = round(self.left * across), round(self.top * down)
+        right, bottom = left + round(self.width * across), top + round(self.height * down)
+        return image[top : min(bottom, height), left : min(right, width)]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a camera's picture is turned (clockwise, in degrees), then flipped, then cut."""
+
+    rotate: int = 0
+    flip: str | None = None
+    region: Region | None = None
+
+    def check(self) -> None:
+        """Raise `UsageError` for values that there are not."""
+        if self.rotate not in (0, 90, 180, 270):
+            raise UsageError(f"--rotate takes 0, 90, 180 or 270 degrees, not {self.rotate}")
+        if self.flip not in (None, "horizontal", "vertical", "both"):
+            raise UsageError(f"--flip takes horizontal, vertical or both, not {self.flip!r}")
+
+    def __call__(self, image: NDArray[uint8]) -> NDArray[uint8]:
+        """Apply to a picture (H, W, 3); a region that lies outside gives an empty picture."""
+        from edgecls.opencv import cv2
+
+        if self.rotate:
+            turns = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
+            image = cv2.rotate(image, turns[self.rotate])
+        if self.flip:
+            image = cv2.flip(image, {"horizontal": 1, "vertical": 0, "both": -1}[self.flip])
+        return self.region.of(image) if self.region else image
+
+
+AS_IT_IS = Geometry()
+
+
+def without_password(address: str) -> str:
+    """An address as it may be shown and logged."""
+    return re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1:***@", address)

@@ -1,0 +1,81 @@
+"""Running under systemd: telling it that the stream is alive, and the unit that starts it.
+
+The protocol is that of sd_notify(3): datagrams to the socket that $NOTIFY_SOCKET names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgecls.benchmark.clock import milliseconds_since, now_ns
+
+UNIT = """\
+# /etc/systemd/system/edgecls.service; then: systemctl enable --now edgecls
+[Unit]
+Description=edgecls: {what}
+After=network-online.target
+Wants=network-online.target
+StartLimitIntervalSec=0
+
+[Service]
+Type=notify
+ExecStart={command}
+WorkingDirectory={folder}
+User={user}
+SupplementaryGroups=video
+Restart=always
+RestartSec=5
+WatchdogSec=60
+TimeoutStopSec=30
+NoNewPrivileges=yes
+ProtectSystem=full
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def unit(arguments: Sequence[str], cameras: Sequence[str]) -> str:
+    """A systemd unit that runs `edgecls stream` with these arguments, from here, as this user."""
+    import getpass
+
+    command = [sys.executable, "-m", "edgecls", "stream", *arguments]
+    escaped = shlex.join(command).replace("%", "%%").replace("$", "$$")
+    return UNIT.format(what=", ".join(cameras), command=escaped, folder=Path.cwd(), user=getpass.getuser())
+
+
+class Supervisor:
+    """Tells systemd that the service is ready, alive, and ending; silent where there is no systemd."""
+
+    def __init__(self) -> None:
+        self._address = os.environ.get("NOTIFY_SOCKET")
+        self._every_ms = int(os.environ.get("WATCHDOG_USEC", "0")) / 1000 / 3
+        self._told_ns: int | None = None
+
+    def beat(self) -> None:
+        """The loop is alive: call it often; the first time says that the service is ready."""
+        if self._address is None:
+            return
+        if self._told_ns is None:
+            self._tell("READY=1")
+            self._told_ns = now_ns()
+        elif self._every_ms and milliseconds_since(self._told_ns) >= self._every_ms:
+            self._tell("WATCHDOG=1")
+            self._told_ns = now_ns()
+
+    def stopping(self) -> None:
+        """The service is ending, cleanly."""
+        self._tell("STOPPING=1")
+
+    def _tell(self, said: str) -> None:
+        if self._address is None:
+            return
+        address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.sendto(said.encode(), address)

@@ -1,0 +1,46 @@
+"""What every sink is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from edgecls.stream.decision import Decision, Event, Health, StateChange
+from edgecls.stream.frames import Frame
+
+
+class Sink(ABC):
+    """Takes decisions, events and changes of state, all from one thread; `close` leaves whole files behind.
+
+    `queue` frames wait for it at most. `every_frame` says that it wants each one: those that its full queue lets go are
+    counted, and finite sources wait for it. `foreground` sinks live in the main thread. `durable` ones keep something
+    for later, so that their failure is the command's failure.
+    """
+
+    name = "sink"
+    queue = 1
+    every_frame = False
+    foreground = False
+    durable = False
+
+    def open(self, health: Callable[[], Health]) -> None:
+        """Begin; `health` gives the stream in figures at any time, from any thread. Raises `OutputError`."""
+
+    @abstractmethod
+    def write(self, frame: Frame, decision: Decision) -> None:
+        """Take one decision."""
+
+    def event(self, event: Event) -> None:
+        """Take an event that begins (`ended` is None) or ends."""
+
+    def state(self, change: StateChange) -> None:
+        """Take a camera's change of state."""
+
+    def idle(self) -> None:
+        """Nothing has come for a while."""
+
+    def hurry(self) -> None:
+        """The stream is ending: give up what takes long. Called from another thread."""
+
+    def close(self) -> None:
+        """Finish."""

@@ -1,0 +1,217 @@
+"""What is kept: an annotated video, events, and a line for each decision."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from edgecls.errors import OutputError, UsageError
+from edgecls.storage import make_folder, writing_to
+from edgecls.stream.decision import Decision, Event, Health, StateChange
+from edgecls.stream.frames import Frame
+from edgecls.stream.sinks.base import Sink
+from edgecls.stream.sinks.picture import annotated
+from edgecls.stream.sources import Source
+
+if TYPE_CHECKING:
+    from numpy import uint8
+    from numpy.typing import NDArray
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv")
+SPARE_BYTES = 64 * 1024 * 1024
+"""Free space at which a recording is finished while it still can be."""
+LONGEST_REPEAT_S = 2.0
+"""Of a longer gap in a live source its recording shows so much."""
+LOG_COLUMNS = ("time_s", "camera", "frame", "label", "score", "frame_label", "frame_score", "inference_ms", "age_ms")
+
+
+class VideoSink(Sink):
+    """Annotated video, a file for each camera. Each gets its name when it is finished, so it is whole or not there.
+
+    A live source is recorded at its nominal rate, frames repeated or left out, so that a minute lasts a minute. With
+    `segment_s` a new file, named by its time, begins whenever the last is so long.
+    """
+
+    name = "recording"
+    every_frame = True
+    queue = 8
+    durable = True
+
+    def __init__(self, path: Path, sources: Sequence[Source], segment_s: float | None = None):
+        if path.suffix.lower() not in VIDEO_SUFFIXES:
+            raise UsageError(f"--record takes a .mp4, .avi or .mkv file, not {path.name}")
+        if segment_s is not None and segment_s <= 0:
+            raise UsageError("--segment must be above 0 minutes")
+        self._path = path
+        self._sources = sources
+        self._segment_s = segment_s
+        self._films: dict[str, _Film] = {}
+        self.written: list[Path] = []
+
+    def open(self, health: Callable[[], Health]) -> None:  # noqa: ARG002
+        """See `Sink.open`."""
+        folder = make_folder(self._path.parent)
+        probe = folder / f".{self._path.name}.probe"
+        with writing_to(self._path):
+            probe.touch()
+            probe.unlink()
+
+    def write(self, frame: Frame, decision: Decision) -> None:
+        """See `Sink.write`."""
+        film = self._films.get(decision.camera)
+        if film is not None and self._segment_s and frame.at_s - film.begun_s >= self._segment_s:
+            self._finish(self._films.pop(decision.camera))
+            film = None
+        image = annotated(frame.image, decision)
+        if film is None:
+            source = next(source for source in self._sources if source.name == decision.camera)
+            film = _Film(self._named(decision.camera), source.fps, image, frame.at_s, source.live)
+            self._films[decision.camera] = film
+        if film.broken or shutil.disk_usage(film.part.parent).free < SPARE_BYTES:
+            film.broken = True
+            raise OutputError(f"the disk under {film.path} is full; recording stopped there, the file so far is kept")
+        film.add(image, frame.at_s)
+
+    def _named(self, camera: str) -> Path:
+        stem = self._path.stem
+        if len(self._sources) > 1:
+            stem += "-" + "".join(c if c.isalnum() or c in "-_" else "_" for c in camera)
+        if self._segment_s:
+            stem += datetime.now().strftime("-%Y%m%d-%H%M%S")
+        return self._path.with_name(stem + self._path.suffix)
+
+    def _finish(self, film: _Film) -> None:
+        film.finish()
+        self.written.append(film.path)
+
+    def close(self) -> None:
+        """Finish the files and give them their names."""
+        for film in self._films.values():
+            self._finish(film)
+        self._films = {}
+
+
+class _Film:
+    """One video file that is being written."""
+
+    def __init__(self, path: Path, fps: float, image: NDArray[uint8], begun_s: float, live: bool):
+        from edgecls.opencv import cv2
+
+        self.path = path
+        self.part = path.with_name(f".{path.stem}.part{path.suffix}")
+        self.begun_s = begun_s
+        self.broken = False
+        self._fps = fps
+        self._live = live
+        self._count = 0
+        self._size = (image.shape[1], image.shape[0])
+        codec = cv2.VideoWriter.fourcc(*("MJPG" if path.suffix.lower() == ".avi" else "mp4v"))
+        self._writer: Any = cv2.VideoWriter(str(self.part), codec, fps, self._size)
+        if not self._writer.isOpened():
+            self.part.unlink(missing_ok=True)
+            raise OutputError(f"cannot record to {path}: OpenCV cannot write there; choose another place")
+
+    def add(self, image: NDArray[uint8], at_s: float) -> None:
+        """Add a picture at its time."""
+        from edgecls.opencv import cv2
+
+        if (image.shape[1], image.shape[0]) != self._size:
+            image = cv2.resize(image, self._size)
+        due = round((at_s - self.begun_s) * self._fps) + 1 if self._live else self._count + 1
+        repeats = min(due - self._count, round(LONGEST_REPEAT_S * self._fps))
+        for _ in range(repeats):
+            self._writer.write(image)
+        self._count = max(self._count, due)
+
+    def finish(self) -> None:
+        """Complete the file and give it its name."""
+        self._writer.release()
+        with writing_to(self.path):
+            self.part.replace(self.path)
+
+
+class LinesSink(Sink):
+    """Appends lines to a text file, each complete when it is written."""
+
+    durable = True
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._stream: IO[str] | None = None
+
+    def open(self, health: Callable[[], Health]) -> None:  # noqa: ARG002
+        """See `Sink.open`."""
+        make_folder(self._path.parent)
+        with writing_to(self._path):
+            self._stream = self._path.open("a", encoding="utf-8", newline="")
+
+    def _add(self, line: str) -> None:
+        assert self._stream is not None
+        with writing_to(self._path):
+            self._stream.write(line + "\n")
+            self._stream.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._stream:
+            with writing_to(self._path):
+                self._stream.close()
+
+
+class EventSink(LinesSink):
+    """One JSON line for each event when it ends, and for each change of a camera's state."""
+
+    name = "events"
+
+    def write(self, frame: Frame, decision: Decision) -> None:
+        """Frames alone are no events."""
+
+    def event(self, event: Event) -> None:
+        """See `Sink.event`."""
+        if event.ended is not None:
+            self._add(json.dumps(event.to_json(), ensure_ascii=False))
+
+    def state(self, change: StateChange) -> None:
+        """See `Sink.state`."""
+        self._add(json.dumps(change.to_json(), ensure_ascii=False))
+
+
+class LogSink(LinesSink):
+    """One line for each decision, CSV with a heading or JSON by the file's suffix."""
+
+    name = "log"
+    every_frame = True
+    queue = 256
+
+    def __init__(self, path: Path):
+        if path.suffix.lower() not in (".csv", ".jsonl"):
+            raise UsageError(f"--log takes a .csv or .jsonl file, not {path.name}")
+        super().__init__(path)
+        self._as_csv = path.suffix.lower() == ".csv"
+
+    def open(self, health: Callable[[], Health]) -> None:
+        """See `Sink.open`."""
+        super().open(health)
+        if self._as_csv and not self._path.stat().st_size:
+            self._add(",".join(LOG_COLUMNS))
+
+    def write(self, frame: Frame, decision: Decision) -> None:
+        """See `Sink.write`."""
+        best, score = decision.prediction.top(1)[0]
+        values = (
+            round(frame.at_s, 3), decision.camera, frame.index, decision.label, round(decision.score, 4), best,
+            round(score, 4), round(decision.inference_ms, 3), round(decision.age_ms, 3),
+        )  # fmt: skip
+        if not self._as_csv:
+            self._add(json.dumps(dict(zip(LOG_COLUMNS, values, strict=True)), ensure_ascii=False))
+            return
+        import io
+
+        line = io.StringIO()
+        csv.writer(line, lineterminator="").writerow(values)
+        self._add(line.getvalue())

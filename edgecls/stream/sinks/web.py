@@ -1,0 +1,143 @@
+"""The web view as a sink."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from edgecls.backends.base import missing_package
+from edgecls.errors import MissingExtraError, OutputError, UsageError
+from edgecls.stream.decision import Decision, Event, Health
+from edgecls.stream.frames import Frame
+from edgecls.stream.sinks.base import Sink
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LATEST_EVENTS = 50
+JPEG_QUALITY = 80
+LARGEST_SIDE_PX = 1280
+"""Larger pictures are halved until they fit, for the browser's and the network's sake."""
+
+
+class WebSink(Sink):
+    """Serves the page from a thread of its own. A picture is encoded when a browser asks for it, once for all of them.
+
+    `address` is [host:]port; anything but loopback is behind `token`, which is drawn where none is given. `announce`
+    hears the page's address once it is served.
+    """
+
+    name = "web"
+
+    def __init__(self, address: str, token: str | None = None):
+        host, _, port = address.rpartition(":")
+        host = host.strip("[]") or "127.0.0.1"
+        if not port.isdigit() or not 0 <= int(port) <= 65535:
+            raise UsageError(f"--web takes a port, or host:port such as 0.0.0.0:8080, not {address!r}")
+        for package in ("starlette", "uvicorn", "prometheus_client"):
+            if missing_package(package, "web", ""):
+                raise MissingExtraError(package, "web", "the web view")
+        self.token = token if token or host in LOOPBACK else secrets.token_urlsafe(16)
+        self._host, self._port = host, int(port)
+        self.closing = False
+        self._latest: dict[str, tuple[int, Frame]] = {}
+        self._encoded: dict[str, tuple[int, bytes]] = {}
+        self._encoding = threading.Lock()
+        self._events: OrderedDict[str, Event] = OrderedDict()
+        self._events_lock = threading.Lock()
+        self._server: Any = None
+        self._thread: threading.Thread | None = None
+        self.health: Callable[[], Health] = _nothing
+        self.announce: Callable[[str], None] = lambda _url: None
+
+    @property
+    def url(self) -> str:
+        """Where a browser finds the page, token included."""
+        host = socket.gethostname() if self._host in ("0.0.0.0", "::") else self._host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self._port}/" + (
+            f"?token={self.token}" if self.token else ""
+        )
+
+    def open(self, health: Callable[[], Health]) -> None:
+        """See `Sink.open`."""
+        import uvicorn
+
+        from edgecls.stream.web.app import build
+
+        self.health = health
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind((self._host, self._port))
+        except OSError as error:
+            listening.close()
+            raise OutputError(
+                f"the web view cannot listen on {self._host}:{self._port}: {error.strerror}; choose another --web"
+            ) from error
+        self._port = listening.getsockname()[1]
+        config = uvicorn.Config(
+            build(self, self.token), log_level="error", access_log=False, lifespan="off", timeout_graceful_shutdown=1,
+            limit_concurrency=64,
+        )  # fmt: skip
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [listening]}, name="edgecls-web-server", daemon=True
+        )
+        self._thread.start()
+        self.announce(self.url)
+
+    def write(self, frame: Frame, decision: Decision) -> None:
+        """See `Sink.write`."""
+        self._latest[decision.camera] = (frame.index, frame)
+
+    def event(self, event: Event) -> None:
+        """See `Sink.event`."""
+        with self._events_lock:
+            self._events[event.id] = event
+            while len(self._events) > LATEST_EVENTS:
+                self._events.popitem(last=False)
+
+    def events(self) -> list[dict[str, Any]]:
+        """Recent events, newest first."""
+        with self._events_lock:
+            return [event.to_json() for event in reversed(self._events.values())]
+
+    def picture(self, camera: str, after: int) -> tuple[int, bytes] | None:
+        """See `web.app.Feed.picture`."""
+        latest = self._latest.get(camera)
+        if latest is None or latest[0] == after:
+            return None
+        number, frame = latest
+        with self._encoding:
+            encoded = self._encoded.get(camera)
+            if encoded is None or encoded[0] != number:
+                encoded = (number, _jpeg(frame))
+                self._encoded[camera] = encoded
+        return encoded
+
+    def hurry(self) -> None:
+        """See `Sink.hurry`: browsers' endless answers end."""
+        self.closing = True
+
+    def close(self) -> None:
+        """Stop serving."""
+        self.closing = True
+        if self._server is not None and self._thread is not None:
+            self._server.should_exit = True
+            self._thread.join(timeout=5)
+
+
+def _jpeg(frame: Frame) -> bytes:
+    from edgecls.opencv import cv2
+
+    image = frame.image
+    while max(image.shape[:2]) > LARGEST_SIDE_PX:
+        image = cv2.resize(image, (image.shape[1] // 2, image.shape[0] // 2), interpolation=cv2.INTER_AREA)
+    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
+
+
+def _nothing() -> Health:
+    return Health("", 0.0, (), ())

@@ -1,0 +1,279 @@
+"""Cameras and network streams through OpenCV, and what is drawn for want of one."""
+
+from __future__ import annotations
+
+import math
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgecls.benchmark.clock import now_ns
+from edgecls.card import Golden
+from edgecls.errors import MissingExtraError, SourceError, UsageError
+from edgecls.stream.frames import without_password
+from edgecls.stream.sources.base import DEFAULT_FPS
+from edgecls.stream.sources.live import OPEN_TIMEOUT_S, Device
+from edgecls.stream.sources.v4l2 import found_cameras
+
+if TYPE_CHECKING:
+    from numpy import uint8
+    from numpy.typing import NDArray
+
+READ_TIMEOUT_S = 5.0
+DEMO_FPS = 30.0
+DEMO_HOLD_S = 1.5
+"""How long the demonstration shows each image."""
+CSI = (
+    "nvarguscamerasrc sensor-id={sensor} ! video/x-raw(memory:NVMM){wanted} ! nvvidconv ! video/x-raw,format=BGRx ! "
+    "videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false"
+)
+"""How NVIDIA's guide reads a Jetson's CSI camera through GStreamer."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a camera is asked for; None leaves it to the camera."""
+
+    width: int | None = None
+    height: int | None = None
+    fps: float | None = None
+
+    def check(self) -> None:
+        """Raise `UsageError` for values that make no sense."""
+        for name, value in (("--width", self.width), ("--height", self.height), ("--fps", self.fps)):
+            if value is not None and value <= 0:
+                raise UsageError(f"{name} must be above 0, not {value}")
+
+
+ANY = Wanted()
+
+
+class OpenCvDevice(Device):
+    """Whatever OpenCV's `VideoCapture` reads."""
+
+    def __init__(self, name: str, capture: Any, complaint: str, wanted: Wanted = ANY):
+        from edgecls.opencv import cv2
+
+        self._name = name
+        self._capture = capture
+        if not capture.isOpened():
+            capture.release()
+            raise SourceError(complaint)
+        asked = (
+            (cv2.CAP_PROP_FRAME_WIDTH, wanted.width),
+            (cv2.CAP_PROP_FRAME_HEIGHT, wanted.height),
+            (cv2.CAP_PROP_FPS, wanted.fps),
+        )
+        for setting, value in asked:
+            if value is not None:
+                capture.set(setting, value)
+        self.fps = frame_rate(capture)
+
+    def read(self) -> NDArray[uint8] | None:
+        """See `Device.read`."""
+        ok, image = self._capture.read()
+        if not ok or image is None or not image.size:
+            raise SourceError(f"{self._name} stopped giving frames; check the device and the network")
+        return image
+
+    def close(self) -> None:
+        """See `Device.close`."""
+        self._capture.release()
+
+
+def numbered(index: int, wanted: Wanted) -> Device:
+    """A camera by the number of its video device, asked for little delay. Raises `SourceError`."""
+    from edgecls.opencv import cv2
+
+    capture = cv2.VideoCapture(index)
+    if capture.isOpened():
+        if (wanted.width or 0) > 640:
+            # Over USB 2 only compressed pictures are that large and quick at once.
+            capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG"))
+        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+    return OpenCvDevice(f"camera {index}", capture, no_camera(index), wanted)
+
+
+def network(address: str, wanted: Wanted) -> Device:
+    """A network stream through FFmpeg, one decoding thread so that none holds frames back."""
+    from edgecls.opencv import cv2
+
+    settings = [
+        cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(OPEN_TIMEOUT_S * 1000),
+        cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(READ_TIMEOUT_S * 1000),
+        cv2.CAP_PROP_N_THREADS, 1,
+    ]  # fmt: skip
+    shown = without_password(address)
+    complaint = f"{shown} cannot be opened; check the address, the credentials and the network"
+    return OpenCvDevice(shown, cv2.VideoCapture(address, cv2.CAP_FFMPEG, settings), complaint, wanted)
+
+
+def pipeline(launch: str, wanted: Wanted) -> Device:
+    """A GStreamer pipeline that ends in `appsink`. Raises `SourceError` where OpenCV was built without GStreamer."""
+    from edgecls.opencv import cv2
+
+    if not has_gstreamer():
+        raise SourceError(
+            "this OpenCV was built without GStreamer, as pip's builds are; use the system's, as on a Jetson, in a "
+            "virtual environment made with --system-site-packages"
+        )
+    return OpenCvDevice(
+        "pipeline", cv2.VideoCapture(launch, cv2.CAP_GSTREAMER), "GStreamer cannot run the pipeline",
+        wanted,
+    )  # fmt: skip
+
+
+def csi_pipeline(sensor: int, wanted: Wanted) -> str:
+    """The GStreamer pipeline of a Jetson's CSI camera."""
+    asked = "".join(
+        f",{name}={value}"
+        for name, value in (
+            ("width", wanted.width),
+            ("height", wanted.height),
+            ("framerate", f"{round(wanted.fps)}/1" if wanted.fps else None),
+        )
+        if value
+    )
+    return CSI.format(sensor=sensor, wanted=asked)
+
+
+def has_gstreamer() -> bool:
+    """Whether this OpenCV can run GStreamer's pipelines."""
+    from edgecls.opencv import cv2
+
+    return bool(cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER))
+
+
+def frame_rate(capture: Any) -> float:
+    """The frame rate that a capture claims, in 1/s, or a usual one where the claim is absurd."""
+    from edgecls.opencv import cv2
+
+    rate = float(capture.get(cv2.CAP_PROP_FPS))
+    return rate if 1 <= rate <= 240 else DEFAULT_FPS
+
+
+def no_camera(index: int) -> str:
+    """What to say where a camera cannot be opened."""
+    cameras = found_cameras()
+    found = f"found: {', '.join(map(str, cameras))}" if cameras else "no video device was found on this machine"
+    return f"camera {index} cannot be opened; {found}. Without a camera try: edgecls stream --camera demo"
+
+
+class Paced(Device):
+    """Pictures at a steady rate."""
+
+    def __init__(self, fps: float):
+        self.fps = fps
+        self._begun_ns = now_ns()
+        self._count = 0
+        self._closed = threading.Event()
+
+    def _next_s(self) -> float:
+        """Wait for the next picture's moment; returns it in seconds since the beginning."""
+        due_s = self._count / self.fps
+        self._count += 1
+        self._closed.wait(max(0.0, due_s - (now_ns() - self._begun_ns) / 1e9))
+        return due_s
+
+    def close(self) -> None:
+        """See `Device.close`."""
+        self._closed.set()
+
+
+class DemoDevice(Paced):
+    """A moving picture made from a model's golden inputs, which are held-out images."""
+
+    def __init__(self, golden: Golden, fps: float = DEMO_FPS):
+        super().__init__(fps)
+        self._images = golden.images
+
+    def read(self) -> NDArray[uint8] | None:
+        """See `Device.read`."""
+        return demo_frame(self._images, self._next_s())
+
+
+class FilmDevice(Paced):
+    """A video file played at its own pace, over and over, as a camera that has no other."""
+
+    def __init__(self, path: str, fps: float | None = None):
+        from edgecls.opencv import cv2
+
+        self._path = path
+        self._film = OpenCvDevice(path, cv2.VideoCapture(path), f"{path} is not a video that OpenCV can decode")
+        super().__init__(fps or self._film.fps)
+
+    def read(self) -> NDArray[uint8] | None:
+        """See `Device.read`."""
+        from edgecls.opencv import cv2
+
+        self._next_s()
+        try:
+            return self._film.read()
+        except SourceError:
+            self._film.close()
+            self._film = OpenCvDevice(self._path, cv2.VideoCapture(self._path), f"{self._path} is gone")
+            return self._film.read()
+
+    def close(self) -> None:
+        """See `Device.close`."""
+        super().close()
+        self._film.close()
+
+
+class ScreenDevice(Paced):
+    """The screen, or a rectangle of it, "left,top,width,height" in pixels."""
+
+    def __init__(self, rectangle: str, fps: float = 15.0):
+        super().__init__(fps)
+        try:
+            import mss
+        except ImportError as error:
+            raise MissingExtraError("mss", "screen", "looking at the screen") from error
+        try:
+            self._screen = mss.MSS()
+            whole = self._screen.monitors[0]
+            if rectangle:
+                names = ("left", "top", "width", "height")
+                whole = dict(zip(names, map(int, rectangle.split(",")), strict=True))
+            self._rectangle = whole
+        except ValueError:
+            raise UsageError(f"screen: takes left,top,width,height in pixels, not {rectangle!r}") from None
+        except Exception as error:
+            raise SourceError(f"the screen cannot be read ({error}); is there one, and is DISPLAY set?") from error
+
+    def read(self) -> NDArray[uint8] | None:
+        """See `Device.read`."""
+        import numpy as np
+
+        self._next_s()
+        try:
+            shot = self._screen.grab(self._rectangle)
+        except Exception as error:
+            raise SourceError(f"the screen cannot be read ({error})") from error
+        return np.ascontiguousarray(np.asarray(shot)[:, :, :3])
+
+    def close(self) -> None:
+        """See `Device.close`."""
+        super().close()
+        self._screen.close()
+
+
+def demo_frame(images: NDArray[uint8], at_s: float) -> NDArray[uint8]:
+    """The demonstration at a moment: one image after the other, drifting and breathing, as BGR uint8 (480, 640, 3).
+
+    `images` are RGB uint8 (K, h, w, 3); the centre square shows the whole image, its blurred copy fills the rest.
+    """
+    from edgecls.opencv import cv2
+
+    image = cv2.cvtColor(images[int(at_s / DEMO_HOLD_S) % len(images)], cv2.COLOR_RGB2BGR)
+    height, width = 480, 640
+    tiny = cv2.GaussianBlur(cv2.resize(image, (16, 12), interpolation=cv2.INTER_AREA), (0, 0), 1.5)
+    backdrop = cv2.resize(tiny, (width, height), interpolation=cv2.INTER_LINEAR)
+    side = int(height * (1 + 0.05 * math.sin(2.1 * at_s)))
+    top = (height - side) // 2 + int(8 * math.sin(1.3 * at_s))
+    left = (width - side) // 2 + int(12 * math.cos(1.7 * at_s))
+    picture = cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC)
+    row, column = max(top, 0), max(left, 0)
+    visible = picture[row - top : row - top + height - row, column - left : column - left + width - column]
+    backdrop[row : row + visible.shape[0], column : column + visible.shape[1]] = visible
+    return backdrop

@@ -1,0 +1,128 @@
+"""From what `--camera` says to a source."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from edgecls.card import Golden
+from edgecls.data.images import SUFFIXES, find_images
+from edgecls.errors import SourceError, UsageError
+from edgecls.stream.frames import AS_IT_IS, Geometry, without_password
+from edgecls.stream.sources.base import Source
+from edgecls.stream.sources.camera import (
+    ANY,
+    DEMO_FPS,
+    DemoDevice,
+    FilmDevice,
+    OpenCvDevice,
+    ScreenDevice,
+    Wanted,
+    csi_pipeline,
+    has_gstreamer,
+    network,
+    numbered,
+    pipeline,
+)
+from edgecls.stream.sources.files import ImagesSource, RawSource, VideoSource
+from edgecls.stream.sources.live import PATIENT, Device, LiveSource, Patience
+from edgecls.stream.sources.v4l2 import camera_named
+
+STDIN = ("-", "stdin")
+
+
+@dataclass(frozen=True)
+class CameraOptions:
+    """How cameras are opened. `realtime` plays video files at their own pace, over and over, as live cameras."""
+
+    wanted: Wanted = ANY
+    geometry: Geometry = AS_IT_IS
+    patience: Patience = PATIENT
+    realtime: bool = False
+
+    def check(self) -> None:
+        """Raise `UsageError` for values that make no sense."""
+        self.wanted.check()
+        self.geometry.check()
+        if self.patience.give_up_s is not None and self.patience.give_up_s < 0:
+            raise UsageError("--give-up takes seconds, 0 or more")
+
+
+def split_name(camera: str) -> tuple[str | None, str]:
+    """The name that a camera was given ("door=rtsp://...") and the rest."""
+    match = re.fullmatch(r"([A-Za-z0-9_-]+)=(.+)", camera)
+    return (match[1], match[2]) if match and not Path(camera).exists() else (None, camera)
+
+
+def open_source(camera: str, golden: Golden | None, options: CameraOptions = CameraOptions()) -> Source:
+    """Open what `camera` names, perhaps with a name of its own in front ("door=...").
+
+    A camera's number or name, "rtsp://..." or any other address, "csi:0", a GStreamer pipeline, "screen:", a video or
+    image file, a folder of images, "-" for raw frames on standard input, or "demo", which shows `golden`. Live sources
+    connect when they are started. Raises `SourceError` and `UsageError`.
+    """
+    name, camera = split_name(camera)
+    source = _open(camera, golden, options)
+    if name:
+        source.name = name
+    return source
+
+
+def _open(camera: str, golden: Golden | None, options: CameraOptions) -> Source:
+    wanted, local = options.wanted, replace(options.patience, must_exist=True)
+    live = partial(LiveSource, geometry=options.geometry)
+    if camera == "demo":
+        if golden is None:
+            raise SourceError(
+                "--camera demo shows a model's golden inputs, and a bare model file has none; give its folder"
+            )
+        return live("demo", lambda: DemoDevice(golden, wanted.fps or DEMO_FPS), local)
+    if camera in STDIN:
+        if wanted.width is None or wanted.height is None:
+            raise UsageError("raw frames on standard input need --width and --height; the pixels are bgr24")
+        return RawSource(wanted.width, wanted.height, wanted.fps, options.geometry)
+    if camera.isdigit():
+        return live(f"camera {camera}", partial(numbered, int(camera), wanted), local)
+    if " ! " in camera or camera.startswith("csi:"):
+        return live(*_through_gstreamer(camera, wanted), local)
+    if camera.startswith("screen:"):
+        return live("screen", lambda: ScreenDevice(camera.removeprefix("screen:"), wanted.fps or 15.0), local)
+    if "://" in camera:
+        return live(without_password(camera), partial(network, camera, wanted), options.patience)
+    path = Path(camera).expanduser()
+    if path.is_dir():
+        return ImagesSource(camera, find_images(path), options.geometry)
+    if path.is_char_device():
+        return live(camera, partial(_device_file, camera, wanted), local)
+    if not path.exists():
+        if found := camera_named(camera):
+            return live(found.name, partial(numbered, found.index, wanted), local)
+        raise SourceError(
+            f"there is no camera or file {camera}; give a number, a name as `edgecls cameras` lists it, a URL, a file, "
+            "a folder, or demo"
+        )
+    if path.suffix.lower() in SUFFIXES:
+        return ImagesSource(camera, [path], options.geometry)
+    if options.realtime:
+        return live(path.name, lambda: FilmDevice(str(path), wanted.fps), local)
+    return VideoSource(path, options.geometry)
+
+
+def _through_gstreamer(camera: str, wanted: Wanted) -> tuple[str, Callable[[], Device]]:
+    if not camera.startswith("csi:"):
+        return "pipeline", partial(pipeline, camera, wanted)
+    sensor = camera.removeprefix("csi:") or "0"
+    if not sensor.isdigit():
+        raise UsageError(f"csi: takes a sensor's number, not {sensor!r}")
+    if not has_gstreamer():
+        return f"csi {sensor}", partial(pipeline, "", wanted)
+    return f"csi {sensor}", partial(pipeline, csi_pipeline(int(sensor), wanted), Wanted())
+
+
+def _device_file(path: str, wanted: Wanted) -> Device:
+    from edgecls.opencv import cv2
+
+    return OpenCvDevice(path, cv2.VideoCapture(path), f"{path} cannot be opened; is it in use?", wanted)

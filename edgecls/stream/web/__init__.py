@@ -1,0 +1,1 @@
+"""The stream in a browser."""
