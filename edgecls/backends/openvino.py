@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,11 +149,22 @@ class OpenVinoBackend(Backend):
         return Runtime(self.package, self.version() or "", options.device or "CPU"), [MODEL_FILE, WEIGHTS_FILE]
 
 
-def _compile(model: Any, shape: Sequence[int], device: str, settings: Mapping[str, Any]) -> Any:
-    """A copy of the model for inputs of this shape, compiled. Raises `BackendError` where the device cannot have it."""
+@cache
+def _core() -> Any:
+    """The one OpenVINO core of the process.
+
+    A core's processor plugin gives the thread a stack for its signals and, when it goes, puts back the one that was
+    there before. Cores that go in another order than they came leave a stack behind that is no more, and the next
+    Ctrl-C or SIGTERM crashes the process.
+    """
     import openvino
 
-    core, copy = openvino.Core(), model.clone()
+    return openvino.Core()
+
+
+def _compile(model: Any, shape: Sequence[int], device: str, settings: Mapping[str, Any]) -> Any:
+    """A copy of the model for inputs of this shape, compiled. Raises `BackendError` where the device cannot have it."""
+    core, copy = _core(), model.clone()
     copy.reshape(list(shape))
     try:
         return core.compile_model(copy, device, settings)
@@ -190,19 +202,15 @@ def _float_precision(precision: str, device: str) -> str | None:
 
 
 def _computes_in(precision: str, device: str) -> bool:
-    import openvino
-
-    core = openvino.Core()
+    core = _core()
     if device not in core.available_devices:
         return False
     return CAPABILITIES[precision] in core.get_property(device, "OPTIMIZATION_CAPABILITIES")
 
 
 def _read(file: Path) -> Any:
-    import openvino
-
     try:
-        return openvino.Core().read_model(file)
+        return _core().read_model(file)
     except RuntimeError as error:
         raise ArtefactError(f"OpenVINO cannot read {file} ({_reason(error)}); export again") from error
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -48,3 +50,27 @@ def test_bfloat16_is_refused_where_the_processor_lacks_it(monkeypatch: pytest.Mo
     monkeypatch.setattr(backend, "_computes_in", lambda *_: False)
     with pytest.raises(BackendError, match="has no bfloat16 arithmetic"):
         backends.find("openvino").check_request("bf16")
+
+
+def test_a_signal_after_models_were_closed_in_any_order_ends_the_process_as_it_should(
+    bundle: Callable[[str, str], Artefact],
+):
+    """OpenVINO's cores replace the stack that signals run on; see `backend._core`."""
+    places = [str(bundle("openvino", precision).place) for precision in ("fp32", "int8")]
+    script = f"""
+import faulthandler, os, signal
+faulthandler.enable()
+from pathlib import Path
+from edgecls import runs
+first, second = (runs.find(Path(place)).open() for place in {places})
+for session in (first, second):
+    session.close()
+del first, second, session
+import gc; gc.collect()
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
