@@ -119,6 +119,11 @@ class _Camera:
             return 0.0
         return (len(self.moments_ns) - 1) * 1e9 / max(1, self.moments_ns[-1] - self.moments_ns[0])
 
+    def was_due(self, max_fps: float) -> None:
+        """A decision is made: the next is due an interval after this one was, or after now where it was late."""
+        interval_ns = int(1e9 / max_fps)
+        self.due_ns = max(self.due_ns, now_ns() - interval_ns) + interval_ns
+
     def take(self) -> Frame | None:
         """The newest frame of a live source; taking and counting are one step for whoever looks at the counters."""
         assert isinstance(self.source, LiveSource)
@@ -329,7 +334,7 @@ class Stream:
         """Keep to `max_fps`."""
         if self._config.max_fps:
             stop.wait(max(0.0, (camera.due_ns - now_ns()) / 1e9))
-            camera.due_ns = max(camera.due_ns, now_ns() - int(1e9)) + int(1e9 / self._config.max_fps)
+            camera.was_due(self._config.max_fps)
 
     def _submit(self, camera: _Camera, frame: Frame) -> None:
         """Start one inference; the oldest is collected first where the runtime takes no further one."""
@@ -381,7 +386,7 @@ class Stream:
         camera.decided += 1
         camera.label, camera.score = label, score
         if self.live and self._config.max_fps:
-            camera.due_ns = max(camera.due_ns, now_ns() - int(1e9)) + int(1e9 / self._config.max_fps)
+            camera.was_due(self._config.max_fps)
         for kept, value in ((self._inference_ms, inference_ms), (self._age_ms, age_ms)):
             kept.append(value)
         camera.inference_ms.append(inference_ms)

@@ -46,6 +46,8 @@ class Outbox:
 
     def put(self, frame: Frame, decision: Decision, wait: bool) -> None:
         """Queue a decision. With `wait` a full queue is waited for, where the sink wants every frame."""
+        if not self.sink.takes_frames:
+            return
         with self._changed:
             if wait and self.sink.every_frame:
                 self._changed.wait_for(lambda: len(self._frames) < FRAMES or self._closing)
@@ -57,6 +59,8 @@ class Outbox:
 
     def tell(self, tidings: Tidings) -> None:
         """Queue an event or a change of state."""
+        if not self.sink.takes_tidings:
+            return
         with self._changed:
             if len(self._tidings) >= TIDINGS:
                 self._tidings.popleft()

@@ -146,6 +146,7 @@ def test_a_failing_sink_stops_neither_inference_nor_the_others(
 ):
     class Failing(Sink):
         name = "failing"
+        takes_tidings = False
         every_frame = True
 
         def write(self, frame: Frame, decision: Decision) -> None:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from edgecls.stream.decision import Decision, Event, Health, StateChange
 from edgecls.stream.frames import Frame
 
 
-class Sink(ABC):
+class Sink:
     """Takes decisions, events and changes of state, all from one thread; `close` leaves whole files behind.
 
-    `queue` frames wait for it at most. `every_frame` says that it wants each one: those that its full queue lets go are
-    counted, and finite sources wait for it. `foreground` sinks live in the main thread. `durable` ones keep something
-    for later, so that their failure is the command's failure.
+    `takes_frames` and `takes_tidings` (events and states) say what it is given. `queue` frames wait for it at most;
+    `every_frame` says that it wants each one: those that its full queue lets go are counted, and finite sources wait
+    for it. `foreground` sinks live in the main thread. `durable` ones keep something for later, so that their failure
+    is the command's failure.
     """
 
     name = "sink"
+    takes_frames = True
+    takes_tidings = True
     queue = 1
     every_frame = False
     foreground = False
@@ -26,7 +28,6 @@ class Sink(ABC):
     def open(self, health: Callable[[], Health]) -> None:
         """Begin; `health` gives the stream in figures at any time, from any thread. Raises `OutputError`."""
 
-    @abstractmethod
     def write(self, frame: Frame, decision: Decision) -> None:
         """Take one decision."""
 

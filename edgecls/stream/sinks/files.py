@@ -38,6 +38,7 @@ class VideoSink(Sink):
     """
 
     name = "recording"
+    takes_tidings = False
     every_frame = True
     queue = 8
     durable = True
@@ -167,9 +168,7 @@ class EventSink(LinesSink):
     """One JSON line for each event when it ends, and for each change of a camera's state."""
 
     name = "events"
-
-    def write(self, frame: Frame, decision: Decision) -> None:
-        """Frames alone are no events."""
+    takes_frames = False
 
     def event(self, event: Event) -> None:
         """See `Sink.event`."""
@@ -185,6 +184,7 @@ class LogSink(LinesSink):
     """One line for each decision, CSV with a heading or JSON by the file's suffix."""
 
     name = "log"
+    takes_tidings = False
     every_frame = True
     queue = 256
 

@@ -7,13 +7,14 @@ import random
 import threading
 import urllib.error
 import urllib.request
+from base64 import b64encode
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from edgecls.errors import MissingExtraError, OutputError, UsageError, first_line
-from edgecls.stream.decision import Decision, Event, Health, StateChange
-from edgecls.stream.frames import Frame, without_password
+from edgecls.stream.decision import Event, Health, StateChange
+from edgecls.stream.frames import without_password
 from edgecls.stream.sinks.base import Sink
 
 PREFIX = "edgecls"
@@ -33,6 +34,7 @@ class MqttSink(Sink):
     """
 
     name = "mqtt"
+    takes_frames = False
 
     def __init__(self, address: str):
         parts = urlsplit(address)
@@ -67,9 +69,6 @@ class MqttSink(Sink):
         self._client.connect_async(self._host, self._port)
         self._client.loop_start()
 
-    def write(self, frame: Frame, decision: Decision) -> None:
-        """Frames alone are not sent."""
-
     def event(self, event: Event) -> None:
         """See `Sink.event`."""
         self._publish(f"{_topic(event.camera)}/event", event.to_json(), retain=False)
@@ -103,20 +102,25 @@ def _topic(camera: str) -> str:
 class WebhookSink(Sink):
     """Events and states as JSON, POSTed one after the other, each until the server has taken it.
 
-    Another answer than 2xx is tried again, with growing pauses; a 4xx other than 408 and 429 says that trying again
-    will not help. The header Idempotency-Key lets a server know what it has seen.
+    A name and password in the address are sent as basic authentication. Another answer than 2xx is tried again, with
+    growing pauses; a 4xx other than 408 and 429 says that trying again will not help. The header
+    Idempotency-Key lets a server know what it has seen.
     """
 
     name = "webhook"
+    takes_frames = False
 
     def __init__(self, address: str):
-        if urlsplit(address).scheme not in ("http", "https") or not urlsplit(address).hostname:
+        parts = urlsplit(address)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UsageError(f"--webhook takes an http or https address, not {without_password(address)}")
-        self._address = address
+        self._shown = without_password(address)
+        self._address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        self._headers = {"Content-Type": "application/json"}
+        if parts.username:
+            credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+            self._headers["Authorization"] = f"Basic {b64encode(credentials).decode()}"
         self._hurry = threading.Event()
-
-    def write(self, frame: Frame, decision: Decision) -> None:
-        """Frames alone are not sent."""
 
     def event(self, event: Event) -> None:
         """See `Sink.event`."""
@@ -129,7 +133,7 @@ class WebhookSink(Sink):
 
     def _send(self, key: str, values: dict[str, Any]) -> None:
         body = json.dumps(values, ensure_ascii=False).encode()
-        headers = {"Content-Type": "application/json", "Idempotency-Key": key.encode("ascii", "replace").decode()}
+        headers = {**self._headers, "Idempotency-Key": key.encode("ascii", "replace").decode()}
         for attempt in range(1, ATTEMPTS + 1):
             request = urllib.request.Request(self._address, body, headers)
             try:
@@ -143,7 +147,7 @@ class WebhookSink(Sink):
                 reason, worth_it = first_line(error), True
             last = attempt == ATTEMPTS or (self._hurry.is_set() and attempt >= 4)
             if last or not worth_it:
-                raise OutputError(f"{without_password(self._address)} did not take an event: {reason}")
+                raise OutputError(f"{self._shown} did not take an event: {reason}")
             pause_s = min(RETRY_MAX_S, RETRY_S * 2.0 ** (attempt - 1)) * (1 + random.random() / 2)
             self._hurry.wait(pause_s)
 

@@ -1,0 +1,264 @@
+"""Events for other machines: a real MQTT broker, and a real web server that fails half of the time."""
+
+from __future__ import annotations
+
+import http.server
+import itertools
+import json
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgecls.errors import OutputError, UsageError
+from edgecls.stream.decision import Event, Health, State, StateChange
+from edgecls.stream.outbox import Outbox
+from edgecls.stream.sinks import network
+from edgecls.stream.sinks.network import MqttSink, WebhookSink
+from tests.stream.cameras import found, free_port, until
+
+MOSQUITTO = found("mosquitto")
+NO_BROKER = "mosquitto is not installed"
+
+
+def event(number: int, camera: str = "door", ended: str | None = "later") -> Event:
+    return Event(f"{camera}-{number}", camera, "cat", "now", 0.0, 1.0, 0, 9, 10, 0.9, ended)
+
+
+def nothing() -> Health:
+    return Health("model", 0.0, (), ())
+
+
+@pytest.fixture
+def outbox_of() -> Iterator[Any]:
+    """Start a sink behind its queue, and close it in the end."""
+    started: list[Outbox] = []
+
+    def start(sink: Any) -> Outbox:
+        started.append(Outbox(sink))
+        started[-1].start(nothing)
+        return started[-1]
+
+    yield start
+    for outbox in started:
+        outbox.close()
+
+
+class Broker:
+    """A mosquitto of our own."""
+
+    def __init__(self, folder: Path, port: int):
+        self.port = port
+        (folder / "m.conf").write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
+        self._command = [str(MOSQUITTO), "-c", str(folder / "m.conf")]
+        self.start()
+
+    def start(self) -> None:
+        import socket
+
+        self.process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
+
+        def listens() -> bool:
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+        until(listens)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+
+class Subscriber:
+    """Hears everything below a topic, across outages of the broker."""
+
+    def __init__(self, port: int, topic: str):
+        import paho.mqtt.client as mqtt
+
+        self.heard: list[tuple[str, str]] = []
+        self._client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="listener", clean_session=False)
+        self._client.reconnect_delay_set(0.1, 0.2)
+        self._client.on_connect = lambda client, *_: client.subscribe(topic, qos=1)
+        self._client.on_message = lambda _c, _d, m: self.heard.append((m.topic, m.payload.decode()))
+        self._client.connect("127.0.0.1", port)
+        self._client.loop_start()
+        until(self._client.is_connected)
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    if MOSQUITTO is None:
+        pytest.skip(NO_BROKER)
+    running = Broker(tmp_path, free_port())
+    yield running
+    running.stop()
+
+
+class TestMqtt:
+    def test_events_and_states_arrive(self, broker: Broker, outbox_of: Any):
+        subscriber = Subscriber(broker.port, "line/#")
+        sink = MqttSink(f"mqtt://127.0.0.1:{broker.port}/line")
+        outbox = outbox_of(sink)
+        until(lambda: ("line/status", "online") in subscriber.heard)
+        outbox.tell(event(1, "a/door"))
+        outbox.tell(StateChange("a/door", State.RECONNECTING, "now", "the network is gone"))
+        until(lambda: len(subscriber.heard) >= 3)
+        outbox.close()
+        until(lambda: ("line/status", "offline") in subscriber.heard)
+        subscriber.close()
+        heard = dict(subscriber.heard)
+        assert json.loads(heard["line/a_door/event"])["label"] == "cat"
+        assert json.loads(heard["line/a_door/state"])["state"] == "reconnecting"
+        assert outbox.health().failed == 0
+
+    def test_what_happens_while_the_broker_is_away_is_sent_later(self, broker: Broker, outbox_of: Any):
+        sink = MqttSink(f"mqtt://127.0.0.1:{broker.port}")
+        sink._client.reconnect_delay_set(0.1, 0.2)
+        outbox = outbox_of(sink)
+        until(sink._client.is_connected)
+        broker.stop()
+        until(lambda: not sink._client.is_connected())
+        for number in range(20):
+            outbox.tell(event(number))
+        until(lambda: outbox.health().written + outbox.health().failed == 20)
+        assert "is away" in str(outbox.error)
+        broker.start()
+        subscriber = Subscriber(broker.port, "edgecls/door/event")
+        until(lambda: len({payload for _, payload in subscriber.heard}) == 20)
+        subscriber.close()
+
+    def test_a_broker_that_was_never_there_stops_nothing(self, outbox_of: Any):
+        outbox = outbox_of(MqttSink(f"mqtt://127.0.0.1:{free_port()}"))
+        outbox.tell(event(1))
+        until(lambda: outbox.error is not None)
+        begun = time.perf_counter()
+        outbox.close()
+        assert time.perf_counter() - begun < 5
+
+    @pytest.mark.parametrize("address", ["localhost", "http://host", "mqtt://"])
+    def test_another_address_is_refused(self, address: str):
+        with pytest.raises(UsageError, match="--mqtt takes mqtt://"):
+            MqttSink(address)
+
+
+class Receiver(http.server.ThreadingHTTPServer):
+    """Takes JSON; `answers` are the codes that it gives, in turn."""
+
+    daemon_threads = True
+
+    def __init__(self, *answers: int):
+        self.answers = itertools.cycle(answers)
+        self.taken: list[dict[str, Any]] = []
+        self.keys: list[str] = []
+        super().__init__(("127.0.0.1", 0), ReceiverHandler)
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://user:secret@127.0.0.1:{self.server_address[1]}/hook"
+
+
+class ReceiverHandler(http.server.BaseHTTPRequestHandler):
+    server: Receiver
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        code = next(self.server.answers)
+        if code < 300:
+            self.server.taken.append(json.loads(body))
+            self.server.keys.append(self.headers["Idempotency-Key"])
+            assert self.headers["Authorization"] == "Basic dXNlcjpzZWNyZXQ="
+        self.send_response(code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Makes a receiver; between attempts there is no long pause."""
+    monkeypatch.setattr(network, "RETRY_S", 0.01)
+    monkeypatch.setattr(network, "RETRY_MAX_S", 0.05)
+    made: list[Receiver] = []
+
+    def make(*answers: int) -> Receiver:
+        made.append(Receiver(*answers))
+        return made[-1]
+
+    yield make
+    for server in made:
+        server.shutdown()
+        server.server_close()
+
+
+class TestWebhook:
+    def test_a_server_that_fails_half_of_the_time_gets_all_once_and_in_order(
+        self, receiver: Any, outbox_of: Any
+    ):
+        server = receiver(503, 200)
+        outbox = outbox_of(WebhookSink(server.url))
+        for number in range(30):
+            outbox.tell(event(number))
+        until(lambda: len(server.taken) == 30)
+        assert [taken["id"] for taken in server.taken] == [f"door-{number}" for number in range(30)]
+        assert server.taken[0]["kind"] == "event_ended"
+        assert len(set(server.keys)) == 30
+        assert (outbox.health().lost, outbox.health().failed) == (0, 0)
+
+    def test_what_the_server_refuses_for_good_is_not_tried_again(self, receiver: Any, outbox_of: Any):
+        server = receiver(400, 200)
+        outbox = outbox_of(WebhookSink(server.url))
+        outbox.tell(event(1, ended=None))
+        outbox.tell(StateChange("door", State.LIVE, "now", ""))
+        until(lambda: len(server.taken) == 1)
+        assert server.taken[0] == {"kind": "state", "camera": "door", "state": "live", "at": "now", "reason": ""}
+        assert outbox.health().failed == 1
+        assert "400" in str(outbox.error)
+        assert "secret" not in str(outbox.error)
+
+    def test_a_server_that_is_gone_does_not_hold_the_end_up(self, outbox_of: Any):
+        outbox = outbox_of(WebhookSink(f"http://127.0.0.1:{free_port()}/hook"))
+        for number in range(5):
+            outbox.tell(event(number))
+        begun = time.perf_counter()
+        outbox.close()
+        assert time.perf_counter() - begun < 12
+        assert outbox.health().failed >= 1
+
+    def test_its_queue_is_bounded_and_what_it_lets_go_is_counted(self, outbox_of: Any):
+        outbox = outbox_of(WebhookSink(f"http://127.0.0.1:{free_port()}/hook"))
+        for number in range(1200):
+            outbox.tell(event(number))
+        assert 150 <= outbox.health().lost <= 200
+
+    @pytest.mark.parametrize("address", ["localhost:80", "ftp://host/x", "http://"])
+    def test_another_address_is_refused(self, address: str):
+        with pytest.raises(UsageError, match="--webhook takes"):
+            WebhookSink(address)
+
+
+def test_a_sink_that_fails_goes_on_with_the_next(outbox_of: Any):
+    class Fails(WebhookSink):
+        def event(self, event: Event) -> None:
+            if event.id == "door-1":
+                raise OutputError("not this one")
+            self.seen.append(event.id)
+
+    sink = Fails("http://127.0.0.1:1/hook")
+    sink.seen = []
+    outbox = outbox_of(sink)
+    for number in range(3):
+        outbox.tell(event(number))
+    until(lambda: sink.seen == ["door-0", "door-2"])
+    assert outbox.health().failed == 1
+    assert outbox.error == "not this one"
