@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecls import env, runs
+from edgecls.backends import Parallelism
 from edgecls.data.images import read_image
-from edgecls.data.parallel import chunked, ordered_map
-from edgecls.errors import UsageError
+from edgecls.data.parallel import ordered_map
 from edgecls.evaluate.confidence import scaled
+from edgecls.evaluate.inference import pipelined
 from edgecls.evaluate.metrics import softmax
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from edgecls.backends import Session
     from edgecls.card import Card
 
-BATCH = 8
 UNSURE = "unsure"
 
 
@@ -72,13 +72,12 @@ class Classifier:
 
     def predict_many(self, images: Iterable[NDArray[uint8] | str | Path]) -> Iterator[Prediction]:
         """Classify images in order, decoding ahead in threads; memory does not grow with their number."""
-        import numpy as np
 
         def prepared(image: NDArray[uint8] | str | Path) -> NDArray[uint8]:
             return self.card.preprocess(read_image(Path(image)) if isinstance(image, (str, Path)) else image)
 
-        for batch in chunked(ordered_map(prepared, images), BATCH):
-            yield from map(self.decide, self.session.infer(np.stack(batch)))
+        for scores in pipelined(self.session, ordered_map(prepared, images)):
+            yield self.decide(scores[0])
 
     def decide(self, scores: NDArray[float32]) -> Prediction:
         """Turn the scores (C,) of one image into a prediction."""
@@ -102,14 +101,18 @@ class Classifier:
 
 
 def load(
-    path: str | Path | None = None, threads: int | None = None, tell: Callable[[str], None] = lambda _: None
+    path: str | Path | None = None,
+    threads: int | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+    streams: int | None = 1,
 ) -> Classifier:
     """Open a bundle, a bare model file, or the best bundle of a run on this machine; None means the latest run.
 
-    `tell` hears what the runtime builds first, where that takes long (TensorRT's engines). Raises `ArtefactError` for
-    files that cannot be trusted and `BackendError` where the runtime is missing.
+    `threads` and `streams` are those of `backends.Parallelism`: one stream for the shortest latency, None for
+    throughput. `tell` hears what the runtime builds first, where that takes long (TensorRT's engines). Raises
+    `ArtefactError` for files that cannot be trusted and `BackendError` where the runtime is missing.
     """
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads must be at least 1, not {threads}")
+    parallelism = Parallelism(threads, streams)
+    parallelism.check()
     artefact = runs.resolve(path, env.this_machine().name)
-    return Classifier(artefact.card, artefact.open(threads, tell), artefact.place)
+    return Classifier(artefact.card, artefact.open(parallelism, tell), artefact.place)

@@ -37,9 +37,11 @@ class Artefact:
         """Whether this is a trained run, the parent of bundles."""
         return self.place.is_dir() and self.card.is_parent
 
-    def open(self, threads: int | None = None, tell: backends.Tell = lambda _: None) -> backends.Session:
+    def open(
+        self, parallelism: backends.Parallelism = backends.LOW_LATENCY, tell: backends.Tell = lambda _: None
+    ) -> backends.Session:
         """Open a session; see `Backend.open`."""
-        return self.backend.open(self.place, self.card, threads, tell)
+        return self.backend.open(self.place, self.card, parallelism, tell)
 
     def size_bytes(self) -> int:
         """Bytes of the model files, caches left out."""

@@ -67,6 +67,31 @@ def write_bytes(path: Path, content: bytes) -> None:
             raise
 
 
+@contextlib.contextmanager
+def new_file(place: Path) -> Iterator[Path]:
+    """Yield a temporary file's path beside `place`; the file takes the name `place` when the block ends well.
+
+    On any error, Ctrl-C included, nothing is left and what stood at `place` stays.
+    """
+    make_folder(place.parent)
+    with writing_to(place):
+        handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.stem}.", suffix=place.suffix)
+        os.close(handle)
+    temporary = Path(name)
+    try:
+        temporary.chmod(0o644)
+        try:
+            yield temporary
+        except OSError as error:
+            if error.errno not in _DISK_TROUBLE:
+                raise
+            raise _refused(place, error) from error
+        with writing_to(place):
+            temporary.replace(place)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def parse_toml(text: str, origin: str) -> dict[str, Any]:
     """The values in a TOML text; `origin` names it in the `UsageError` for one that is none."""
     import sys

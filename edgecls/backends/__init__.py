@@ -10,10 +10,13 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
-from edgecls.backends.base import Backend, Session, Tell
+from edgecls.backends.base import LOW_LATENCY, THROUGHPUT, Backend, Parallelism, Session, Tell
 from edgecls.errors import ArtefactError, UsageError
 
-__all__ = ["Backend", "Session", "Tell", "all_backends", "exportable", "find", "find_for_file"]
+__all__ = [
+    "LOW_LATENCY", "THROUGHPUT", "Backend", "Parallelism", "Session", "Tell", "all_backends", "exportable", "find",
+    "find_for_file",
+]  # fmt: skip
 
 
 @cache

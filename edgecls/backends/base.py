@@ -48,7 +48,27 @@ class Layer:
     weighted: bool = False
 
 
+@dataclass(frozen=True)
+class Parallelism:
+    """How a session uses the processor.
+
+    `threads` are those of all inferences together, `streams` is how many of these run beside each other: one for the
+    shortest latency, more for throughput. None leaves either to the runtime. A runtime without streams has one.
+    """
+
+    threads: int | None = None
+    streams: int | None = 1
+
+    def check(self) -> None:
+        """Raise `UsageError` for values that make no sense."""
+        for name, value in (("threads", self.threads), ("streams", self.streams)):
+            if value is not None and value < 1:
+                raise UsageError(f"--{name} must be at least 1, not {value}")
+
+
 NO_OPTIONS = BuildOptions()
+LOW_LATENCY = Parallelism()
+THROUGHPUT = Parallelism(streams=None)
 Tell = Callable[[str], None]
 """Hears in words what is being done."""
 PROFILED_RUNS = 20
@@ -168,14 +188,16 @@ class Backend(ABC):
         if reason := self.buildable():
             raise BackendError(reason)
 
-    def open(self, place: Path, card: Card, threads: int | None = None, tell: Tell = lambda _: None) -> Session:
+    def open(
+        self, place: Path, card: Card, parallelism: Parallelism = LOW_LATENCY, tell: Tell = lambda _: None
+    ) -> Session:
         """Open a bundle's folder, or a bare model file with the card that was read from it.
 
-        `threads` limits the processor threads, None leaves the choice to the runtime; `tell` hears what is built first,
-        where that takes long. Raises `ArtefactError` for files that do not fit the card and `BackendError` where the
-        runtime is missing or refuses them.
+        `tell` hears what is built first, where that takes long. Raises `ArtefactError` for files that do not fit the
+        card and `BackendError` where the runtime is missing or refuses them.
         """
-        return self._open(self._runnable(place, card), card, threads, tell)
+        parallelism.check()
+        return self._open(self._runnable(place, card), card, parallelism, tell)
 
     def _runnable(self, place: Path, card: Card) -> Path:
         """The model file of a bundle that can run here. Raises as `open` does."""
@@ -219,7 +241,7 @@ class Backend(ABC):
         raise ArtefactError(f"{file}: {self.name} files carry no card; give the folder that holds card.json")
 
     @abstractmethod
-    def _open(self, file: Path, card: Card, threads: int | None, tell: Tell) -> Session: ...
+    def _open(self, file: Path, card: Card, parallelism: Parallelism, tell: Tell) -> Session: ...
 
     def _build(self, graph: Path, card: Card, out: Path, options: BuildOptions) -> tuple[Runtime, list[str]]:  # noqa: ARG002
         """Write the model files to `out`; return the runtime and their names, the one to open first at the front."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +13,14 @@ from edgecls.backends.base import (
     Backend,
     BuildOptions,
     Layer,
+    Parallelism,
     Session,
     Tell,
     missing_package,
 )
 from edgecls.backends.onnx_graph import embed_card
 from edgecls.card import EMBEDDED_KEY, INPUT_NAME, OUTPUT_NAME, Card, Runtime
+from edgecls.data.parallel import usable_cpus
 from edgecls.errors import ArtefactError, UsageError, first_line
 
 if TYPE_CHECKING:
@@ -39,17 +43,34 @@ WEIGHTED = (
 
 
 class OnnxRuntimeSession(Session):
-    """One `InferenceSession`."""
+    """One `InferenceSession`, which several threads may run at once: each of them is a stream."""
 
-    def __init__(self, file: Path, card: Card, threads: int | None):
+    def __init__(self, file: Path, card: Card, parallelism: Parallelism):
         super().__init__(card)
-        self._session = _create(file, threads)
+        threads = parallelism.threads or usable_cpus()
+        streams = parallelism.streams or threads
+        self._session = _create(file, parallelism.threads if streams == 1 else max(1, threads // streams))
+        self._pool = ThreadPoolExecutor(streams, "edgecls-stream") if streams > 1 else None
+        self._running: deque[Future[NDArray[float32]]] = deque()
+        if streams > 1:
+            self.depth = streams + 1  # what waits hides pre- and postprocessing
 
     def _infer(self, images: NDArray[uint8]) -> NDArray[float32]:
         return self._session.run([OUTPUT_NAME], {INPUT_NAME: images})[0]
 
+    def _submit(self, images: NDArray[uint8]) -> None:
+        if self._pool is None:
+            super()._submit(images)
+        else:
+            self._running.append(self._pool.submit(self._infer, images))
+
+    def _collect(self) -> NDArray[float32]:
+        return self._running.popleft().result() if self._running else super()._collect()
+
     def close(self) -> None:
         """Stop the session's threads."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
         self._session = None
 
 
@@ -89,8 +110,8 @@ class OnnxRuntimeBackend(Backend):
             total_us[event["name"]] = total_us.get(event["name"], 0.0) + event["dur"]
         return [_layer(event, total_us[event["name"]] / 1000 / PROFILED_RUNS) for event in first_run]
 
-    def _open(self, file: Path, card: Card, threads: int | None, tell: Tell) -> Session:  # noqa: ARG002
-        return OnnxRuntimeSession(file, card, threads)
+    def _open(self, file: Path, card: Card, parallelism: Parallelism, tell: Tell) -> Session:  # noqa: ARG002
+        return OnnxRuntimeSession(file, card, parallelism)
 
     def _build(self, graph: Path, card: Card, out: Path, options: BuildOptions) -> tuple[Runtime, list[str]]:
         embed_card(graph, card, out / MODEL_FILE)

@@ -8,7 +8,17 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecls.backends.base import NO_OPTIONS, PROFILED_RUNS, Backend, BuildOptions, Layer, Session, Tell
+from edgecls.backends.base import (
+    LOW_LATENCY,
+    NO_OPTIONS,
+    PROFILED_RUNS,
+    Backend,
+    BuildOptions,
+    Layer,
+    Parallelism,
+    Session,
+    Tell,
+)
 from edgecls.card import EMBEDDED_KEY, Card, Runtime
 from edgecls.errors import ArtefactError, BackendError, UsageError
 
@@ -25,62 +35,67 @@ WEIGHTED = ("Convolution", "GroupConvolution", "MatMul", "FullyConnected")
 """The beginnings of what OpenVINO calls its layers with weights."""
 
 
+class _Lane:
+    """A model compiled for one shape of input, and the requests that wait to be used for it."""
+
+    def __init__(self, compiled: Any, depth: int):
+        self.compiled = compiled
+        self.idle = deque(compiled.create_infer_request() for _ in range(depth + 1))  # one is for `infer`, always
+
+
 class OpenVinoSession(Session):
     """A model compiled twice: for single images, the case that matters on a camera, and for any batch on first use."""
 
-    def __init__(self, file: Path, card: Card, threads: int | None, device: str):
+    def __init__(self, file: Path, card: Card, parallelism: Parallelism, device: str):
         super().__init__(card)
-        self._model = _read(file)
+        self._model: Any = _read(file)
         self._device = device
-        self._settings = _settings(card.precision, device)
-        if threads:
-            self._settings["INFERENCE_NUM_THREADS"] = threads
-        self._single = self._compile(1)
-        self._batched: Any = None
-        self._request = self._single.create_infer_request()
-        # LATENCY compiles for one request at a time; a second in flight hides pre- and postprocessing.
-        self.depth = 1 + int(self._single.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
-        self._idle = deque(self._single.create_infer_request() for _ in range(self.depth))
-        self._running: deque[Any] = deque()
+        self._settings = _settings(card.precision, device, parallelism)
+        compiled = self._compile(1)
+        # The runtime computes so many requests at a time; one more hides pre- and postprocessing.
+        self.depth = 1 + int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        self._single = _Lane(compiled, self.depth)
+        self._batched: _Lane | None = None
+        self._running: deque[tuple[_Lane, Any]] = deque()
 
     def _compile(self, batch: int) -> Any:
         return _compile(self._model, [batch, *self.card.input_shape], self._device, self._settings)
 
-    def _infer(self, images: NDArray[uint8]) -> NDArray[float32]:
+    def _lane(self, images: NDArray[uint8]) -> _Lane:
         if len(images) == 1:
-            self._request.infer({0: images})
-            return self._request.get_output_tensor(0).data.copy()
+            return self._single
         if self._batched is None:
-            self._batched = self._compile(-1).create_infer_request()
-        self._batched.infer({0: images})
-        return self._batched.get_output_tensor(0).data.copy()
+            self._batched = _Lane(self._compile(-1), self.depth)
+        return self._batched
+
+    def _infer(self, images: NDArray[uint8]) -> NDArray[float32]:
+        lane = self._lane(images)
+        request = lane.idle[-1]
+        request.infer({0: images})
+        return request.get_output_tensor(0).data.copy()
 
     def _submit(self, images: NDArray[uint8]) -> None:
-        if len(images) != 1:
-            super()._submit(images)
-            self._running.append(None)
-            return
-        request = self._idle.popleft()
+        lane = self._lane(images)
+        request = lane.idle.popleft()
         request.start_async({0: images})
-        self._running.append(request)
+        self._running.append((lane, request))
 
     def _collect(self) -> NDArray[float32]:
-        request = self._running.popleft()
-        if request is None:
-            return super()._collect()
+        return self._scores(*self._running.popleft())
+
+    @staticmethod
+    def _scores(lane: _Lane, request: Any) -> NDArray[float32]:
         request.wait()
         scores: NDArray[float32] = request.get_output_tensor(0).data.copy()
-        self._idle.append(request)
+        lane.idle.append(request)
         return scores
 
     def close(self) -> None:
         """Wait for what is running and free the compiled models."""
-        for request in self._running:
-            if request is not None:
-                request.wait()
-        self._single = self._batched = self._request = self._model = None
-        self._idle.clear()
+        for _, request in self._running:
+            request.wait()
         self._running.clear()
+        self._single = self._batched = self._model = None  # type: ignore[assignment]
 
 
 class OpenVinoBackend(Backend):
@@ -135,8 +150,8 @@ class OpenVinoBackend(Backend):
             for step in steps
         ]
 
-    def _open(self, file: Path, card: Card, threads: int | None, tell: Tell) -> Session:  # noqa: ARG002
-        return OpenVinoSession(file, card, threads, _device(card))
+    def _open(self, file: Path, card: Card, parallelism: Parallelism, tell: Tell) -> Session:  # noqa: ARG002
+        return OpenVinoSession(file, card, parallelism, _device(card))
 
     def _build(self, graph: Path, card: Card, out: Path, options: BuildOptions) -> tuple[Runtime, list[str]]:
         import openvino
@@ -179,8 +194,12 @@ def _device(card: Card) -> str:
     return (card.runtime.device if card.runtime else "") or "CPU"
 
 
-def _settings(precision: str, device: str) -> dict[str, Any]:
-    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+def _settings(precision: str, device: str, parallelism: Parallelism = LOW_LATENCY) -> dict[str, Any]:
+    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY" if parallelism.streams == 1 else "THROUGHPUT"}
+    if parallelism.streams not in (None, 1):
+        settings["NUM_STREAMS"] = parallelism.streams
+    if parallelism.threads:
+        settings["INFERENCE_NUM_THREADS"] = parallelism.threads
     if hint := _float_precision(precision, device):
         settings["INFERENCE_PRECISION_HINT"] = hint
     return settings

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgecls.backends.base import Backend, BuildOptions, Layer, Session, Tell, missing_package
+from edgecls.backends.base import Backend, BuildOptions, Layer, Parallelism, Session, Tell, missing_package
 from edgecls.backends.nvidia import cuda
 from edgecls.backends.nvidia.engines import DEFAULT_BATCH, EngineCache, Plan, capabilities
 from edgecls.backends.nvidia.flavours import INSTALL, Flavour, installed_flavours
@@ -86,7 +86,7 @@ class TensorRtBackend(Backend):
         cache.obtain(plan, tell)
         return [path] if (path := cache.find(plan)) else []
 
-    def _open(self, file: Path, card: Card, threads: int | None, tell: Tell) -> Session:  # noqa: ARG002
+    def _open(self, file: Path, card: Card, parallelism: Parallelism, tell: Tell) -> Session:  # noqa: ARG002
         from edgecls.backends.nvidia.session import TensorRtSession
 
         return TensorRtSession(_load_engine(file, card, tell), card, _batch(card))

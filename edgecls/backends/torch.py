@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgecls.backends.base import Backend, Session, Tell
+from edgecls.backends.base import Backend, Parallelism, Session, Tell
 from edgecls.card import Card
 from edgecls.errors import ArtefactError
 from edgecls.models import channels_last, create, deployable, load_weights, read_weights
@@ -45,8 +45,8 @@ class TorchBackend(Backend):
     extra = "train"
     exportable = False
 
-    def _open(self, file: Path, card: Card, threads: int | None, tell: Tell) -> Session:  # noqa: ARG002
-        return TorchSession(card, open_module(file, card), threads)
+    def _open(self, file: Path, card: Card, parallelism: Parallelism, tell: Tell) -> Session:  # noqa: ARG002
+        return TorchSession(card, open_module(file, card), parallelism.threads)
 
 
 def open_module(file: Path, card: Card, half: bool = False) -> torch.nn.Module:

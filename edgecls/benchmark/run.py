@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecls import env
+from edgecls.backends import Parallelism
 from edgecls.benchmark.clock import Latency, sample_session
 from edgecls.card import Golden, write_card
 from edgecls.errors import OutputError, UsageError
@@ -84,7 +85,7 @@ def benchmark(
         for artefact, reason, rounds in zip(artefacts, reasons, samples, strict=True):
             if reason is None:
                 tell(f"round {turn} of {config.rounds}: {artefact.card.name}")
-                with artefact.open(config.threads, tell) as session:
+                with artefact.open(Parallelism(config.threads), tell) as session:
                     rounds.append(sample_session(session, _input(artefact), config.seconds))
     return [
         _row(artefact, reason, rounds) for artefact, reason, rounds in zip(artefacts, reasons, samples, strict=True)

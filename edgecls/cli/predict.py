@@ -3,39 +3,82 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgecls.cli.common import console, messages, opened, shown
+from edgecls.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from edgecls.batch import Answer
 
 
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.", metavar="IMAGES...")],
+    images: Annotated[
+        list[Path] | None, typer.Argument(help="Image files, or folders of them.", metavar="[IMAGES]...")
+    ] = None,
+    list_file: Annotated[
+        Path | None, typer.Option("--list", help="A text file with one image's path a line; - is standard input.")
+    ] = None,
     model: Annotated[
         Path | None,
         typer.Option(help="A bundle, a model file or a run; the fastest verified bundle of the latest run."),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many classes to print for each image.")] = 1,
+    top: Annotated[int, typer.Option(min=1, help="How many classes to tell for each image.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Write a .csv, .jsonl or .parquet file instead of printing.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")] = False,
     threads: Annotated[int | None, typer.Option(help="Processor threads; the runtime's choice unless given.")] = None,
 ) -> None:
-    """Classify images and print label and score."""
+    """Classify images: tell label and score of each."""
+    from edgecls.batch import classify, listed, table
     from edgecls.data.images import image_paths
 
-    paths = image_paths(images)
-    with opened(model, threads) as classifier:
+    if bool(images) == (list_file is not None):
+        raise UsageError("give images or folders, or --list FILE; see edgecls predict --help")
+    named = image_paths(images) if images else None
+    paths: Iterable[Path] = named if named is not None else listed(list_file or Path("-"))
+    begun, count, errors = time.perf_counter(), 0, list[str]()
+    with ExitStack() as stack:
+        add = stack.enter_context(table(out, top)) if out else None
+        classifier = stack.enter_context(opened(model, threads, streams=None))
         if not as_json:
             messages.print(f"model: {shown(classifier.place)}", soft_wrap=True)
-        for path, prediction in zip(paths, classifier.predict_many(paths), strict=True):
-            best = prediction.top(top)
-            if as_json:
-                ranking = [{"label": label, "score": score} for label, score in best]
-                record = {"image": str(path), "label": prediction.label, "score": prediction.score, "top": ranking}
-                if prediction.unsure:
-                    record["unsure"] = True
-                print(json.dumps(record, ensure_ascii=False))
+        answers = classify(classifier, paths)
+        for answer in _watched(answers, len(named) if named else None) if out else answers:
+            count += 1
+            if answer.error is not None:
+                errors.append(answer.error)
+            if add:
+                add(answer)
+            elif as_json:
+                print(json.dumps(answer.to_json(top), ensure_ascii=False))
             else:
-                answer = "  ".join(f"{label} {score:.1%}" for label, score in best)
-                console.print(f"{path}  {f'unsure: {answer}' if prediction.unsure else answer}", soft_wrap=True)
+                _print(answer, top)
+    if out:
+        rate = count / (time.perf_counter() - begun)
+        messages.print(f"{count} images, {rate:.0f} images/s; written: {shown(out)}", soft_wrap=True)
+    if errors:
+        more = f" ({len(errors)} of {count} images cannot be read)" if count > 1 else ""
+        raise DataError(errors[0] + more)
+
+
+def _print(answer: Answer, top: int) -> None:
+    if answer.prediction is None:
+        console.print(f"{answer.image}  unreadable", soft_wrap=True)
+        return
+    best = "  ".join(f"{label} {score:.1%}" for label, score in answer.prediction.top(top))
+    console.print(f"{answer.image}  {f'unsure: {best}' if answer.prediction.unsure else best}", soft_wrap=True)
+
+
+def _watched(answers: Iterator[Answer], total: int | None) -> Iterator[Answer]:
+    """The answers, with a progress bar on standard error where that is a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("classifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as progress:
+        yield from progress.track(answers, total)

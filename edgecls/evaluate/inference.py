@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from edgecls.data.dataset import Dataset, balanced
 from edgecls.data.parallel import chunked, ordered_map
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgecls.backends import Session
+
+T = TypeVar("T")
 
 BATCH = 32
 GOLDEN_IMAGES = 16
@@ -49,17 +52,31 @@ def answers(artefact: Artefact, source: Source, samples: Iterable[Sample]) -> ND
         return scores_of(session, prepared(source, samples, artefact.card.preprocess))
 
 
+def overlapped(
+    session: Session, items: Iterable[tuple[T, NDArray[uint8]]]
+) -> Generator[tuple[T, NDArray[float32]], None, None]:
+    """Scores (N, C) of raw inputs (N, h, w, 3) with what came with these, in order.
+
+    As many inferences are under way as the session allows, also while `items` makes the next input and while the caller
+    looks at the last scores. Nothing is left under way when the generator is closed.
+    """
+    waiting: deque[T] = deque()
+    try:
+        for tag, images in items:
+            session.submit(images)
+            waiting.append(tag)
+            if len(waiting) >= session.depth:
+                yield waiting.popleft(), session.collect()
+        while waiting:
+            yield waiting.popleft(), session.collect()
+    finally:
+        for _ in waiting:
+            session.collect()
+
+
 def pipelined(session: Session, images: Iterable[NDArray[uint8]]) -> Iterator[NDArray[float32]]:
-    """Scores (1, C) of raw inputs (h, w, 3) in order, as many of them under way at once as the session allows."""
-    under_way = 0
-    for image in images:
-        if under_way == session.depth:
-            yield session.collect()
-            under_way -= 1
-        session.submit(image[None])
-        under_way += 1
-    for _ in range(under_way):
-        yield session.collect()
+    """Scores (1, C) of raw inputs (h, w, 3) in order; see `overlapped`."""
+    return (scores for _, scores in overlapped(session, ((None, image[None]) for image in images)))
 
 
 def labels_of(samples: Sequence[Sample]) -> NDArray[int64]:

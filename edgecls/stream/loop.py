@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,6 +15,7 @@ from edgecls.benchmark.clock import Latency, milliseconds_since, now_ns
 from edgecls.classifier import Classifier
 from edgecls.data.parallel import read_ahead
 from edgecls.errors import OutputError, SourceError, UsageError
+from edgecls.evaluate.inference import overlapped
 from edgecls.storage import make_folder, write_bytes
 from edgecls.stream.decision import (
     EACH_FRAME,
@@ -189,7 +190,6 @@ class Stream:
             )
             for source in sources
         ]
-        self._waiting: deque[tuple[_Camera, Frame, int]] = deque()
         self._inference_ms: deque[float] = deque(maxlen=KEPT)
         self._age_ms: deque[float] = deque(maxlen=KEPT)
 
@@ -258,34 +258,36 @@ class Stream:
             else:
                 self._run_finite(stop)
         finally:
-            while self._waiting:
-                self._waiting.popleft()
-                self._classifier.session.collect()
             for camera in self._cameras:
                 seen = camera.taken if self.live else camera.source.captured
                 camera.taken, camera.discarded = seen, seen - camera.decided
 
     def _run_finite(self, stop: threading.Event) -> None:
         """Decoding and preprocessing run ahead in a thread; as many inferences are under way as the session allows."""
-        session = self._classifier.session
         for camera in self._cameras:
             self._to_state(camera, State.LIVE, "")
-        prepared = read_ahead(self._prepared(), 4)
-        try:
-            for camera, frame, pixels in prepared:
-                self._wait_for_turn(camera, stop)
-                camera.taken += 1
-                self._waiting.append((camera, frame, now_ns()))
-                session.submit(pixels[None])
-                if len(self._waiting) >= session.depth:
-                    self._collect()
-                self._beat()
-                if stop.is_set() or self._is_over():
+        with (
+            closing(read_ahead(self._prepared(), 4)) as prepared,
+            closing(overlapped(self._classifier.session, self._in_turn(prepared, stop))) as answered,
+        ):
+            for (camera, frame, begun_ns), scores in answered:
+                self._decide(camera, frame, begun_ns, scores[0])
+                if self._is_over():
                     break
-            while self._waiting and not self._is_over():
-                self._collect()
-        finally:
-            prepared.close()
+
+    def _in_turn(
+        self, prepared: Iterable[tuple[_Camera, Frame, NDArray[uint8]]], stop: threading.Event
+    ) -> Iterator[tuple[tuple[_Camera, Frame, int], NDArray[uint8]]]:
+        """What to infer next and with whom, not faster than `max_fps`, until the stream is to end."""
+        for camera, frame, pixels in prepared:
+            if self._config.max_fps:
+                stop.wait(max(0.0, (camera.due_ns - now_ns()) / 1e9))
+                camera.was_due(self._config.max_fps)
+            self._beat()
+            if stop.is_set() or self._is_over():
+                return
+            camera.taken += 1
+            yield (camera, frame, now_ns()), pixels[None]
 
     def _prepared(self) -> Iterator[tuple[_Camera, Frame, NDArray[uint8]]]:
         """The frames of all finite sources in turn, with their network inputs."""
@@ -320,35 +322,18 @@ class Stream:
             if together and len(turn) > 1:
                 self._infer_together(turn)
             else:
-                for camera, frame in turn:
-                    self._submit(camera, frame)
-                while self._waiting:
-                    self._collect()
+                self._infer_one_by_one(turn)
         self._watch()
 
     def _is_due(self, camera: _Camera) -> bool:
         source = camera.source
         return isinstance(source, LiveSource) and source.ready and now_ns() >= camera.due_ns
 
-    def _wait_for_turn(self, camera: _Camera, stop: threading.Event) -> None:
-        """Keep to `max_fps`."""
-        if self._config.max_fps:
-            stop.wait(max(0.0, (camera.due_ns - now_ns()) / 1e9))
-            camera.was_due(self._config.max_fps)
-
-    def _submit(self, camera: _Camera, frame: Frame) -> None:
-        """Start one inference; the oldest is collected first where the runtime takes no further one."""
-        begun_ns = now_ns()
-        pixels = self._classifier.card.preprocess(frame.image)
-        if len(self._waiting) >= self._classifier.session.depth:
-            self._collect()
-        self._waiting.append((camera, frame, begun_ns))
-        self._classifier.session.submit(pixels[None])
-
-    def _collect(self) -> None:
-        scores = self._classifier.session.collect()[0]
-        camera, frame, begun_ns = self._waiting.popleft()
-        self._decide(camera, frame, begun_ns, scores)
+    def _infer_one_by_one(self, turn: Iterable[tuple[_Camera, Frame]]) -> None:
+        begun = ((camera, frame, now_ns()) for camera, frame in turn)
+        inputs = ((entry, self._classifier.card.preprocess(entry[1].image)[None]) for entry in begun)
+        for (camera, frame, begun_ns), scores in overlapped(self._classifier.session, inputs):
+            self._decide(camera, frame, begun_ns, scores[0])
 
     def _infer_together(self, turn: Sequence[tuple[_Camera, Frame]]) -> None:
         import numpy as np

@@ -11,7 +11,7 @@ import pytest
 from edgecls import backends, runs
 from edgecls.card import Golden
 from edgecls.errors import ArtefactError, BackendError, UsageError
-from edgecls.evaluate.inference import pipelined
+from edgecls.evaluate.inference import overlapped, pipelined
 from edgecls.runs import Artefact
 from tests.conftest import VARIANTS
 
@@ -67,6 +67,30 @@ def test_submissions_come_back_in_order(session, artefact: Artefact):
     images = Golden.read(artefact.place).images
     expected = [session.infer(image[None]) for image in images]
     assert abs(np.concatenate(list(pipelined(session, images))) - np.concatenate(expected)).max() < 1e-4
+
+
+@pytest.mark.parametrize("parallelism", [backends.THROUGHPUT, backends.Parallelism(threads=2, streams=2)], ids=str)
+@pytest.mark.parametrize("batch", [1, 4])
+def test_streams_beside_each_other_give_the_same_in_order(artefact: Artefact, parallelism, batch: int):
+    if reason := artefact.backend.available():
+        pytest.skip(f"{artefact.card.target} cannot run here: {reason}")
+    images = Golden.read(artefact.place).images
+    items = [(start, images[start : start + batch]) for start in range(0, 16, batch)]
+    with artefact.open() as alone, artefact.open(parallelism) as several:
+        expected = [alone.infer(few) for _, few in items]
+        several.submit(images[:1])
+        assert abs(several.infer(images[1:2]) - alone.infer(images[1:2])).max() < TOLERANCE[artefact.card.precision]
+        several.collect()
+        found = list(overlapped(several, items))
+    assert [tag for tag, _ in found] == [start for start, _ in items]
+    for (_, scores), wanted in zip(found, expected, strict=True):
+        assert abs(scores - wanted).max() < TOLERANCE[artefact.card.precision]
+
+
+@pytest.mark.parametrize("wrong", [backends.Parallelism(threads=0), backends.Parallelism(streams=0)], ids=str)
+def test_parallelism_that_makes_no_sense_is_refused(artefact: Artefact, wrong: backends.Parallelism):
+    with pytest.raises(UsageError, match="must be at least 1"):
+        artefact.open(wrong)
 
 
 def test_submit_and_collect_refuse_what_cannot_be(session, artefact: Artefact):

@@ -21,7 +21,7 @@ def test_float_layers_are_computed_in_the_named_precision(
     bundle: Callable[[str, str], Artefact], precision: str, computes_in: str
 ):
     with bundle("openvino", precision).open() as session:
-        hint = session._single.get_property("INFERENCE_PRECISION_HINT")
+        hint = session._single.compiled.get_property("INFERENCE_PRECISION_HINT")
     assert hint.get_type_name() == computes_in
 
 

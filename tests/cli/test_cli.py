@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -48,6 +49,56 @@ def test_predict_json_is_one_object_per_image_and_nothing_else(cli: Cli, bundle,
     assert len(records) == 25
     assert records[0]["image"] == str(three)
     assert records[0]["label"] == records[0]["top"][0]["label"] == "three"
+
+
+class TestPredictTables:
+    @pytest.fixture
+    def broken(self, photos: Path) -> Path:
+        (photos / "dark" / "03.jpg").write_bytes(b"no image")
+        return photos
+
+    def read(self, path: Path) -> list[dict]:
+        if path.suffix == ".parquet":
+            parquet = pytest.importorskip("pyarrow.parquet")
+            return parquet.read_table(path).to_pylist()
+        if path.suffix == ".csv":
+            with path.open() as lines:
+                return [{name: value or None for name, value in row.items()} for row in csv.DictReader(lines)]
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
+    @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+    def test_every_image_has_its_row_and_what_cannot_be_read_says_why(
+        self, cli: Cli, bundle, broken: Path, tmp_path: Path, suffix: str
+    ):
+        out = tmp_path / f"answers{suffix}"
+        result = cli("predict", broken, "--model", bundle("onnx", "fp32").place, "--top", 2, "--out", out)
+        assert result.exit_code == 3
+        assert "03.jpg is not an image" in result.stderr
+        assert "(1 of 24 images cannot be read)" in result.stderr
+        rows = self.read(out)
+        assert [Path(row["image"]).name for row in rows] == [f"{i:02d}.jpg" for i in range(12)] * 2
+        errors = [row for row in rows if row.get("error")]
+        assert [Path(row["image"]).name for row in errors] == ["03.jpg"]
+        good = rows[0]
+        second = good["top"][1]["score"] if suffix == ".jsonl" else good["score_2"]
+        assert 0 < float(second) <= float(good["score"]) <= 1
+
+    def test_another_suffix_is_refused_before_any_work(self, cli: Cli, three: Path, tmp_path: Path):
+        assert_one_line(cli("predict", three, "--out", tmp_path / "a.xlsx"), 2, "--out takes a .csv, .jsonl, .parquet")
+
+    def test_a_list_of_paths_is_read_as_it_comes(self, cli: Cli, bundle, photos: Path, tmp_path: Path):
+        paths = sorted(photos.glob("*/*.jpg"))
+        (tmp_path / "list.txt").write_text("".join(f"{path}\n" for path in paths))
+        model = bundle("onnx", "fp32").place
+        result = cli("predict", "--list", tmp_path / "list.txt", "--model", model, "--json")
+        assert [json.loads(line)["image"] for line in result.stdout.splitlines()] == [str(path) for path in paths]
+        assert_one_line(
+            cli("predict", "--list", tmp_path / "none.txt", "--model", model, "--json"), 3, "cannot read the"
+        )
+
+    def test_either_images_or_a_list(self, cli: Cli, three: Path, tmp_path: Path):
+        assert_one_line(cli("predict"), 2, "give images or folders, or --list")
+        assert_one_line(cli("predict", three, "--list", tmp_path / "l.txt"), 2, "give images or folders, or --list")
 
 
 def test_predict_with_a_run_uses_its_best_bundle(cli: Cli, bundle, trained: Artefact, three: Path):
@@ -228,7 +279,11 @@ class TestMistakes:
 
     def test_stream_without_a_camera(self, cli: Cli, bundle):
         result = cli("stream", "--camera", 73, "--model", bundle("onnx", "fp32").place)
-        assert_one_line(result, 7, "--camera demo")
+        remark, error = result.stderr.splitlines()
+        assert remark.startswith("model: ")
+        assert error.startswith("error: camera 73 cannot be opened")
+        assert "--camera demo" in error
+        assert result.exit_code == 7
 
     def test_stream_with_values_that_make_no_sense(self, cli: Cli):
         assert_one_line(cli("stream", "--display", "hologram"), 2, "--display takes auto, window")

@@ -202,9 +202,7 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 class TestWebhook:
-    def test_a_server_that_fails_half_of_the_time_gets_all_once_and_in_order(
-        self, receiver: Any, outbox_of: Any
-    ):
+    def test_a_server_that_fails_half_of_the_time_gets_all_once_and_in_order(self, receiver: Any, outbox_of: Any):
         server = receiver(503, 200)
         outbox = outbox_of(WebhookSink(server.url))
         for number in range(30):
