@@ -1,0 +1,216 @@
+"""What cameras and networks do, done by real servers on loopback: seen, told, and lived through."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+import edgecls
+from edgecls.errors import SourceError
+from edgecls.runs import Artefact
+from edgecls.stream.decision import EACH_FRAME, State
+from edgecls.stream.loop import Stream, StreamConfig
+from edgecls.stream.sources import CameraOptions, LiveSource, open_source
+from edgecls.stream.sources.live import Device, Patience
+from tests.stream.cameras import MjpegServer, RtspServer, free_port, missing_rtsp, numbered, until
+from tests.stream.test_loop import Remembering
+
+QUICK = Patience(stale_s=0.4, stall_s=1.0, retry_s=0.05, retry_max_s=0.3)
+
+
+class Running:
+    """A stream in a thread, with the sink that remembers."""
+
+    def __init__(self, classifier: edgecls.Classifier, *cameras: str, patience: Patience = QUICK):
+        self.sink = Remembering()
+        self.sources = [open_source(each, None, CameraOptions(patience=patience)) for each in cameras]
+        self.stream = Stream(self.sources, classifier, [self.sink], StreamConfig(smoothing=EACH_FRAME))
+        self._stop = threading.Event()
+        self.error: Exception | None = None
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.summary = self.stream.run(self._stop)
+        except SourceError as error:
+            self.error = error
+
+    def camera(self, number: int = 0):
+        return self.stream.health().cameras[number]
+
+    def decides(self, number: int = 0) -> float:
+        """Wait for further decisions; returns the seconds until the first of them."""
+        before = self.camera(number).decided
+        waited = until(lambda: self.camera(number).decided > before)
+        until(lambda: self.camera(number).decided > before + 5)
+        return waited
+
+    def end(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+@pytest.fixture(scope="module")
+def classifier(bundle: Callable[[str, str], Artefact]) -> Iterator[edgecls.Classifier]:
+    with edgecls.load(bundle("onnx", "int8").place) as model:
+        yield model
+
+
+@pytest.fixture
+def start(classifier: edgecls.Classifier) -> Iterator[Callable[..., Running]]:
+    started: list[Running] = []
+
+    def begin(*cameras: str, **options) -> Running:
+        started.append(Running(classifier, *cameras, **options))
+        return started[-1]
+
+    yield begin
+    for running in started:
+        running.end()
+        if running.error is None:
+            for camera in running.summary.cameras:
+                assert camera.captured == camera.decided + camera.dropped
+                assert camera.in_flight == 0
+
+
+class TestMjpeg:
+    def test_a_server_that_is_killed_and_restarted(self, start: Callable[..., Running]):
+        server = MjpegServer()
+        running = start(server.url)
+        running.decides()
+        port = server.port
+        server.stop()
+        until(lambda: running.camera().state is State.RECONNECTING)
+        seen = len(running.sink.frames)
+        time.sleep(0.5)
+        assert len(running.sink.frames) <= seen + 1  # never an invented frame
+        again = MjpegServer(port)
+        assert running.decides() < 3
+        assert running.camera().state is State.LIVE
+        assert running.camera().reconnects == 1
+        told = [change.state for change in running.sink.states]
+        assert told == [State.LIVE, State.RECONNECTING, State.LIVE]
+        again.stop()
+
+    def test_a_server_that_freezes_is_stale_and_then_opened_anew(self, start: Callable[..., Running]):
+        server = MjpegServer()
+        running = start(server.url)
+        running.decides()
+        server.frozen = True
+        until(lambda: running.camera().state is State.STALE)
+        assert running.camera().reason == "no frame for 0.4 s"
+        until(lambda: running.camera().state is State.RECONNECTING)
+        server.frozen = False
+        assert running.decides() < 12
+        server.stop()
+
+    def test_pictures_that_change_their_size(self, start: Callable[..., Running]):
+        server = MjpegServer()
+        running = start(server.url)
+        running.decides()
+        server.size = (320, 200)
+        running.decides()
+        assert running.camera().state is State.LIVE
+        server.stop()
+
+    def test_a_server_that_is_not_there_yet(self, start: Callable[..., Running]):
+        port = free_port()
+        running = start(f"http://127.0.0.1:{port}/video.mjpg")
+        until(lambda: "cannot be opened" in running.camera().reason)
+        assert running.camera().state is State.CONNECTING
+        server = MjpegServer(port)
+        running.decides()
+        server.stop()
+
+    def test_one_lost_camera_does_not_stall_the_other(self, start: Callable[..., Running]):
+        first, second = MjpegServer(), MjpegServer()
+        running = start(f"door={first.url}", f"gate={second.url}")
+        running.decides(0)
+        running.decides(1)
+        first.stop()
+        until(lambda: running.camera(0).state is State.RECONNECTING)
+        before, begun = running.camera(1).decided, time.perf_counter()
+        until(lambda: running.camera(1).decided > before + 20)
+        assert time.perf_counter() - begun < 3
+        assert running.camera(1).state is State.LIVE
+        second.stop()
+
+    def test_patience_can_end(self, start: Callable[..., Running]):
+        server = MjpegServer()
+        patience = Patience(stale_s=0.2, stall_s=1.0, retry_s=0.05, retry_max_s=0.1, give_up_s=0.6)
+        running = start(server.url, patience=patience)
+        running.decides()
+        server.stop()
+        until(lambda: running.error is not None)
+        assert "stopped giving frames" in str(running.error) or "cannot be opened" in str(running.error)
+
+
+@pytest.mark.skipif(missing_rtsp() is not None, reason=str(missing_rtsp()))
+class TestRtsp:
+    def test_a_server_that_is_killed_and_restarted_with_other_pictures(self, start: Callable[..., Running]):
+        port = free_port()
+        server = RtspServer(port)
+        running = start(server.url)
+        running.decides()
+        server.kill()
+        until(lambda: running.camera().state is State.RECONNECTING)
+        server = RtspServer(port, (640, 360))
+        assert running.decides() < 15
+        assert running.sources[0].reconnects == 1
+        server.kill()
+
+    def test_a_server_that_stops_in_the_middle_without_a_word(self, start: Callable[..., Running]):
+        import signal
+
+        server = RtspServer(free_port())
+        running = start(server.url)
+        running.decides()
+        server.process.send_signal(signal.SIGSTOP)
+        until(lambda: running.camera().state in (State.STALE, State.RECONNECTING))
+        until(lambda: running.camera().state is State.RECONNECTING)
+        server.process.send_signal(signal.SIGCONT)
+        assert running.decides() < 20
+        server.kill()
+
+
+class Hanging(Device):
+    """Gives a few frames, then never comes back from a read: as a driver that hangs."""
+
+    opened: int = 0
+
+    def __init__(self) -> None:
+        type(self).opened += 1
+        self._left = 5
+        self.release = threading.Event()
+
+    def read(self) -> np.ndarray | None:
+        self._left -= 1
+        if self._left < 0:
+            time.sleep(4)
+            return None
+        time.sleep(0.01)
+        return numbered(self._left)
+
+
+def test_a_driver_that_hangs_is_left_behind_and_the_device_opened_anew():
+    patience = Patience(stale_s=0.1, stall_s=0.3, retry_s=0.05)
+    with LiveSource("hanging", Hanging, patience) as camera:
+        frames = iter(camera)
+        seen = [next(frames).index for _ in range(8)]
+    assert seen == sorted(set(seen))
+    assert camera.reconnects >= 1
+    assert Hanging.opened >= 2
+
+
+def test_waits_grow_and_differ():
+    patience = Patience(retry_s=0.5, retry_max_s=30.0)
+    for attempt, (low, high) in enumerate([(0.5, 0.75), (1, 1.5), (2, 3), (4, 6), (8, 12), (16, 24), (30, 45)], 1):
+        waits = {patience.wait_s(attempt) for _ in range(50)}
+        assert low <= min(waits) <= max(waits) <= high
+        assert len(waits) > 10
+    assert patience.wait_s(100_000) <= 45
