@@ -294,7 +294,8 @@ def _fail_for(summary: Summary, sinks: Sequence[Sink]) -> None:
             messages.print(f"warning: {health.sink} was too slow and left {health.lost} out", soft_wrap=True)
         if health.error is None:
             continue
-        said = f"{health.sink}: {health.failed} of {health.failed + health.written} failed; {health.error}"
+        failures = f"{health.failed} of {health.failed + health.written} failed; " if health.failed else ""
+        said = f"{health.sink}: {failures}{health.error}"
         messages.print(f"warning: {said}", soft_wrap=True)
         if sink.durable:
             failed.append(said)

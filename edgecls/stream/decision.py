@@ -249,7 +249,7 @@ class CameraHealth:
 
 @dataclass(frozen=True)
 class SinkHealth:
-    """A sink in figures: what it took, what its full queue let go, what failed and why."""
+    """A sink in figures: what it took, what its full queue let go, what failed, and why or what it waits for."""
 
     sink: str
     written: int

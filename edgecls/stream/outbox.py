@@ -70,7 +70,8 @@ class Outbox:
 
     def health(self) -> SinkHealth:
         """The sink in figures."""
-        return SinkHealth(self.sink.name, self._written, self._lost, self._failed, self.error)
+        trouble = self.error or self.sink.trouble
+        return SinkHealth(self.sink.name, self._written, self._lost, self._failed, trouble)
 
     def pump(self, timeout_s: float) -> None:
         """Hand over one thing that waits, waiting for it for a moment; for sinks that want the main thread."""

@@ -25,6 +25,11 @@ class Sink:
     foreground = False
     durable = False
 
+    @property
+    def trouble(self) -> str | None:
+        """What keeps it from working now, though nothing is lost yet."""
+        return None
+
     def open(self, health: Callable[[], Health]) -> None:
         """Begin; `health` gives the stream in figures at any time, from any thread. Raises `OutputError`."""
 

@@ -78,13 +78,19 @@ class MqttSink(Sink):
         self._publish(f"{_topic(change.camera)}/state", change.to_json(), retain=True)
 
     def _publish(self, topic: str, values: dict[str, Any], retain: bool) -> None:
-        self._client.publish(f"{self._prefix}/{topic}", json.dumps(values, ensure_ascii=False), qos=1, retain=retain)
-        if not self._client.is_connected():
-            raise OutputError(
-                f"the MQTT broker {self._host}:{self._port} is away"
-                + (f" ({self._refused})" if self._refused else "")
-                + "; messages wait for it"
-            )
+        import paho.mqtt.client as mqtt
+
+        body = json.dumps(values, ensure_ascii=False)
+        if self._client.publish(f"{self._prefix}/{topic}", body, qos=1, retain=retain).rc == mqtt.MQTT_ERR_QUEUE_SIZE:
+            raise OutputError(f"{self.trouble or self.name}; {QUEUED} messages wait already")
+
+    @property
+    def trouble(self) -> str | None:
+        """See `Sink.trouble`."""
+        if self._client.is_connected():
+            return None
+        why = f" ({self._refused})" if self._refused else ""
+        return f"the MQTT broker {self._host}:{self._port} is away{why}; messages wait for it"
 
     def close(self) -> None:
         """Send what waits, if the broker is there, and say goodbye."""
