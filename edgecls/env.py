@@ -102,6 +102,8 @@ def new_lineage(data: str | None, parent: str | None = None) -> Lineage:
 
 def peak_memory_mb() -> float | None:
     """The most memory that this process has held, in MB (10^6), or None where the system does not say."""
+    if (held := _field(_read("/proc/self/status"), "VmHWM")).endswith(" kB"):
+        return int(held.split()[0]) * 1024 / 1e6  # what getrusage tells begins with the parent process' peak
     try:
         import resource
     except ImportError:

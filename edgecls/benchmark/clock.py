@@ -26,12 +26,17 @@ def milliseconds_since(begun_ns: int) -> float:
 
 @dataclass(frozen=True)
 class Latency:
-    """Percentiles over single calls, in milliseconds. `spread` is (p90 - p10) / p50."""
+    """Percentiles over single calls, in milliseconds.
+
+    `spread` is (p90 - p10) / p50, `jitter_ms` the mean difference between a call and the next.
+    """
 
     p50_ms: float
     p90_ms: float
     p99_ms: float
+    p999_ms: float
     mean_ms: float
+    jitter_ms: float
     spread: float
     calls: int
 
@@ -45,8 +50,10 @@ class Latency:
         """Summarize single measurements (numpy's linear percentiles)."""
         import numpy as np
 
-        p10, p50, p90, p99 = (float(value) for value in np.percentile(samples_ms, (10, 50, 90, 99)))
-        return cls(p50, p90, p99, float(np.mean(samples_ms)), (p90 - p10) / p50 if p50 else 0.0, len(samples_ms))
+        p10, p50, p90, p99, p999 = (float(value) for value in np.percentile(samples_ms, (10, 50, 90, 99, 99.9)))
+        jitter = float(np.abs(np.diff(samples_ms)).mean()) if len(samples_ms) > 1 else 0.0
+        mean, spread = float(np.mean(samples_ms)), (p90 - p10) / p50 if p50 else 0.0
+        return cls(p50, p90, p99, p999, mean, jitter, spread, len(samples_ms))
 
     def to_json(self) -> dict[str, float]:
         """Plain values, throughput included."""

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecls.benchmark.run import Row
 from edgecls.errors import MissingExtraError
 from edgecls.evaluate.detail import Curves
 from edgecls.storage import write_bytes
@@ -24,14 +23,13 @@ MAX_NAMED_CLASSES = 40
 """With more classes a confusion matrix shows colours only: names and counts would not be readable."""
 INK, MUTED, GRID = "#1f2933", "#616e7c", "#e4e7eb"
 TARGET_COLOURS = ("#2563eb", "#d97706", "#059669", "#7c3aed", "#db2777")
-PRECISION_MARKERS = {"fp32": "o", "fp16": "s", "bf16": "^", "int8": "D"}
 
 
 def training_curves(run: Path) -> Path:
     """Draw loss and validation accuracy over the epochs of a run into `curves.png`; return its path."""
     history = read_history(run)
     epochs = [epoch.epoch for epoch in history]
-    figure, (left, right) = _canvas(1, 2, width_in=9.0, height_in=3.6)
+    figure, (left, right) = canvas(1, 2, width_in=9.0, height_in=3.6)
     left.plot(
         epochs,
         [epoch.train_loss for epoch in history],
@@ -52,38 +50,9 @@ def training_curves(run: Path) -> Path:
     return _save(figure, run / CURVES_FILE)
 
 
-def latency_accuracy(rows: Sequence[Row], path: Path) -> Path:
-    """Draw latency against accuracy, one mark per candidate that ran here and has an accuracy; return the path."""
-    figure, axes = _canvas(1, 1, width_in=8.5, height_in=4.2)
-    targets = sorted({row.artefact.card.target for row in rows})
-    percents: list[float] = []
-    for row in rows:
-        card, top1 = row.artefact.card, row.artefact.card.quality.top1
-        if row.latency is None or top1 is None:
-            continue
-        percents.append(100 * top1)
-        axes.plot(
-            [row.latency.p50_ms],
-            [100 * top1],
-            PRECISION_MARKERS.get(card.precision, "o"),
-            color=TARGET_COLOURS[targets.index(card.target) % len(TARGET_COLOURS)],
-            markersize=9,
-            label=f"{row.name}: {row.latency.p50_ms:.2f} ms, {100 * top1:.2f} %",
-        )
-    axes.set_xlabel("median latency at batch 1, host to host (ms, logarithmic); left is faster")
-    axes.set_ylabel("top-1 on held-out images (%)")
-    axes.set_title("Latency against accuracy", loc="left", color=INK)
-    _log_latency(axes)
-    if percents:
-        room = max(0.75, 0.15 * (max(percents) - min(percents)))
-        axes.set_ylim(min(percents) - room, min(max(percents) + room, 100.3))
-        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    return _save(figure, path)
-
-
 def search_history(trials: Sequence[Trial]) -> bytes:
     """A PNG of each trial's best validation accuracy, and of the best one so far."""
-    figure, axes = _canvas(1, 1, width_in=9.0, height_in=3.4)
+    figure, axes = canvas(1, 1, width_in=9.0, height_in=3.4)
     best, line = 0.0, []
     for trial in trials:
         if trial.val_top1 is not None:
@@ -96,14 +65,14 @@ def search_history(trials: Sequence[Trial]) -> bytes:
     axes.set_xlabel("trial (crosses were ended early)")
     axes.set_ylabel("validation top-1 (%)")
     axes.legend(frameon=False)
-    return _png(figure)
+    return png(figure)
 
 
 def search_slices(trials: Sequence[Trial]) -> bytes:
     """A PNG of validation accuracy against each setting that was searched for."""
     names = sorted({name for trial in trials for name in trial.settings})
     columns = min(3, len(names))
-    figure, _ = _canvas(-(-len(names) // columns), columns, width_in=9.0, height_in=2.6 * -(-len(names) // columns))
+    figure, _ = canvas(-(-len(names) // columns), columns, width_in=9.0, height_in=2.6 * -(-len(names) // columns))
     for axes, name in zip(figure.axes, names, strict=False):
         points = [(t.settings[name], 100 * t.val_top1) for t in trials if t.val_top1 is not None and name in t.settings]
         points.sort()
@@ -118,7 +87,7 @@ def search_slices(trials: Sequence[Trial]) -> bytes:
             axes.minorticks_off()
     for axes in figure.axes[len(names) :]:
         axes.set_visible(False)
-    return _png(figure)
+    return png(figure)
 
 
 def confusion_matrix(confusion: NDArray[int64], classes: Sequence[str]) -> bytes:
@@ -126,7 +95,7 @@ def confusion_matrix(confusion: NDArray[int64], classes: Sequence[str]) -> bytes
     import numpy as np
 
     side_in = min(2.5 + 0.32 * len(classes), 14.0)
-    figure, axes = _canvas(1, 1, width_in=side_in + 1, height_in=side_in)
+    figure, axes = canvas(1, 1, width_in=side_in + 1, height_in=side_in)
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     picture = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)
     figure.colorbar(picture, ax=axes, label="% of the true class", shrink=0.8)
@@ -139,12 +108,12 @@ def confusion_matrix(confusion: NDArray[int64], classes: Sequence[str]) -> bytes
         for truth, answer in zip(*confusion.nonzero(), strict=True):
             ink = "white" if shares[truth, answer] > 0.5 else INK
             axes.text(answer, truth, str(confusion[truth, answer]), ha="center", va="center", color=ink, fontsize=8)
-    return _png(figure)
+    return png(figure)
 
 
 def reliability_diagram(bins: Sequence[tuple[float, float, int]]) -> bytes:
     """A PNG of (mean confidence, accuracy, images) bins beside the diagonal of perfect calibration."""
-    figure, (left, right) = _canvas(1, 2, width_in=9.0, height_in=3.8)
+    figure, (left, right) = canvas(1, 2, width_in=9.0, height_in=3.8)
     confidence, accuracy, images = zip(*bins, strict=True)
     left.plot([0, 100], [0, 100], color=MUTED, linewidth=1, linestyle="--", label="perfect")
     left.plot([100 * c for c in confidence], [100 * a for a in accuracy], "o-", color=TARGET_COLOURS[0], label="here")
@@ -157,12 +126,12 @@ def reliability_diagram(bins: Sequence[tuple[float, float, int]]) -> bytes:
     right.set_ylabel("images")
     right.set_title("How sure it is", loc="left", color=INK)
     right.set_xlim(0, 103)
-    return _png(figure)
+    return png(figure)
 
 
 def class_curves(curves: Sequence[Curves], classes: Sequence[str]) -> bytes:
     """A PNG of every class's ROC and precision-recall curve, each class against the rest."""
-    figure, (left, right) = _canvas(1, 2, width_in=9.5, height_in=4.4)
+    figure, (left, right) = canvas(1, 2, width_in=9.5, height_in=4.4)
     named = len(classes) <= len(TARGET_COLOURS) * 2
     for index, (name, curve) in enumerate(zip(classes, curves, strict=True)):
         colour = TARGET_COLOURS[index % len(TARGET_COLOURS)]
@@ -178,21 +147,11 @@ def class_curves(curves: Sequence[Curves], classes: Sequence[str]) -> bytes:
     right.set_ylabel("precision")
     if named:
         right.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
-    return _png(figure)
+    return png(figure)
 
 
-def _log_latency(axes: Axes) -> None:
-    """A logarithmic axis that is labelled with plain numbers."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.margins(x=0.15)
-
-
-def _canvas(rows: int, columns: int, width_in: float, height_in: float) -> tuple[Any, Any]:
+def canvas(rows: int, columns: int, width_in: float, height_in: float) -> tuple[Any, Any]:
+    """An empty figure and its axes, in our style. Raises `MissingExtraError`."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -215,11 +174,12 @@ def _style(axes: Axes) -> None:
 
 
 def _save(figure: Any, path: Path) -> Path:
-    write_bytes(path, _png(figure))
+    write_bytes(path, png(figure))
     return path
 
 
-def _png(figure: Any) -> bytes:
+def png(figure: Any) -> bytes:
+    """A figure as PNG."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     return picture.getvalue()

@@ -37,6 +37,7 @@ td.bars { text-align: left; width: 50%; }
 figure { margin: 0; font-size: .85rem; overflow-wrap: anywhere; } figure img { width: 100%; border-radius: .3rem; }
 .wide { overflow-x: auto; }
 .chart { display: block; max-width: 100%; margin: 0 0 1.5rem; background: #fff; border-radius: .3rem; }
+.figure svg { width: 100%; height: auto; display: block; }
 @media print { figure, tr, .fact { break-inside: avoid; } }
 """
 

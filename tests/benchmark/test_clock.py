@@ -10,7 +10,9 @@ from edgecls.benchmark.clock import Latency, sample
 def test_percentiles_are_those_of_the_samples():
     latency = Latency.of([float(value) for value in range(1, 102)])
     assert (latency.p50_ms, latency.p90_ms, latency.p99_ms) == (51.0, 91.0, 100.0)
+    assert latency.p999_ms == pytest.approx(100.9)
     assert latency.mean_ms == 51.0
+    assert latency.jitter_ms == 1.0
     assert latency.spread == pytest.approx((91 - 11) / 51)
     assert latency.per_second == pytest.approx(1000 / 51)
     assert latency.calls == 101

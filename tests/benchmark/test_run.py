@@ -12,7 +12,6 @@ from edgecls import env, runs
 from edgecls.benchmark.run import BenchmarkConfig, benchmark, gain_over, remember, result, write_result
 from edgecls.card import read_card
 from edgecls.errors import UsageError
-from edgecls.report.figures import latency_accuracy, training_curves
 from edgecls.runs import Artefact, best_here
 
 QUICK = BenchmarkConfig(rounds=2, seconds=0.05)
@@ -79,12 +78,6 @@ def test_a_benchmark_beside_float32_renews_the_verdict(bundle: Callable[[str, st
     remember([replace(slow, round_p50_ms=(0.5,)), fast])
     assert runs.find(places[0]).card.quality.recommended is True
     assert runs.find(places[1]).card.quality.recommended is None
-
-
-def test_pictures_are_drawn(candidates: list[Artefact], tmp_path: Path, trained: Artefact):
-    picture = latency_accuracy(benchmark(candidates[:3], QUICK), tmp_path / "picture.png")
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    assert training_curves(trained.place).name == "curves.png"
 
 
 @pytest.mark.parametrize("values", [{"rounds": 0}, {"seconds": 0}, {"threads": 0}])

@@ -1,0 +1,56 @@
+"""Where the time from a file to a label goes: decode, preprocess, copy, inference, postprocess."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgecls.backends import LOW_LATENCY
+from edgecls.benchmark.clock import milliseconds_since, now_ns
+from edgecls.classifier import Classifier
+from edgecls.data.images import decode_image
+from edgecls.runs import Artefact
+
+STEPS = ("decode", "preprocess", "copy", "inference", "postprocess")
+WARM_UP = 5
+FILES = 60
+"""So many image files tell enough."""
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """Medians in ms of each of `STEPS`, one after the other, over so many images."""
+
+    name: str
+    steps_ms: dict[str, float]
+    images: int
+
+    @property
+    def total_ms(self) -> float:
+        """All steps together."""
+        return sum(self.steps_ms.values())
+
+
+def break_down(artefact: Artefact, files: Sequence[bytes]) -> Breakdown:
+    """Time each step for image files given as their bytes, one at a time."""
+    import numpy as np
+
+    spent: dict[str, list[float]] = {step: [] for step in STEPS}
+    with Classifier(artefact.card, artefact.open(LOW_LATENCY), artefact.place) as model:
+        for number, content in enumerate([*files[:WARM_UP], *files]):
+            moments = [now_ns()]
+            image = decode_image(content, "image")
+            moments.append(now_ns())
+            pixels = model.card.preprocess(image)
+            moments.append(now_ns())
+            batch = np.ascontiguousarray(pixels[None]).copy()
+            moments.append(now_ns())
+            scores = model.session.infer(batch)
+            moments.append(now_ns())
+            model.decide(scores[0])
+            last_ms = milliseconds_since(moments[-1])
+            if number >= min(WARM_UP, len(files)):
+                for step, start, end in zip(STEPS, moments, moments[1:], strict=False):
+                    spent[step].append((end - start) / 1e6)
+                spent["postprocess"].append(last_ms)
+    return Breakdown(artefact.card.name, {step: float(np.median(times)) for step, times in spent.items()}, len(files))
