@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, nullcontext
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from edgecls.data.parallel import read_ahead
 from edgecls.errors import OutputError, SourceError, UsageError
 from edgecls.evaluate.inference import overlapped
 from edgecls.storage import make_folder, write_bytes
+from edgecls.stream.camera import Camera, utc_now
 from edgecls.stream.decision import (
     EACH_FRAME,
     SMOOTHED,
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from numpy import float32, uint8
     from numpy.typing import NDArray
 
-RECENT = 30
-"""Decisions over which the shown rate and latency are averaged."""
 KEPT = 100_000
 """Latest latencies that the summary is made of; memory stays bounded on a stream that never ends."""
 TICK_S = 0.1
@@ -89,63 +87,6 @@ class Summary:
     sinks: tuple[SinkHealth, ...]
 
 
-@dataclass
-class _Camera:
-    """A source and what became of its frames."""
-
-    source: Source
-    smoother: Smoother
-    events: EventLog
-    decided: int = 0
-    taken: int = 0
-    discarded: int = 0
-    due_ns: int = 0
-    state: State = State.CONNECTING
-    reason: str = ""
-    since: str = ""
-    label: str | None = None
-    score: float = 0.0
-    moments_ns: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT))
-    inference_ms: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
-    age_ms: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
-
-    @property
-    def dropped(self) -> int:
-        return self.source.dropped + self.discarded
-
-    def fps(self) -> float:
-        if len(self.moments_ns) < 2:
-            return 0.0
-        if milliseconds_since(self.moments_ns[-1]) > 2000:
-            return 0.0
-        return (len(self.moments_ns) - 1) * 1e9 / max(1, self.moments_ns[-1] - self.moments_ns[0])
-
-    def was_due(self, max_fps: float) -> None:
-        """A decision is made: the next is due an interval after this one was, or after now where it was late."""
-        interval_ns = int(1e9 / max_fps)
-        self.due_ns = max(self.due_ns, now_ns() - interval_ns) + interval_ns
-
-    def take(self) -> Frame | None:
-        """The newest frame of a live source; taking and counting are one step for whoever looks at the counters."""
-        assert isinstance(self.source, LiveSource)
-        with self.source.changed:
-            frame = self.source.take()
-            self.taken += frame is not None
-        return frame
-
-    def health(self) -> CameraHealth:
-        live = isinstance(self.source, LiveSource)
-        with self.source.changed if isinstance(self.source, LiveSource) else nullcontext():
-            captured, dropped, taken, decided = self.source.captured, self.dropped, self.taken, self.decided
-            waiting = int(self.source.ready) if isinstance(self.source, LiveSource) else captured - taken
-            reconnects = self.source.reconnects if isinstance(self.source, LiveSource) else 0
-        in_flight = waiting + taken - decided - self.discarded
-        return CameraHealth(
-            self.source.name, self.state, self.reason, self.since, captured, decided, dropped, in_flight, reconnects,
-            self.fps(), _mean(self.inference_ms), _mean(self.age_ms) if live else 0.0, self.label, self.score,
-        )  # fmt: skip
-
-
 class Stream:
     """Classifies the frames of one or many sources with one model, and hands decisions to sinks.
 
@@ -173,10 +114,10 @@ class Stream:
         self._beat = beat
         self._outboxes = [Outbox(sink) for sink in sinks]
         self._begun_ns = now_ns()
-        begun = _now()
+        begun = utc_now()
         threshold = classifier.card.confidence.threshold
         self._cameras = [
-            _Camera(
+            Camera(
                 source,
                 Smoother(
                     config.smoothing
@@ -276,8 +217,8 @@ class Stream:
                     break
 
     def _in_turn(
-        self, prepared: Iterable[tuple[_Camera, Frame, NDArray[uint8]]], stop: threading.Event
-    ) -> Iterator[tuple[tuple[_Camera, Frame, int], NDArray[uint8]]]:
+        self, prepared: Iterable[tuple[Camera, Frame, NDArray[uint8]]], stop: threading.Event
+    ) -> Iterator[tuple[tuple[Camera, Frame, int], NDArray[uint8]]]:
         """What to infer next and with whom, not faster than `max_fps`, until the stream is to end."""
         for camera, frame, pixels in prepared:
             if self._config.max_fps:
@@ -289,7 +230,7 @@ class Stream:
             camera.taken += 1
             yield (camera, frame, now_ns()), pixels[None]
 
-    def _prepared(self) -> Iterator[tuple[_Camera, Frame, NDArray[uint8]]]:
+    def _prepared(self) -> Iterator[tuple[Camera, Frame, NDArray[uint8]]]:
         """The frames of all finite sources in turn, with their network inputs."""
         frames = [(camera, iter(camera.source)) for camera in self._cameras]
         while frames:
@@ -325,17 +266,17 @@ class Stream:
                 self._infer_one_by_one(turn)
         self._watch()
 
-    def _is_due(self, camera: _Camera) -> bool:
+    def _is_due(self, camera: Camera) -> bool:
         source = camera.source
         return isinstance(source, LiveSource) and source.ready and now_ns() >= camera.due_ns
 
-    def _infer_one_by_one(self, turn: Iterable[tuple[_Camera, Frame]]) -> None:
+    def _infer_one_by_one(self, turn: Iterable[tuple[Camera, Frame]]) -> None:
         begun = ((camera, frame, now_ns()) for camera, frame in turn)
         inputs = ((entry, self._classifier.card.preprocess(entry[1].image)[None]) for entry in begun)
         for (camera, frame, begun_ns), scores in overlapped(self._classifier.session, inputs):
             self._decide(camera, frame, begun_ns, scores[0])
 
-    def _infer_together(self, turn: Sequence[tuple[_Camera, Frame]]) -> None:
+    def _infer_together(self, turn: Sequence[tuple[Camera, Frame]]) -> None:
         import numpy as np
 
         begun_ns = now_ns()
@@ -363,7 +304,7 @@ class Stream:
 
         return fastest(images, 5) < BATCH_PAYS * cameras * fastest(images[:1], 10)
 
-    def _decide(self, camera: _Camera, frame: Frame, begun_ns: int, scores: NDArray[float32]) -> None:
+    def _decide(self, camera: Camera, frame: Frame, begun_ns: int, scores: NDArray[float32]) -> None:
         prediction = self._classifier.decide(scores)
         label, score = camera.smoother.decide(prediction.probabilities, frame.at_s)
         camera.moments_ns.append(now_ns())
@@ -382,14 +323,14 @@ class Stream:
         )  # fmt: skip
         for outbox in self._outboxes:
             outbox.put(frame, decision, wait=not self.live)
-        ended, begun = camera.events.take(decision, frame.index, frame.at_s, _now())
+        ended, begun = camera.events.take(decision, frame.index, frame.at_s, utc_now())
         if begun and self._config.snapshots:
             begun = self._with_snapshot(camera, frame)
         for event in (ended, begun):
             if event:
                 self._tell(event)
 
-    def _with_snapshot(self, camera: _Camera, frame: Frame) -> Event:
+    def _with_snapshot(self, camera: Camera, frame: Frame) -> Event:
         """Keep the first picture of an event; on a full disk there is an event without one."""
         from edgecls.opencv import cv2
 
@@ -422,22 +363,22 @@ class Stream:
         if errors and len(errors) == len(self._cameras):
             raise errors[0]
 
-    def _to_state(self, camera: _Camera, state: State, reason: str) -> None:
+    def _to_state(self, camera: Camera, state: State, reason: str) -> None:
         if (state, reason) == (camera.state, camera.reason):
             return
         changed = state is not camera.state
         camera.state, camera.reason = state, reason
         if not changed:
             return
-        camera.since = _now()
+        camera.since = utc_now()
         if state in (State.RECONNECTING, State.ENDED):
             self._end_event(camera)
             camera.smoother.reset()
             camera.label = None
         self._tell(StateChange(camera.source.name, state, camera.since, reason))
 
-    def _end_event(self, camera: _Camera) -> None:
-        if event := camera.events.end(_now()):
+    def _end_event(self, camera: Camera) -> None:
+        if event := camera.events.end(utc_now()):
             self._tell(event)
 
     def _finish(self) -> None:
@@ -463,12 +404,3 @@ class Stream:
             cameras=cameras,
             sinks=tuple(outbox.health() for outbox in self._outboxes),
         )
-
-
-def _mean(values: Iterable[float]) -> float:
-    kept = list(values)
-    return sum(kept) / len(kept) if kept else 0.0
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")

@@ -1,0 +1,172 @@
+"""The figures in the README, made from the committed results: `python benchmarks/tables.py` writes them in.
+
+Each stands between `<!-- NAME -->` and `<!-- end of NAME -->`; a test holds README and results together.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+README = ROOT / "README.md"
+
+
+def newest(pattern: str) -> dict[str, Any]:
+    """The newest result whose file name matches; names begin with the date."""
+    found: dict[str, Any] = json.loads(sorted(RESULTS.glob(pattern))[-1].read_text())
+    return found
+
+
+def machine(result: dict[str, Any]) -> str:
+    """On what a result was measured."""
+    sets = [name for name in result["machine"]["instruction_sets"] if "VNNI" in name or "AMX" in name]
+    return f"{result['machine']['cpu']}, {result['machine']['cores']} cores" + (
+        f" with {', '.join(sets)}" if sets else ""
+    )
+
+
+def table(heads: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown; the first column is text, the others are numbers."""
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def peers() -> str:
+    """Against other tools: rates of files and video, and start-up."""
+    result = newest("*-peers-*.json")
+    summary, rows = result["summary"], []
+    names = {
+        "edgecls openvino-int8, streams": "edgecls, OpenVINO int8",
+        "edgecls openvino-fp32, streams": "edgecls, OpenVINO",
+        "edgecls onnx-fp32, streams": "edgecls, ONNX Runtime",
+        "Model API fp32, asynchronous": "Model API, asynchronous",
+        "Model API fp32": "Model API", "Ultralytics onnx": "Ultralytics, ONNX Runtime",
+        "Ultralytics openvino": "Ultralytics, OpenVINO",
+    }  # fmt: skip
+    for key, name in names.items():
+        cells = []
+        for job in ("files", "video"):
+            found = summary[job].get(key)
+            low, high = found["interval"] if found and "interval" in found else (0.0, 0.0)
+            cells.append(f"{found['images_per_s']:.0f} ({low:.0f} to {high:.0f})" if found else "")
+        rows.append([name, *cells])
+    start = summary["start"]
+    ratio = start["Ultralytics onnx"]["p50_ms"] / start["edgecls onnx-fp32"]["p50_ms"]
+    said = (
+        f"{machine(result)}; MobileNetV2 at 224 pixels, {result['rounds']} interleaved rounds, median and where "
+        f"another run's lies (95 %). float32 unless it says int8.\n\n"
+    )
+    heads = ["images/s, higher is better", "400 JPEG files to labels", "video file to labels"]
+    helps = f"\n\n`edgecls --help` answers {ratio:.1f}x as fast as `yolo help`."
+    return said + table(heads, rows) + helps
+
+
+def overhead() -> str:
+    """What a session costs on top of its runtime called directly."""
+    result = newest("*-peers-*.json")
+    infer, rows = result["summary"]["infer"], []
+    for ours, theirs in (
+        ("edgecls onnx-fp32", "onnxruntime fp32"), ("edgecls onnx-int8", "onnxruntime int8"),
+        ("edgecls openvino-fp32", "openvino fp32"), ("edgecls openvino-int8", "openvino int8"),
+    ):  # fmt: skip
+        # Round by round, so that the machine's pace cancels.
+        visits = result["visits"]["infer"]
+        extra = [a["p50_ms"] - b["p50_ms"] for a, b in zip(visits[ours], visits[theirs], strict=True)]
+        share = [a["p50_ms"] / b["p50_ms"] - 1 for a, b in zip(visits[ours], visits[theirs], strict=True)]
+        rows.append([
+            ours.removeprefix("edgecls "), f"{infer[ours]['p50_ms']:.2f}", f"{infer[theirs]['p50_ms']:.2f}",
+            f"{1000 * statistics.median(extra):+.0f}", f"{statistics.median(share):+.1%}",
+        ])  # fmt: skip
+    heads = ["one image, ms", "edgecls", "the runtime directly", "difference (µs)", "ratio - 1"]
+    rates = []
+    for ours, theirs in (
+        ("edgecls openvino-fp32, streams", "benchmark_app fp32, throughput"),
+        ("edgecls openvino-int8, streams", "benchmark_app int8, throughput"),
+    ):
+        rates.append([ours.removeprefix("edgecls ").removesuffix(", streams"), f"{infer[ours]['images_per_s']:.0f}",
+                      f"{infer[theirs]['images_per_s']:.0f}",
+                      f"{infer[ours]['images_per_s'] / infer[theirs]['images_per_s'] - 1:+.1%}"])  # fmt: skip
+    return table(heads, rows) + "\n\n" + table(["images/s", "edgecls", "benchmark_app", "ratio - 1"], rates)
+
+
+def training() -> str:
+    """Training throughput, side by side."""
+    result = newest("*-training-throughput-*.json")
+    base = statistics.median(each["images_per_s"] for each in result["rounds"]["plain"])
+    names = {"plain": "a plain torchvision loop", "edgecls": "edgecls", "frozen": "edgecls, `--freeze backbone`"}
+    rows = []
+    for key, name in names.items():
+        rates = [each["images_per_s"] for each in result["rounds"][key]]
+        middle, peak = statistics.median(rates), max(each["peak_mb"] for each in result["rounds"][key])
+        spread = f"{middle:.0f} ({min(rates):.0f} to {max(rates):.0f})"
+        rows.append([name, spread, f"{middle / base:.1f}x", f"{peak / 1000:.1f}"])
+    said = f"{machine(result)}; {result['arch']}, {result['size_px']} pixels, batches of {result['batch']}.\n\n"
+    return said + table(["training", "images/s", "", "peak memory (GB)"], rows)
+
+
+def transfer() -> str:
+    """Transfer learning against training from scratch."""
+    rows = []
+    for file in sorted(RESULTS.glob("*-transfer-*.json")):
+        result = json.loads(file.read_text())
+        options = dict(zip(result["options"][::2], result["options"][1::2], strict=False))
+        cells = [f"{100 * result[k]['top1']:.1f} ({100 * result[k]['interval'][0]:.1f} to "
+                 f"{100 * result[k]['interval'][1]:.1f})" for k in ("transfer", "scratch")]  # fmt: skip
+        name = "sign digits, seeded 80/20" if "sign" in file.name else "clothing, published split"
+        network = f"{options['--arch'].rpartition('/')[2]}, {options['--size']} px, {options['--epochs']} epochs"
+        rows.append([name, network, *cells])
+    return table(["data", "network", "top-1 with ImageNet weights (%)", "from scratch"], rows)
+
+
+def stream() -> str:
+    """Frame age without and with somebody slow, and the soak."""
+    result, soak = newest("*-stream-latency-*.json"), newest("*-stream-soak-*.json")
+    rows = []
+    for slow, name in (("nobody", "nobody else"), ("sink", "a sink that takes 0.2 s a frame"),
+                       ("browsers", "three browsers that do not read")):  # fmt: skip
+        found = result["rounds"][slow]
+        middle = [statistics.median(each["age"][key] for each in found) for key in ("p50_ms", "p99_ms")]
+        bound = statistics.median(each["bound_ms"] for each in found)
+        rows.append([name, *(f"{value:.1f}" for value in middle), f"{bound:.1f}"])
+    heads = ["beside the stream", "frame age p50 (ms)", "p99", "two inferences and a frame"]
+    cameras = soak["cameras"]
+    said = (
+        f"{machine(result)}; {result['frames']:,} decisions a round, {len(result['rounds']['nobody'])} rounds, a "
+        f"source of {result['fps']:.0f} frames/s.\n\n"
+    )
+    injuries = sum(soak["injuries"].values())
+    after = (
+        f"\n\nA soak of {soak['minutes']:.0f} minutes with {injuries} injuries ({len(cameras)} cameras killed, frozen, "
+        f"restarted and resized, an MQTT broker that came and went, a webhook that failed half of the time): "
+        f"{sum(each['captured'] for each in cameras):,} frames captured, memory slope "
+        f"{soak['memory_slope_mb_per_hour']:+.1f} MB/h at {soak['memory_mb']['last']:.0f} MB, "
+        f"{soak['threads']['settled'][0]} to {soak['threads']['settled'][1]} threads, {soak['descriptors'][0]} to "
+        f"{soak['descriptors'][1]} descriptors, {soak['inconsistent']} of {soak['samples']} looks at the counters "
+        f"inconsistent, ended {soak['seconds_to_end']:.1f} s after SIGTERM."
+    )
+    return said + table(heads, rows) + after
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "peers": peers, "overhead": overhead, "training": training, "transfer": transfer, "stream": stream,
+}  # fmt: skip
+
+
+def filled(text: str) -> str:
+    """A text with every block made anew."""
+    for name, make in BLOCKS.items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end of {name} -->)", re.S)
+        if pattern.search(text):
+            block = make()
+            text = pattern.sub(lambda match, block=block: match[1] + block + match[2], text)  # type: ignore[misc]
+    return text
+
+
+if __name__ == "__main__":
+    README.write_text(filled(README.read_text()))
