@@ -249,6 +249,7 @@ def report(
         "injuries": injuries,
         "memory_mb": {"first": samples[0]["rss_mb"], "last": samples[-1]["rss_mb"], "median_of_halves": halves},
         "memory_slope_mb_per_hour": float(slope),
+        "memory_mb_each_minute": [round(each["rss_mb"], 1) for each in samples[:: round(60 / SAMPLE_S)]],
         "threads": {name: [min(v), max(v)] for name, v in [("settled", [s["threads"] for s in settled])]},
         "descriptors": [min(s["descriptors"] for s in settled), max(s["descriptors"] for s in settled)],
         "samples": len(samples),

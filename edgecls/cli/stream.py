@@ -148,6 +148,8 @@ def stream(
 ) -> None:
     """Classify cameras, streams or videos, live."""
     from edgecls.card import Golden
+    from edgecls.env import this_machine
+    from edgecls.runs import resolve
     from edgecls.stream.decision import Smoothing
     from edgecls.stream.frames import Geometry, Region, without_password
     from edgecls.stream.loop import Stream, StreamConfig
@@ -178,10 +180,11 @@ def stream(
     supervisor = Supervisor()
     with ExitStack() as stack:
         stop, received = stack.enter_context(_stopping_on_signals())
-        classifier = stack.enter_context(opened(model, threads))
-        demo = any(each.endswith("demo") for each in named) and classifier.place.is_dir()
-        golden = Golden.read(classifier.place) if demo else None
+        place = resolve(model, this_machine().name).place
+        golden = Golden.read(place) if any(each.endswith("demo") for each in named) and place.is_dir() else None
         sources: list[Source] = [stack.enter_context(open_source(each, golden, options)) for each in named]
+        # A camera wants its answer soon, a file all of them.
+        classifier = stack.enter_context(opened(place, threads, streams=1 if sources[0].live else None))
         messages.print(f"model: {shown(classifier.place)}", soft_wrap=True)
         if not (classifier.card.verified or classifier.card.is_parent):
             messages.print(

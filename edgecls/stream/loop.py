@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from numpy import float32, uint8
     from numpy.typing import NDArray
 
-KEPT = 100_000
+KEPT = 20_000
 """Latest latencies that the summary is made of; memory stays bounded on a stream that never ends."""
 TICK_S = 0.1
 """How often a loop without frames looks at its cameras, its limits and its signals."""

@@ -72,6 +72,7 @@ class WebSink(Sink):
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listening.bind((self._host, self._port))
+            listening.listen()  # who is told the address finds somebody there, if not at work yet
         except OSError as error:
             listening.close()
             raise OutputError(
@@ -79,7 +80,7 @@ class WebSink(Sink):
             ) from error
         self._port = listening.getsockname()[1]
         config = uvicorn.Config(
-            build(self, self.token), log_level="error", access_log=False, lifespan="off", timeout_graceful_shutdown=1,
+            build(self, self.token), log_level="critical", access_log=False, lifespan="off", timeout_graceful_shutdown=1,
             limit_concurrency=64,
         )  # fmt: skip
         self._server = uvicorn.Server(config)
