@@ -161,10 +161,10 @@ BLOCKS: dict[str, Callable[[], str]] = {
 def filled(text: str) -> str:
     """A text with every block made anew."""
     for name, make in BLOCKS.items():
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end of {name} -->)", re.S)
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.S)
         if pattern.search(text):
             block = make()
-            text = pattern.sub(lambda match, block=block: match[1] + block + match[2], text)  # type: ignore[misc]
+            text = pattern.sub(lambda match, block=block: f"{match[1]}\n{block}\n\n{match[2]}", text)  # type: ignore[misc]
     return text
 
 

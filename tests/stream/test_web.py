@@ -113,7 +113,7 @@ def test_a_page_of_another_name_cannot_reach_a_loopback_view(serve: Callable[...
     assert serve().get("api/health", Host="evil.example")[0] == 400
 
 
-def test_a_browser_that_does_not_read_slows_nothing(serve: Callable[..., Serving]):
+def test_a_browser_that_does_not_read_slows_nothing(serve: Callable[..., Serving], capfd: pytest.CaptureFixture[str]):
     serving = serve()
     port = int(serving.url.rpartition(":")[2].strip("/"))
     idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
@@ -124,6 +124,8 @@ def test_a_browser_that_does_not_read_slows_nothing(serve: Callable[..., Serving
     rate = (serving.stream.health().cameras[0].decided - before) / (time.perf_counter() - begun)
     assert rate > 24  # of 30
     assert serving.get("api/health")[0] == 200
+    serving.end()
+    assert "Traceback" not in capfd.readouterr().err  # the server gives up on them without a word
     for each in idle:
         each.close()
 
