@@ -43,6 +43,7 @@ def main() -> None:
     flagged: dict[str, list[bool]] = {"planted": [], "unchanged": []}
     changes: dict[str, list[Any]] = {"planted": [], "unchanged": []}
     agreed: list[bool] = []
+    medians_ms: list[tuple[float, float]] = []
     with tempfile.TemporaryDirectory(prefix="edgecls-") as scratch:
         folder = Path(scratch)
         for turn in range(options.times):
@@ -62,14 +63,17 @@ def main() -> None:
                 if kind == "unchanged":
                     interval, now = before["rows"][0]["p50_interval_ms"], found["rows"][0]["p50_interval_ms"]["value"]
                     agreed.append(interval["low"] <= now <= interval["high"])
+                    medians_ms.append((interval["value"], now))
             print(f"{turn + 1}: planted {changes['planted'][-1]['value']:+.1%}, "
                   f"unchanged {changes['unchanged'][-1]['value']:+.1%}", flush=True)  # fmt: skip
     print(f"planted {options.slowdown:.0%}: flagged {sum(flagged['planted'])} of {options.times}")
     print(f"unchanged: flagged {sum(flagged['unchanged'])} of {options.times}")
     print(f"another run's median lay in the printed interval {sum(agreed)} times of {options.times}")
     if options.out:
-        result = {"machine": env.this_machine().to_json(), "versions": env.versions(), "slowdown": options.slowdown,
-                  "limit": options.limit, "flagged": flagged, "changes": changes, "agreed": agreed}  # fmt: skip
+        result = {
+            "machine": env.this_machine().to_json(), "versions": env.versions(), "slowdown": options.slowdown,
+            "limit": options.limit, "flagged": flagged, "changes": changes, "agreed": agreed, "medians_ms": medians_ms,
+        }  # fmt: skip
         options.out.write_text(json.dumps(result, indent=1) + "\n")
 
 

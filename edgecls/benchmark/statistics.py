@@ -12,6 +12,9 @@ T_95 = (
     2.09,
 )  # fmt: skip
 BOOTSTRAP_ROUNDS = 4000
+DRIFT = 0.03
+"""Runs of the same thing on the same idle machine differ by so much, however alike the rounds of each are: where memory
+lies and how the processor's clock stands change from hour to hour (`benchmarks/regression.py` shows it)."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ def again(rounds: Sequence[float]) -> Interval:
     """The median of the rounds, and where that of another run of as many rounds lies in 95 of 100 cases.
 
     A prediction interval on a logarithmic scale, since noise multiplies: t * s * sqrt(2 / n) for the difference of two
-    means of n rounds (Student's t with n - 1 degrees of freedom).
+    means of n rounds (Student's t with n - 1 degrees of freedom), and `DRIFT` beside it, independent of it.
     """
     import numpy as np
 
@@ -45,7 +48,7 @@ def again(rounds: Sequence[float]) -> Interval:
     if count < 2:
         return Interval(value, 0.0, math.inf)
     t = T_95[count - 2] if count - 2 < len(T_95) else 1.96
-    reach = t * float(np.std(logs, ddof=1)) * math.sqrt(2 / count)
+    reach = math.hypot(t * float(np.std(logs, ddof=1)) * math.sqrt(2 / count), DRIFT)
     return Interval(value, value * math.exp(-reach), value * math.exp(reach))
 
 

@@ -111,9 +111,7 @@ def benchmark(
         print(json.dumps(record, indent=1))
     else:
         console.print(_table(results))
-        console.print(
-            "host image in to scores out, batch 1 unless it says more; ±: where another run's p50 lies (95 %)"
-        )
+        console.print("image in to scores out, one at a time; ±: where another run's p50 lies (95 %)")
         _say(results, record["remarks"], best, _words(limits), answer["front"])
     folder = out or (named[0].place if named[0].place.is_dir() else None)
     if folder is not None:

@@ -80,8 +80,8 @@ class WebSink(Sink):
             ) from error
         self._port = listening.getsockname()[1]
         config = uvicorn.Config(
-            build(self, self.token), log_level="critical", access_log=False, lifespan="off", timeout_graceful_shutdown=1,
-            limit_concurrency=64,
+            build(self, self.token), log_level="critical", access_log=False, lifespan="off",
+            timeout_graceful_shutdown=1, limit_concurrency=64,
         )  # fmt: skip
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(
