@@ -34,4 +34,6 @@ def cameras(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
         for mode in modes:
             console.print(f"  {mode}", soft_wrap=True)
     if not found:
-        console.print("no video device was found on this machine; URLs, files and --camera demo work without one")
+        console.print(
+            "no video device was found on this machine; URLs, files and --camera demo work without one", soft_wrap=True
+        )

@@ -180,19 +180,21 @@ def stream(
     supervisor = Supervisor()
     with ExitStack() as stack:
         stop, received = stack.enter_context(_stopping_on_signals())
-        place = resolve(model, this_machine().name).place
+        artefact = resolve(model, this_machine().name)
+        place = artefact.place
         golden = Golden.read(place) if any(each.endswith("demo") for each in named) and place.is_dir() else None
         sources: list[Source] = [stack.enter_context(open_source(each, golden, options)) for each in named]
+        sinks = _kept(sources, record, segment, events, log, mqtt, webhook, web, web_token)
+        sinks += _shown(display, " · ".join([*(source.name for source in sources), artefact.card.name]), stop)
         # A camera wants its answer soon, a file all of them.
         classifier = stack.enter_context(opened(place, threads, streams=1 if sources[0].live else None))
+        running = Stream(sources, classifier, sinks, config, supervisor.beat)
         messages.print(f"model: {shown(classifier.place)}", soft_wrap=True)
         if not (classifier.card.verified or classifier.card.is_parent):
             messages.print(
-                "warning: nothing says that this model was compared with its parent; prefer its whole folder"
+                "warning: nothing says that this model was compared with its parent; prefer its whole folder",
+                soft_wrap=True,
             )
-        sinks = _kept(sources, record, segment, events, log, mqtt, webhook, web, web_token)
-        sinks += _shown(display, " · ".join([*(source.name for source in sources), classifier.card.name]), stop)
-        running = Stream(sources, classifier, sinks, config, supervisor.beat)
         stack.callback(supervisor.stopping)
         summary = running.run(stop)
     _report(summary, sources[0].live, [path for path in (record, events, log) if path])

@@ -285,6 +285,18 @@ class TestMistakes:
         assert "--camera demo" in error
         assert result.exit_code == 7
 
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            (("--web", "abc"), "--web takes a port"), (("--mqtt", "foo"), "--mqtt takes mqtt://"),
+            (("--webhook", "ftp://x"), "--webhook takes an http"), (("--record", "x.gif"), "--record takes"),
+            (("--log", "x.txt"), "--log takes"), (("--segment", 1), "give both"), (("--camera", "-"), "--width"),
+        ],
+    )  # fmt: skip
+    def test_stream_says_what_is_wrong_before_it_opens_a_model(self, cli: Cli, bundle, options: tuple, words: str):
+        result = cli("stream", "--camera", "demo", "--model", bundle("onnx", "fp32").place, *options)
+        assert_one_line(result, 2, words)
+
     def test_stream_with_values_that_make_no_sense(self, cli: Cli):
         assert_one_line(cli("stream", "--display", "hologram"), 2, "--display takes auto, window")
         assert_one_line(cli("stream", "--frames", 0), 2, "--frames")
