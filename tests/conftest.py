@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -76,6 +77,21 @@ def bundle(trained: Artefact) -> Callable[[str, str], Artefact]:
         return built[target, precision]
 
     return get
+
+
+@pytest.fixture
+def _usual_signal_stack() -> None:
+    """Let this thread handle signals on its own stack.
+
+    OpenVINO's cores set another one. Those of Model API, which other tests use, go in another order than they came, and
+    leave the thread with a stack that is no more: the next signal would crash the tests.
+    """
+
+    class Stack(ctypes.Structure):
+        _fields_ = (("place", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+    disabled = 2
+    ctypes.CDLL(None).sigaltstack(ctypes.byref(Stack(None, disabled, 0)), None)
 
 
 @pytest.fixture

@@ -85,7 +85,7 @@ def test_verify_info_and_doctor(model: Path):
 
 
 def test_benchmark_without_a_picture(model: Path):
-    done = on_a_device("benchmark", model, "--rounds", 1, "--seconds", 0.1)
+    done = on_a_device("benchmark", model, "--rounds", 2, "--seconds", 0.1)
     assert done.returncode == 0, done.stderr
     assert "onnx-int8" in done.stdout
     assert "no picture" in done.stderr

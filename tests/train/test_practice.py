@@ -171,6 +171,7 @@ def test_tensorboard_has_the_curves(photos: Path, tmp_path: Path):
     assert len(log.Scalars("loss/step")) == 6
 
 
+@pytest.mark.usefixtures("_usual_signal_stack")
 class TestInterruption:
     def test_a_signal_waits_for_the_step_and_the_training_goes_on_to_the_same_end(self, photos: Path, tmp_path: Path):
         """A real SIGINT in the middle of an epoch: the checkpoint holds the position in it."""
