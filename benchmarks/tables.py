@@ -31,6 +31,17 @@ def machine(result: dict[str, Any]) -> str:
     )
 
 
+PEERS = {
+    "edgecls openvino-int8, streams": "edgecls, OpenVINO int8",
+    "edgecls openvino-fp32, streams": "edgecls, OpenVINO",
+    "edgecls onnx-fp32, streams": "edgecls, ONNX Runtime",
+    "Model API fp32, asynchronous": "Model API, asynchronous",
+    "Model API fp32": "Model API",
+    "Ultralytics onnx": "Ultralytics, ONNX Runtime",
+    "Ultralytics openvino": "Ultralytics, OpenVINO",
+}
+
+
 def table(heads: list[str], rows: list[list[str]]) -> str:
     """A table in Markdown; the first column is text, the others are numbers."""
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
@@ -41,15 +52,7 @@ def peers() -> str:
     """Against other tools: rates of files and video, and start-up."""
     result = newest("*-peers-*.json")
     summary, rows = result["summary"], []
-    names = {
-        "edgecls openvino-int8, streams": "edgecls, OpenVINO int8",
-        "edgecls openvino-fp32, streams": "edgecls, OpenVINO",
-        "edgecls onnx-fp32, streams": "edgecls, ONNX Runtime",
-        "Model API fp32, asynchronous": "Model API, asynchronous",
-        "Model API fp32": "Model API", "Ultralytics onnx": "Ultralytics, ONNX Runtime",
-        "Ultralytics openvino": "Ultralytics, OpenVINO",
-    }  # fmt: skip
-    for key, name in names.items():
+    for key, name in PEERS.items():
         cells = []
         for job in ("files", "video"):
             found = summary[job].get(key)
@@ -153,6 +156,26 @@ def stream() -> str:
     return said + table(heads, rows) + after
 
 
+def draw_peers(path: Path) -> None:
+    """The rates of files and video as bars, ours and theirs."""
+    from edgecls.report.figures import INK, MUTED, TARGET_COLOURS, canvas, png
+
+    summary = newest("*-peers-*.json")["summary"]
+    figure, axes = canvas(1, 2, width_in=9.0, height_in=3.0)
+    for each, job, title in zip(
+        axes, ("files", "video"), ("400 JPEG files to labels", "a video to labels"), strict=True
+    ):
+        shown = [(name, summary[job][key]) for key, name in reversed(PEERS.items()) if key in summary[job]]
+        colours = [TARGET_COLOURS[0] if name.startswith("edgecls") else MUTED for name, _ in shown]
+        values = [found["images_per_s"] for _, found in shown]
+        reach = [[v - f["interval"][0], f["interval"][1] - v] for v, (_, f) in zip(values, shown, strict=True)]
+        each.barh([name for name, _ in shown], values, color=colours, xerr=list(zip(*reach, strict=True)), ecolor=INK)
+        each.set_title(title, loc="left", color=INK, fontsize=10)
+        each.set_xlabel("images/s", color=MUTED)
+        each.grid(axis="y", visible=False)
+    path.write_bytes(png(figure))
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "peers": peers, "overhead": overhead, "training": training, "transfer": transfer, "stream": stream,
 }  # fmt: skip
@@ -170,3 +193,4 @@ def filled(text: str) -> str:
 
 if __name__ == "__main__":
     README.write_text(filled(README.read_text()))
+    draw_peers(RESULTS / "peers.png")
