@@ -105,14 +105,15 @@ def load(
     threads: int | None = None,
     tell: Callable[[str], None] = lambda _: None,
     streams: int | None = 1,
+    spinning: bool = True,
 ) -> Classifier:
     """Open a bundle, a bare model file, or the best bundle of a run on this machine; None means the latest run.
 
-    `threads` and `streams` are those of `backends.Parallelism`: one stream for the shortest latency, None for
-    throughput. `tell` hears what the runtime builds first, where that takes long (TensorRT's engines). Raises
+    `threads`, `streams` and `spinning` are those of `backends.Parallelism`: one stream for the shortest latency, None
+    for throughput. `tell` hears what the runtime builds first, where that takes long (TensorRT's engines). Raises
     `ArtefactError` for files that cannot be trusted and `BackendError` where the runtime is missing.
     """
-    parallelism = Parallelism(threads, streams)
+    parallelism = Parallelism(threads, streams, spinning)
     parallelism.check()
     artefact = runs.resolve(path, env.this_machine().name)
     return Classifier(artefact.card, artefact.open(parallelism, tell), artefact.place)

@@ -49,7 +49,8 @@ class OnnxRuntimeSession(Session):
         super().__init__(card)
         threads = parallelism.threads or usable_cpus()
         streams = parallelism.streams or threads
-        self._session = _create(file, parallelism.threads if streams == 1 else max(1, threads // streams))
+        share = parallelism.threads if streams == 1 else max(1, threads // streams)
+        self._session = _create(file, share, spinning=parallelism.spinning)
         self._pool = ThreadPoolExecutor(streams, "edgecls-stream") if streams > 1 else None
         self._running: deque[Future[NDArray[float32]]] = deque()
         if streams > 1:
@@ -133,13 +134,14 @@ def _layer(event: dict[str, Any], time_ms: float) -> Layer:
     return Layer(event["name"], kind, TYPES.get(types[0] if types else "", "other"), time_ms, kind in WEIGHTED)
 
 
-def _create(file: Path, threads: int | None, profile: str | None = None) -> Any:
+def _create(file: Path, threads: int | None, profile: str | None = None, spinning: bool = True) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
     if profile:
         options.enable_profiling, options.profile_file_prefix = True, profile
     try:

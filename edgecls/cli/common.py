@@ -41,12 +41,12 @@ def working(step: str) -> Status:
     return messages.status(step)
 
 
-def opened(model: Path | None, threads: int | None, streams: int | None = 1) -> Classifier:
+def opened(model: Path | None, threads: int | None, streams: int | None = 1, spinning: bool = True) -> Classifier:
     """`edgecls.load` with a spinner, for the runtimes that build something on this device first."""
     from edgecls.classifier import load
 
     with working("opening the model") as spinner:
-        return load(model, threads, lambda step: spinner.update(f"building for this device: {step}"), streams)
+        return load(model, threads, lambda step: spinner.update(f"building for this device: {step}"), streams, spinning)
 
 
 def draw(picture: Callable[[], Path]) -> None:

@@ -69,7 +69,15 @@ def test_submissions_come_back_in_order(session, artefact: Artefact):
     assert abs(np.concatenate(list(pipelined(session, images))) - np.concatenate(expected)).max() < 1e-4
 
 
-@pytest.mark.parametrize("parallelism", [backends.THROUGHPUT, backends.Parallelism(threads=2, streams=2)], ids=str)
+@pytest.mark.parametrize(
+    "parallelism",
+    [
+        backends.THROUGHPUT,
+        backends.Parallelism(threads=2, streams=2),
+        backends.Parallelism(spinning=False),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("batch", [1, 4])
 def test_streams_beside_each_other_give_the_same_in_order(artefact: Artefact, parallelism, batch: int):
     if reason := artefact.backend.available():

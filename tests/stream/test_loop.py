@@ -338,6 +338,18 @@ def test_decisions_are_no_more_frequent_than_asked(classifier: edgecls.Classifie
     assert run("demo", classifier, duration_s=1.5, max_fps=4).decided <= 8
 
 
+def test_between_a_cameras_frames_the_processor_rests(bundle: Callable[[str, str], Artefact]):
+    """At 15 frames/s ONNX Runtime's threads would spin for most of the time."""
+    spent = {}
+    for spinning in (True, False):
+        with edgecls.load(bundle("onnx", "fp32").place, spinning=spinning) as model:
+            source = open_source("demo", Golden.read(model.place), CameraOptions(Wanted(fps=15)))
+            begun_s = time.process_time()
+            running([source], model, frames=15)
+            spent[spinning] = time.process_time() - begun_s
+    assert spent[False] <= spent[True] + 0.1
+
+
 def test_an_event_keeps_its_first_picture(digits_video: Path, classifier: edgecls.Classifier, tmp_path: Path):
     sink = Remembering()
     run(digits_video, classifier, sink, snapshots=tmp_path / "pictures")
