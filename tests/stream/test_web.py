@@ -27,6 +27,8 @@ from edgecls.stream.sources import CameraOptions, open_source
 from edgecls.stream.sources.live import Patience
 from tests.stream.cameras import MjpegServer, found, free_port, until
 
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""The usual opener keeps the proxy of the environment that it was first used in, which may be another test's."""
 CHROMIUM, CHROMEDRIVER = found("chromium"), found("chromedriver")
 
 
@@ -49,7 +51,7 @@ class Serving:
         base = self.url.partition("?")[0]
         request = urllib.request.Request(base + path, headers=headers)
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
+            with DIRECT.open(request, timeout=10) as answer:
                 return answer.status, answer.read()
         except urllib.error.HTTPError as error:
             return error.code, error.read()

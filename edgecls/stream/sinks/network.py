@@ -126,6 +126,7 @@ class WebhookSink(Sink):
         if parts.username:
             credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
             self._headers["Authorization"] = f"Basic {b64encode(credentials).decode()}"
+        self._opener = urllib.request.build_opener()
         self._hurry = threading.Event()
 
     def event(self, event: Event) -> None:
@@ -144,7 +145,7 @@ class WebhookSink(Sink):
             request = urllib.request.Request(self._address, body, headers)
             try:
                 timeout_s = 2.0 if self._hurry.is_set() else CALL_TIMEOUT_S
-                with urllib.request.urlopen(request, timeout=timeout_s):
+                with self._opener.open(request, timeout=timeout_s):
                     return
             except urllib.error.HTTPError as error:
                 reason, worth_it = f"{error.code} {error.reason}", error.code >= 500 or error.code in (408, 429)
