@@ -23,6 +23,9 @@ from pathlib import Path
 from edgecls.storage import sha256
 from edgecls.train.checkpoint import CHECKPOINT_FILE, read_checkpoint
 
+STARTS_S = 4.0
+"""Killed before a training has begun there is nothing to lose."""
+
 
 def epochs_in(place: Path) -> int:
     """Whole epochs in a training's checkpoint."""
@@ -51,7 +54,7 @@ def main() -> None:
             before = epochs_in(place)
             command = [*edgecls, "--resume", str(place)] if there else [*begin, "--out", str(place)]
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            delay_s = chance.uniform(0.1, 1.0) * (took_s / options.times + 4)
+            delay_s = chance.uniform(STARTS_S, STARTS_S + took_s / 6)
             try:
                 process.wait(delay_s)
                 print("it was done before it could be killed again")
@@ -67,8 +70,10 @@ def main() -> None:
                 for left in place.iterdir():
                     left.unlink()
                 place.rmdir()
-        if (place / CHECKPOINT_FILE).exists():
-            subprocess.run([*edgecls, "--resume", str(place)], check=True, capture_output=True)
+        if not (place / "card.json").exists():
+            there = (place / CHECKPOINT_FILE).exists()
+            end = [*edgecls, "--resume", str(place)] if there else [*begin, "--out", str(place)]
+            subprocess.run(end, check=True, capture_output=True)
         losses = [
             [row["train_loss"] for row in csv.DictReader((folder / "metrics.csv").open())] for folder in (whole, place)
         ]
