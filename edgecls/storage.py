@@ -36,6 +36,17 @@ def writing_to(place: Path) -> Iterator[None]:
         raise _refused(place, error) from error
 
 
+@contextlib.contextmanager
+def _full_disk_at(place: Path) -> Iterator[None]:
+    """Turn trouble with the disk into an `OutputError`; other errors of what is done meanwhile are somebody else's."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_TROUBLE:
+            raise
+        raise _refused(place, error) from error
+
+
 def _refused(place: Path, error: OSError) -> OutputError:
     reason = error.strerror or str(error)
     return OutputError(f"cannot write {place}: {reason}; choose another place, or free this one")
@@ -80,12 +91,8 @@ def new_file(place: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         temporary.chmod(0o644)
-        try:
+        with _full_disk_at(place):
             yield temporary
-        except OSError as error:
-            if error.errno not in _DISK_TROUBLE:
-                raise
-            raise _refused(place, error) from error
         with writing_to(place):
             temporary.replace(place)
     finally:
@@ -117,12 +124,8 @@ def new_folder(place: Path) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}."))
         temporary.chmod(0o755)
     try:
-        try:
+        with _full_disk_at(place):
             yield temporary
-        except OSError as error:
-            if error.errno not in _DISK_TROUBLE:
-                raise
-            raise _refused(place, error) from error
         with writing_to(place):
             _replace_folder(temporary, place)
     finally:

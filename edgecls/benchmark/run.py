@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecls import env
 from edgecls.backends import Parallelism
 from edgecls.benchmark.clock import Latency, sample_session
-from edgecls.card import Golden, write_card
+from edgecls.benchmark.measure import inputs
+from edgecls.card import write_card
 from edgecls.errors import OutputError, UsageError
 from edgecls.runs import Artefact
-from edgecls.storage import write_text
 
 if TYPE_CHECKING:
-    from numpy import uint8
-    from numpy.typing import NDArray
-
-RESULT_FILE = "benchmark.json"
+    pass
 
 
 @dataclass(frozen=True)
@@ -86,7 +81,7 @@ def benchmark(
             if reason is None:
                 tell(f"round {turn} of {config.rounds}: {artefact.card.name}")
                 with artefact.open(Parallelism(config.threads), tell) as session:
-                    rounds.append(sample_session(session, _input(artefact), config.seconds))
+                    rounds.append(sample_session(session, inputs(artefact, 1)[0], config.seconds))
     return [
         _row(artefact, reason, rounds) for artefact, reason, rounds in zip(artefacts, reasons, samples, strict=True)
     ]
@@ -107,32 +102,6 @@ def _row(artefact: Artefact, reason: str | None, rounds: list[list[float]]) -> R
         return Row(artefact, artefact.size_bytes(), reason=reason)
     latency = Latency.of([duration for samples in rounds for duration in samples])
     return Row(artefact, artefact.size_bytes(), latency, tuple(Latency.of(samples).p50_ms for samples in rounds))
-
-
-def _input(artefact: Artefact) -> NDArray[uint8]:
-    """One raw input: the artefact's first golden image, or noise for a bare file."""
-    import numpy as np
-
-    if artefact.place.is_dir():
-        return Golden.read(artefact.place).images[0]
-    return np.random.default_rng(0).integers(0, 256, artefact.card.input_shape, dtype=np.uint8)
-
-
-def result(rows: Sequence[Row], config: BenchmarkConfig) -> dict[str, Any]:
-    """The whole measurement as plain values, with the machine that it was made on."""
-    return {
-        "machine": env.this_machine().to_json(),
-        "versions": env.versions(),
-        "rounds": config.rounds,
-        "seconds": config.seconds,
-        "threads": config.threads,
-        "rows": [row.to_json() for row in rows],
-    }
-
-
-def write_result(rows: Sequence[Row], config: BenchmarkConfig, path: Path) -> None:
-    """Write the measurement as JSON."""
-    write_text(path, json.dumps(result(rows, config), indent=2) + "\n")
 
 
 def remember(rows: Sequence[Row]) -> None:

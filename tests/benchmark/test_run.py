@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from edgecls import env, runs
-from edgecls.benchmark.run import BenchmarkConfig, benchmark, gain_over, remember, result, write_result
+from edgecls.benchmark import conditions, suite
+from edgecls.benchmark.run import BenchmarkConfig, benchmark, gain_over, remember
 from edgecls.card import read_card
 from edgecls.errors import UsageError
 from edgecls.runs import Artefact, best_here
@@ -34,10 +35,12 @@ def test_each_candidate_is_timed_or_says_why_not(candidates: list[Artefact]):
 
 
 def test_the_result_names_the_machine_and_is_json(candidates: list[Artefact], tmp_path: Path):
-    rows = benchmark(candidates[:2], QUICK)
-    write_result(rows, QUICK, tmp_path / "result.json")
+    config = suite.SuiteConfig(rounds=2, seconds=0.05)
+    results = suite.run(suite.candidates(candidates[:2], config), config)
+    values = suite.record(results, config, conditions.now())
+    suite.write(values, tmp_path / "result.json")
     record = json.loads((tmp_path / "result.json").read_text())
-    assert record == result(rows, QUICK)
+    assert record == json.loads(json.dumps(values))
     assert record["machine"]["cores"] >= 1
     assert record["rows"][1]["top1"] == candidates[1].card.quality.top1
     assert "onnxruntime" in record["versions"]
