@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgecls import env
 from edgecls.backends import Parallelism
@@ -48,22 +48,6 @@ class Row:
     def name(self) -> str:
         """Target and precision."""
         return self.artefact.card.name
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        card = self.artefact.card
-        return {
-            "name": self.name,
-            "target": card.target,
-            "precision": card.precision,
-            "top1": card.quality.top1,
-            "agreement": card.quality.agreement,
-            "verified": card.verified,
-            "size_bytes": self.size_bytes,
-            "latency": self.latency.to_json() if self.latency else None,
-            "round_p50_ms": list(self.round_p50_ms),
-            "reason": self.reason,
-        }
 
 
 def benchmark(

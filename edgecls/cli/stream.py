@@ -146,8 +146,8 @@ def stream(
         bool,
         typer.Option(
             "--spin",
-            help="Keep processors spinning between a camera's frames: about a millisecond less for ten times the "
-            "processor time.",
+            help="Keep processors spinning between a camera's frames: about a millisecond less for several times "
+            "the processor time.",
             rich_help_panel=RUNNING,
         ),
     ] = False,
