@@ -54,8 +54,8 @@ class Parallelism:
 
     `threads` are those of all inferences together, `streams` is how many of these run beside each other: one for the
     shortest latency, more for throughput. None leaves either to the runtime. A runtime without streams has one.
-    Without `spinning` threads sleep between two inferences: somewhat slower, and at the pace of a camera a fraction of the
-    processor time where a runtime would spin (ONNX Runtime does).
+    Without `spinning` threads sleep between two inferences: somewhat slower, and at the pace of a camera a fraction of
+    the processor time where a runtime would spin (ONNX Runtime does).
     """
 
     threads: int | None = None
