@@ -10,11 +10,11 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
-from edgecls.backends.base import LOW_LATENCY, THROUGHPUT, Backend, Parallelism, Session, Tell
+from edgecls.backends.base import LOW_LATENCY, THROUGHPUT, Backend, Parallelism, Pending, Session, Tell
 from edgecls.errors import ArtefactError, UsageError
 
 __all__ = [
-    "LOW_LATENCY", "THROUGHPUT", "Backend", "Parallelism", "Session", "Tell", "all_backends", "exportable", "find",
+    "LOW_LATENCY", "THROUGHPUT", "Backend", "Parallelism", "Pending", "Session", "Tell", "all_backends", "exportable", "find",
     "find_for_file",
 ]  # fmt: skip
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
+import os
+import threading
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
+from weakref import WeakSet
 
 from edgecls.card import Card, Runtime, check_files, with_files
 from edgecls.errors import ArtefactError, BackendError, MissingExtraError, UsageError
@@ -78,54 +82,114 @@ PROFILED_RUNS = 20
 """Runs over which the times of layers are averaged."""
 
 
-class Session(ABC):
-    """An opened model: raw images in, scores out, host to host. A context manager; use it from one thread.
+_open_sessions: WeakSet[Session] = WeakSet()
 
-    `submit` and `collect` let inference overlap with other work: up to `depth` submissions may wait to be collected.
+
+def _leave_sessions_alone() -> None:
+    """Never free what a forked process got from its parent: runtimes then wait for threads that stayed behind."""
+    for session in _open_sessions:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_sessions_alone)
+
+
+class Pending:
+    """Scores of one `Session.start`, on their way. Each belongs to the thread that started it."""
+
+    def __init__(self, session: Session, finish: Callable[[], NDArray[float32]]):
+        self._session, self._finish = session, finish
+        self._scores: NDArray[float32] | None = None
+
+    def result(self) -> NDArray[float32]:
+        """Scores (N, C) float32, waited for if need be. Raises `BackendError` where the session was closed meanwhile."""
+        if self._scores is None:
+            with self._session.in_use():
+                self._scores = self._finish()
+        return self._scores
+
+
+class Session(ABC):
+    """An opened model: raw images in, scores out, host to host. A context manager.
+
+    Many threads may share one: each call has a request of its own. `start` lets inference overlap with other work;
+    more than `depth` inferences under way at a time gain nothing. A session belongs to the process that opened it.
     """
 
     depth = 1
 
     def __init__(self, card: Card):
         self.card = card
-        self._waiting: deque[int] = deque()
-        self._finished: deque[NDArray[float32]] = deque()
+        self._process = os.getpid()
+        self._state = threading.Condition()
+        self._calls = 0
+        self._closed = False
+        _open_sessions.add(self)
 
     def infer(self, images: NDArray[uint8]) -> NDArray[float32]:
         """Scores (N, C) float32 of images (N, h, w, 3) uint8 RGB. Raises `UsageError` for any other input."""
-        return self._infer(self._checked(images))
-
-    def submit(self, images: NDArray[uint8]) -> None:
-        """Start on images as for `infer`. Raises `UsageError` where `depth` submissions are waiting already."""
         images = self._checked(images)
-        if len(self._waiting) >= self.depth:
-            raise UsageError(f"{self.depth} submissions are waiting; collect one first")
-        self._submit(images)
-        self._waiting.append(len(images))
+        with self.in_use():
+            return self._infer(images)
 
-    def collect(self) -> NDArray[float32]:
-        """Scores of the oldest submission, waiting for it if need be. Raises `UsageError` where there is none."""
-        if not self._waiting:
-            raise UsageError("nothing was submitted")
-        self._waiting.popleft()
-        return self._collect()
+    def start(self, images: NDArray[uint8]) -> Pending:
+        """Start on images as for `infer`, and return what their scores come from."""
+        images = self._checked(images)
+        with self.in_use():
+            return Pending(self, self._start(images))
 
     def close(self) -> None:
-        """Free what the runtime holds. Nothing may be asked of the session afterwards."""
+        """Free what the runtime holds, after the calls that are running. Nothing can be asked of the session afterwards."""
+        if os.getpid() != self._process:
+            return  # the runtime's threads did not come along into this process, and would be waited for
+        with self._state:
+            if self._closed:
+                return
+            self._closed = True
+            self._state.wait_for(lambda: not self._calls)
+        self._close()
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep the session open for the length of a call. Raises `BackendError` where it is not open in this process."""
+        if os.getpid() != self._process:
+            raise BackendError(
+                "this model was opened before the process was forked, and its runtime's threads stayed behind; load it "
+                "in the new process, or start processes by multiprocessing's spawn method"
+            )
+        with self._state:
+            if self._closed:
+                raise BackendError("this model is closed; load it again")
+            self._calls += 1
+        try:
+            yield
+        finally:
+            with self._state:
+                self._calls -= 1
+                self._state.notify_all()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a session holds a runtime's memory and cannot be pickled; open the model where it is needed")
 
     @abstractmethod
-    def _infer(self, images: NDArray[uint8]) -> NDArray[float32]: ...
+    def _infer(self, images: NDArray[uint8]) -> NDArray[float32]:
+        """Scores of checked images; from several threads at a time."""
 
-    def _submit(self, images: NDArray[uint8]) -> None:
-        self._finished.append(self._infer(images))
+    def _start(self, images: NDArray[uint8]) -> Callable[[], NDArray[float32]]:
+        """Start on checked images; what is returned waits for their scores."""
+        scores = self._infer(images)
+        return lambda: scores
 
-    def _collect(self) -> NDArray[float32]:
-        return self._finished.popleft()
+    def _close(self) -> None:
+        """Free what the runtime holds, once."""
 
     def _checked(self, images: NDArray[uint8]) -> NDArray[uint8]:
         import numpy as np
 
         expected = self.card.input_shape
+        if not isinstance(images, np.ndarray):
+            raise UsageError(f"the model takes a NumPy array of images, got {type(images).__name__}")
         if images.dtype != np.uint8 or images.shape[1:] != expected or not len(images):
             wanted = f"uint8 images (N, {', '.join(map(str, expected))})"
             raise UsageError(f"the model takes {wanted}, got {images.dtype} {images.shape}")
@@ -153,6 +217,10 @@ class Backend(ABC):
     exportable = True
     bare_suffix: str | None = None
     stand_in: str | None = None
+    survives_fork = True
+    """Whether a forked process can use the runtime after its parent did."""
+    _used_in: int | None = None
+    """The process that first opened a session."""
 
     def available(self) -> str | None:
         """Why sessions cannot be opened on this machine, or None where they can."""
@@ -200,7 +268,17 @@ class Backend(ABC):
         card and `BackendError` where the runtime is missing or refuses them.
         """
         parallelism.check()
+        if not self.survives_fork:
+            self._check_process()
         return self._open(self._runnable(place, card), card, parallelism, tell)
+
+    def _check_process(self) -> None:
+        self._used_in = self._used_in or os.getpid()
+        if self._used_in != os.getpid():
+            raise BackendError(
+                f"{self.package} was used before this process was forked, and its threads stayed behind; start processes "
+                "by multiprocessing's spawn method, or load the first model after the fork"
+            )
 
     def _runnable(self, place: Path, card: Card) -> Path:
         """The model file of a bundle that can run here. Raises as `open` does."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,24 +52,16 @@ class OnnxRuntimeSession(Session):
         share = parallelism.threads if streams == 1 else max(1, threads // streams)
         self._session = _create(file, share, spinning=parallelism.spinning)
         self._pool = ThreadPoolExecutor(streams, "edgecls-stream") if streams > 1 else None
-        self._running: deque[Future[NDArray[float32]]] = deque()
         if streams > 1:
             self.depth = streams + 1  # what waits hides pre- and postprocessing
 
     def _infer(self, images: NDArray[uint8]) -> NDArray[float32]:
         return self._session.run([OUTPUT_NAME], {INPUT_NAME: images})[0]
 
-    def _submit(self, images: NDArray[uint8]) -> None:
-        if self._pool is None:
-            super()._submit(images)
-        else:
-            self._running.append(self._pool.submit(self._infer, images))
+    def _start(self, images: NDArray[uint8]) -> Callable[[], NDArray[float32]]:
+        return super()._start(images) if self._pool is None else self._pool.submit(self._infer, images).result
 
-    def _collect(self) -> NDArray[float32]:
-        return self._running.popleft().result() if self._running else super()._collect()
-
-    def close(self) -> None:
-        """Stop the session's threads."""
+    def _close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
         self._session = None

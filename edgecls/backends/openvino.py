@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,12 +36,31 @@ WEIGHTED = ("Convolution", "GroupConvolution", "MatMul", "FullyConnected")
 """The beginnings of what OpenVINO calls its layers with weights."""
 
 
-class _Lane:
-    """A model compiled for one shape of input, and the requests that wait to be used for it."""
+class _Compiled:
+    """A model compiled for one shape of input, and requests for it.
 
-    def __init__(self, compiled: Any, depth: int):
+    A request serves one call at a time, and what it returns is a view that the next call overwrites.
+    """
+
+    def __init__(self, compiled: Any, kept: int):
         self.compiled = compiled
-        self.idle = deque(compiled.create_infer_request() for _ in range(depth + 1))  # one is for `infer`, always
+        self._idle: deque[Any] = deque(maxlen=kept)  # more than that are let go
+
+    def start(self, images: NDArray[uint8]) -> Callable[[], NDArray[float32]]:
+        """Start on images; what is returned waits for their scores."""
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self.compiled.create_infer_request()
+        request.start_async({0: images})
+
+        def finish() -> NDArray[float32]:
+            request.wait()
+            scores: NDArray[float32] = request.get_output_tensor(0).data.copy()
+            self._idle.append(request)
+            return scores
+
+        return finish
 
 
 class OpenVinoSession(Session):
@@ -54,47 +74,28 @@ class OpenVinoSession(Session):
         compiled = self._compile(1)
         # The runtime computes so many requests at a time; one more hides pre- and postprocessing.
         self.depth = 1 + int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
-        self._single = _Lane(compiled, self.depth)
-        self._batched: _Lane | None = None
-        self._running: deque[tuple[_Lane, Any]] = deque()
+        self._single = _Compiled(compiled, self.depth + 1)
+        self._batched: _Compiled | None = None
+        self._compiling = threading.Lock()
 
     def _compile(self, batch: int) -> Any:
         return _compile(self._model, [batch, *self.card.input_shape], self._device, self._settings)
 
-    def _lane(self, images: NDArray[uint8]) -> _Lane:
+    def _compiled(self, images: NDArray[uint8]) -> _Compiled:
         if len(images) == 1:
             return self._single
-        if self._batched is None:
-            self._batched = _Lane(self._compile(-1), self.depth)
-        return self._batched
+        with self._compiling:
+            if self._batched is None:
+                self._batched = _Compiled(self._compile(-1), self.depth + 1)
+            return self._batched
 
     def _infer(self, images: NDArray[uint8]) -> NDArray[float32]:
-        lane = self._lane(images)
-        request = lane.idle[-1]
-        request.infer({0: images})
-        return request.get_output_tensor(0).data.copy()
+        return self._start(images)()
 
-    def _submit(self, images: NDArray[uint8]) -> None:
-        lane = self._lane(images)
-        request = lane.idle.popleft()
-        request.start_async({0: images})
-        self._running.append((lane, request))
+    def _start(self, images: NDArray[uint8]) -> Callable[[], NDArray[float32]]:
+        return self._compiled(images).start(images)
 
-    def _collect(self) -> NDArray[float32]:
-        return self._scores(*self._running.popleft())
-
-    @staticmethod
-    def _scores(lane: _Lane, request: Any) -> NDArray[float32]:
-        request.wait()
-        scores: NDArray[float32] = request.get_output_tensor(0).data.copy()
-        lane.idle.append(request)
-        return scores
-
-    def close(self) -> None:
-        """Wait for what is running and free the compiled models."""
-        for _, request in self._running:
-            request.wait()
-        self._running.clear()
+    def _close(self) -> None:
         self._single = self._batched = self._model = None  # type: ignore[assignment]
 
 
@@ -106,6 +107,7 @@ class OpenVinoBackend(Backend):
     extra = "openvino"
     precisions = ("fp32", "fp16", "bf16", "int8")
     bare_suffix = ".xml"
+    survives_fork = False
 
     def read_embedded(self, file: Path) -> Card:
         """See `Backend.read_embedded`."""

@@ -44,6 +44,7 @@ class TorchBackend(Backend):
     package = "torch"
     extra = "train"
     exportable = False
+    survives_fork = False
 
     def _open(self, file: Path, card: Card, parallelism: Parallelism, tell: Tell) -> Session:  # noqa: ARG002
         return TorchSession(card, open_module(file, card), parallelism.threads)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from edgecls.data.dataset import Dataset, balanced
 from edgecls.data.parallel import chunked, ordered_map
 from edgecls.data.sources import Source
 from edgecls.data.splits import Sample
+from edgecls.errors import BackendError
 from edgecls.preprocess import Preprocess
 from edgecls.runs import Artefact
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from numpy import float32, int64, uint8
     from numpy.typing import NDArray
 
-    from edgecls.backends import Session
+    from edgecls.backends import Pending, Session
 
 T = TypeVar("T")
 
@@ -60,18 +62,20 @@ def overlapped(
     As many inferences are under way as the session allows, also while `items` makes the next input and while the caller
     looks at the last scores. Nothing is left under way when the generator is closed.
     """
-    waiting: deque[T] = deque()
+    pending: deque[tuple[T, Pending]] = deque()
     try:
         for tag, images in items:
-            session.submit(images)
-            waiting.append(tag)
-            if len(waiting) >= session.depth:
-                yield waiting.popleft(), session.collect()
-        while waiting:
-            yield waiting.popleft(), session.collect()
+            pending.append((tag, session.start(images)))
+            if len(pending) >= session.depth:
+                tag, started = pending.popleft()
+                yield tag, started.result()
+        while pending:
+            tag, started = pending.popleft()
+            yield tag, started.result()
     finally:
-        for _ in waiting:
-            session.collect()
+        with suppress(BackendError):  # closed meanwhile
+            for _, started in pending:
+                started.result()
 
 
 def pipelined(session: Session, images: Iterable[NDArray[uint8]]) -> Iterator[NDArray[float32]]:

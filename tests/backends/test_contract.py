@@ -86,9 +86,9 @@ def test_streams_beside_each_other_give_the_same_in_order(artefact: Artefact, pa
     items = [(start, images[start : start + batch]) for start in range(0, 16, batch)]
     with artefact.open() as alone, artefact.open(parallelism) as several:
         expected = [alone.infer(few) for _, few in items]
-        several.submit(images[:1])
+        started = several.start(images[:1])
         assert abs(several.infer(images[1:2]) - alone.infer(images[1:2])).max() < TOLERANCE[artefact.card.precision]
-        several.collect()
+        assert abs(started.result() - alone.infer(images[:1])).max() < TOLERANCE[artefact.card.precision]
         found = list(overlapped(several, items))
     assert [tag for tag, _ in found] == [start for start, _ in items]
     for (_, scores), wanted in zip(found, expected, strict=True):
@@ -99,16 +99,6 @@ def test_streams_beside_each_other_give_the_same_in_order(artefact: Artefact, pa
 def test_parallelism_that_makes_no_sense_is_refused(artefact: Artefact, wrong: backends.Parallelism):
     with pytest.raises(UsageError, match="must be at least 1"):
         artefact.open(wrong)
-
-
-def test_submit_and_collect_refuse_what_cannot_be(session, artefact: Artefact):
-    image = Golden.read(artefact.place).images[:1]
-    with pytest.raises(UsageError, match="nothing was submitted"):
-        session.collect()
-    for _ in range(session.depth):
-        session.submit(image)
-    with pytest.raises(UsageError, match="collect one first"):
-        session.submit(image)
 
 
 @pytest.mark.parametrize(

@@ -165,13 +165,13 @@ def test_two_images_are_under_way_at_once_and_come_back_in_order(open_simulated,
     open_session, images, expected = open_simulated
     with open_session() as session:
         assert session.depth == 2
-        session.submit(images[:1])
-        session.submit(images[1:2])
+        first, second = session.start(images[:1]), session.start(images[1:2])
         assert sum(bool(work) for work in cuda.streams.values()) == 2
-        np.testing.assert_allclose(session.collect(), expected(images[:1]), atol=1e-5)
-        session.submit(images[2:5])  # of another number: computed at once, collected in its turn
-        np.testing.assert_allclose(session.collect(), expected(images[1:2]), atol=1e-5)
-        np.testing.assert_allclose(session.collect(), expected(images[2:5]), atol=1e-5)
+        third, others = session.start(images[2:3]), session.start(images[3:6])  # no lane is free, or of another number
+        np.testing.assert_allclose(second.result(), expected(images[1:2]), atol=1e-5)
+        np.testing.assert_allclose(first.result(), expected(images[:1]), atol=1e-5)
+        np.testing.assert_allclose(third.result(), expected(images[2:3]), atol=1e-5)
+        np.testing.assert_allclose(others.result(), expected(images[3:6]), atol=1e-5)
 
 
 def test_the_usual_batch_is_one_launch_of_a_captured_graph(open_simulated, cuda: SimulatedCuda):
@@ -211,7 +211,7 @@ def test_closing_waits_and_gives_everything_back(open_simulated, cuda: Simulated
     open_session, images, _ = open_simulated
     session = open_session()
     session.infer(images[:5])
-    session.submit(images[:1])
+    session.start(images[:1])
     session.close()
     session.close()
     assert (cuda.memory, cuda.streams, cuda.graphs) == ({}, {}, {})

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import threading
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -185,48 +187,50 @@ class TensorRtSession(Session):
         self._engine = engine
         _, self._usual, self._largest = batch
         self.depth = LANES
-        self._idle = deque(Lane(engine, card, self._usual) for _ in range(LANES))
-        self._running: deque[Lane | None] = deque()
+        self._lanes = [Lane(engine, card, self._usual) for _ in range(LANES)]
+        self._idle = deque(self._lanes)
         self._any_size: Lane | None = None
+        self._any_size_free = threading.Lock()
         if not engine.flavour.compiles_on_device:
-            for lane in self._idle:
+            for lane in self._lanes:
                 _capture_if_possible(lane, self._usual)
 
     def _infer(self, images: NDArray[uint8]) -> NDArray[float32]:
+        return self._start(images)()
+
+    def _start(self, images: NDArray[uint8]) -> Callable[[], NDArray[float32]]:
+        lane = self._take_lane() if len(images) == self._usual else None
+        if lane is None:
+            scores = self._in_parts(images)
+            return lambda: scores
+        lane.start(images)
+
+        def finish() -> NDArray[float32]:
+            scores = lane.finish()
+            self._idle.append(lane)
+            return scores
+
+        return finish
+
+    def _take_lane(self) -> Lane | None:
+        """A lane that nobody uses; what was started in the others may be waited for by callers that wait for us."""
+        try:
+            return self._idle.popleft()
+        except IndexError:
+            return None
+
+    def _in_parts(self, images: NDArray[uint8]) -> NDArray[float32]:
         import numpy as np
 
-        if len(images) == self._usual and self._idle:
-            return self._idle[0].run(images)
-        self._any_size = self._any_size or Lane(self._engine, self.card, self._largest)
         parts = [images[first : first + self._largest] for first in range(0, len(images), self._largest)]
-        return np.concatenate([self._any_size.run(part) for part in parts])
+        with self._any_size_free:
+            self._any_size = self._any_size or Lane(self._engine, self.card, self._largest)
+            return np.concatenate([self._any_size.run(part) for part in parts])
 
-    def _submit(self, images: NDArray[uint8]) -> None:
-        if len(images) != self._usual:
-            super()._submit(images)
-            self._running.append(None)
-            return
-        lane = self._idle.popleft()
-        lane.start(images)
-        self._running.append(lane)
-
-    def _collect(self) -> NDArray[float32]:
-        lane = self._running.popleft()
-        if lane is None:
-            return super()._collect()
-        scores = lane.finish()
-        self._idle.append(lane)
-        return scores
-
-    def close(self) -> None:
-        """Wait for what is running, keep what the device compiled, and free the GPU's memory."""
-        lanes = [*self._idle, *(lane for lane in self._running if lane), *([self._any_size] if self._any_size else ())]
-        self._idle.clear()
-        self._running.clear()
-        self._any_size = None
-        if lanes:
-            self._engine.keep_runtime_cache()
-        for lane in lanes:
+    def _close(self) -> None:
+        """Keep what the device compiled, wait for what is running, and free the GPU's memory."""
+        self._engine.keep_runtime_cache()
+        for lane in [*self._lanes, *([self._any_size] if self._any_size else ())]:
             lane.free()
 
 
