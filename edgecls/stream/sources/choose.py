@@ -11,7 +11,7 @@ from pathlib import Path
 from edgecls.card import Golden
 from edgecls.data.images import SUFFIXES, find_images
 from edgecls.errors import SourceError, UsageError
-from edgecls.stream.frames import AS_IT_IS, Geometry, without_password
+from edgecls.stream.frames import AS_IT_IS, Geometry
 from edgecls.stream.sources.base import Source
 from edgecls.stream.sources.camera import (
     ANY,
@@ -30,6 +30,7 @@ from edgecls.stream.sources.camera import (
 from edgecls.stream.sources.files import ImagesSource, RawSource, VideoSource
 from edgecls.stream.sources.live import PATIENT, Device, LiveSource, Patience
 from edgecls.stream.sources.v4l2 import camera_named
+from edgecls.urls import SecretUrl
 
 STDIN = ("-", "stdin")
 
@@ -91,7 +92,7 @@ def _open(camera: str, golden: Golden | None, options: CameraOptions) -> Source:
     if camera.startswith("screen:"):
         return live("screen", lambda: ScreenDevice(camera.removeprefix("screen:"), wanted.fps or 15.0), local)
     if "://" in camera:
-        return live(without_password(camera), partial(network, camera, wanted), options.patience)
+        return live(str(SecretUrl(camera)), partial(network, camera, wanted), options.patience)
     path = Path(camera).expanduser()
     if path.is_dir():
         return ImagesSource(camera, find_images(path), options.geometry)
