@@ -256,8 +256,6 @@ class TestRefusals:
 @pytest.mark.parametrize(
     "camera", ["rtsp:/me:SECRET@host", "rtsp;//me:SECRET@host", "a" * 5000, "~nosuchuser/x", "a\0b"]
 )
-    "camera", ["rtsp:/me:SECRET@host", "rtsp;//me:SECRET@host", "a" * 5000, "~nosuchuser/x", "a\0b"]
-)
 def test_cameras_that_are_not_there_say_so_without_secrets(camera: str) -> None:
     with pytest.raises(SourceError) as raised:
         open_source(camera, None)
