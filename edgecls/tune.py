@@ -23,6 +23,7 @@ from edgecls.train.augment import PRESETS
 from edgecls.train.config import TrainConfig
 from edgecls.train.history import Epoch, Watcher
 from edgecls.train.loop import train
+from edgecls.urls import SecretUrl
 
 if TYPE_CHECKING:
     import optuna
@@ -128,6 +129,7 @@ def open_study(config: TuneConfig) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     make_folder(config.folder)
     url = config.storage or f"sqlite:///{config.folder.resolve() / STUDY_FILE}"
+    shown = SecretUrl(url)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the heartbeat
@@ -141,7 +143,9 @@ def open_study(config: TuneConfig) -> optuna.Study:
         )
     except Exception as error:
         # Databases' drivers have exceptions of their own.
-        raise OutputError(f"the study's storage {url} cannot be used ({first_line(error)}); check --storage") from error
+        raise OutputError(
+            f"the study's storage {shown} cannot be used ({shown.scrubbed(first_line(error))}); check --storage"
+        ) from error
     seed = config.base.seed + len(study.trials)  # a study that goes on must not suggest again what it began with
     study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True)
     return study

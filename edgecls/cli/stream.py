@@ -160,12 +160,13 @@ def stream(
     from edgecls.env import this_machine
     from edgecls.runs import resolve
     from edgecls.stream.decision import Smoothing
-    from edgecls.stream.frames import Geometry, Region, without_password
+    from edgecls.stream.frames import Geometry, Region
     from edgecls.stream.loop import Stream, StreamConfig
     from edgecls.stream.service import Supervisor, unit
     from edgecls.stream.sources import CameraOptions, open_source
     from edgecls.stream.sources.camera import Wanted
     from edgecls.stream.sources.live import Patience
+    from edgecls.urls import SecretUrl
 
     named = camera or ["0"]
     if display not in DISPLAYS:
@@ -184,7 +185,7 @@ def stream(
         ]
         if "--display" not in given:
             given += ["--display", "none"]
-        print(unit(given, [without_password(each) for each in named]), end="")
+        print(unit(given, [str(SecretUrl(each)) for each in named]), end="")
         return
     supervisor = Supervisor()
     with ExitStack() as stack:
@@ -246,6 +247,7 @@ def _kept(
     from edgecls.stream.sinks.files import EventSink, LogSink, VideoSink
     from edgecls.stream.sinks.network import MqttSink, WebhookSink
     from edgecls.stream.sinks.web import WebSink
+    from edgecls.urls import SecretUrl
 
     sinks: list[Sink] = []
     if segment is not None and record is None:
@@ -262,7 +264,9 @@ def _kept(
         sinks.append(WebhookSink(webhook))
     if web:
         page = WebSink(web, web_token)
-        page.announce = lambda url: messages.print(f"web view: {url}", soft_wrap=True)
+        page.announce = lambda url: messages.print(
+            f"web view: {url if messages.is_terminal else SecretUrl(url)}", soft_wrap=True
+        )
         sinks.append(page)
     return sinks
 

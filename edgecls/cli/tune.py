@@ -10,6 +10,7 @@ import typer
 
 from edgecls.cli.common import console, messages, percent, shown
 from edgecls.errors import UsageError
+from edgecls.urls import SecretUrl
 
 if TYPE_CHECKING:
     from edgecls.train.history import Epoch
@@ -62,7 +63,9 @@ def tune(
         name,
     )
     messages.print(
-        f"study: {name} in {storage or shown(out)}; Ctrl-C ends it, and the same command goes on", soft_wrap=True
+        f"study: {name} in {SecretUrl(storage) if storage else shown(out)}; "
+        "Ctrl-C ends it, and the same command goes on",
+        soft_wrap=True,
     )
     found = tuning.tune(wanted, _teller())
     write_page(name, found, tuning.importances(tuning.open_study(wanted)), out / "tune.html")

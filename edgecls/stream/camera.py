@@ -86,3 +86,8 @@ def mean(values: Iterable[float]) -> float:
 def utc_now() -> str:
     """The time now in ISO format."""
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+
+
+def one_line(name: str) -> str:
+    """A camera's name as rows, headers, topics and files take it: control characters and broken UTF-8 are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -87,8 +86,3 @@ class Geometry:
 
 
 AS_IT_IS = Geometry()
-
-
-def without_password(address: str) -> str:
-    """An address as it may be shown and logged."""
-    return re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1:***@", address)

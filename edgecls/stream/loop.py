@@ -16,7 +16,7 @@ from edgecls.data.parallel import read_ahead
 from edgecls.errors import OutputError, SourceError, UsageError
 from edgecls.evaluate.inference import overlapped
 from edgecls.storage import make_folder, write_bytes
-from edgecls.stream.camera import Camera, utc_now
+from edgecls.stream.camera import Camera, one_line, utc_now
 from edgecls.stream.decision import (
     EACH_FRAME,
     SMOOTHED,
@@ -105,6 +105,8 @@ class Stream:
         config.check()
         if len({source.live for source in sources}) != 1:
             raise UsageError("live cameras and files do not mix; --realtime plays video files as live cameras")
+        for source in sources:
+            source.name = one_line(source.name)
         names = [source.name for source in sources]
         for number, source in enumerate(sources):
             if names.count(names[number]) > 1:

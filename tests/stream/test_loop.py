@@ -364,3 +364,13 @@ def test_nothing_is_left_when_a_stream_has_ended(digits_video: Path, classifier:
     run("demo", classifier, Remembering(), frames=5)
     run(digits_video, classifier, Remembering())
     assert {thread.name for thread in threading.enumerate()} <= before
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\r\nb", "a\u2028b", "a\udce9b", "a\x00b"])
+def test_a_cameras_name_is_one_line_of_utf8(name: str) -> None:
+    from edgecls.stream.camera import one_line
+
+    told = one_line(name)
+    assert told.isprintable()
+    assert told.encode()
+    assert one_line("Türe 1") == "Türe 1"

@@ -251,3 +251,23 @@ class TestRefusals:
     def test_a_demonstration_without_golden_inputs(self):
         with pytest.raises(SourceError, match="golden inputs"):
             open_source("demo", None)
+
+
+@pytest.mark.parametrize(
+    "camera", ["rtsp:/me:SECRET@host", "rtsp;//me:SECRET@host", "a" * 5000, "~nosuchuser/x", "a\0b"]
+)
+def test_cameras_that_are_not_there_say_so_without_secrets(camera: str) -> None:
+    with pytest.raises(SourceError) as raised:
+        open_source(camera, None)
+    assert "SECRET" not in str(raised.value)
+
+
+def test_pipes_and_names_that_are_not_utf8_are_refused_as_films(tmp_path: Path) -> None:
+    import os
+
+    os.mkfifo(tmp_path / "fifo")
+    odd = os.fsencode(tmp_path) + b"/\xe9.mp4"
+    Path(os.fsdecode(odd)).write_bytes(b"")
+    for path in (str(tmp_path / "fifo"), os.fsdecode(odd)):
+        with pytest.raises(SourceError):
+            open_source(path, None)

@@ -231,3 +231,54 @@ class TestInABrowser:
         until(lambda: text(browser, "#well") == "all cameras live")
         serving.end()
         until(lambda: text(browser, "#well") == "no connection to the stream")
+
+
+class Silent:
+    """A feed without cameras."""
+
+    closing = False
+
+    def health(self) -> Any:
+        from edgecls.stream.decision import Health
+
+        return Health("", 0.0, (), ())
+
+    def events(self) -> list[dict[str, Any]]:
+        return []
+
+    def picture(self, camera: str, after: int) -> tuple[int, bytes] | None:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "query", "status"),
+    [
+        ("GET", "//evil.example/", "token=t%23&", 303), ("GET", "/\\evil.example", "token=t%23", 303),
+        ("GET", "/", "", 401), ("GET", "/healthz", "", 200), ("POST", "/healthz", "", 405),
+        ("GET", f"/camera/{'9' * 5000}.jpg", "B", 404), ("GET", "/camera/-1.mjpg", "B", 404), ("GET", "/no", "B", 404),
+    ],
+)  # fmt: skip
+def test_every_answer_has_the_headers_and_none_leads_away(method: str, path: str, query: str, status: int) -> None:
+    import asyncio
+
+    from edgecls.stream.web.app import HEADERS, build
+
+    bearer = [(b"authorization", b"Bearer t#")] if query == "B" else []
+    scope = {
+        "type": "http", "method": method, "path": path, "raw_path": path.encode(), "query_string": query.encode(),
+        "headers": [(b"host", b"localhost"), *bearer], "scheme": "http", "server": ("localhost", 80), "root_path": "",
+        "http_version": "1.1", "client": ("127.0.0.1", 1),
+    }  # fmt: skip
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b""}
+
+    asyncio.run(build(Silent(), "t#")(scope, receive, send))
+    headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    assert sent[0]["status"] == status
+    assert {name.lower() for name in HEADERS} <= headers.keys()
+    assert not headers.get("location", "").startswith(("//", "/\\", "http"))

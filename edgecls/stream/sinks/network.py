@@ -10,14 +10,16 @@ import urllib.request
 from base64 import b64encode
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote
 
 from edgecls.errors import MissingExtraError, OutputError, UsageError, first_line
 from edgecls.stream.decision import Event, Health, StateChange
-from edgecls.stream.frames import without_password
 from edgecls.stream.sinks.base import Sink
+from edgecls.urls import SecretUrl, checked
 
 PREFIX = "edgecls"
+LONGEST_PREFIX_BYTES = 60_000
+"""MQTT takes topics of 65,535 bytes; a camera's name comes behind the prefix."""
 QUEUED = 1000
 """Messages that wait for a broker that is away; the oldest makes room."""
 ATTEMPTS = 8
@@ -37,16 +39,14 @@ class MqttSink(Sink):
     takes_frames = False
 
     def __init__(self, address: str):
-        parts = urlsplit(address)
-        if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
-            raise UsageError(
-                "--mqtt takes mqtt://[user:password@]host[:port][/prefix], not " + without_password(address)
-            )
+        form = "mqtt://[user:password@]host[:port][/prefix]"
+        parts = checked(address, ("mqtt", "mqtts"), "--mqtt", form)
+        # A plain # or ? would end the path: with it, the prefix would silently be another one.
+        self._prefix = _prefix(parts.path + "#" * any(c in address for c in "#?"))
         try:
             import paho.mqtt.client as mqtt
         except ImportError as error:
             raise MissingExtraError("paho-mqtt", "mqtt", "sending to an MQTT broker") from error
-        self._prefix = parts.path.strip("/") or PREFIX
         self._host, self._port = parts.hostname, parts.port or (8883 if parts.scheme == "mqtts" else 1883)
         self._client: Any = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
         self._client.max_queued_messages_set(QUEUED)
@@ -100,9 +100,26 @@ class MqttSink(Sink):
         self._client.loop_stop()
 
 
+def _prefix(path: str) -> str:
+    """The prefix of all topics, from the path of the broker's address. Raises `UsageError`."""
+    prefix = unquote(path).strip("/") or PREFIX
+    if any(c in "+#?" or ord(c) < 32 or 0xD800 <= ord(c) < 0xE000 for c in prefix):
+        raise UsageError("--mqtt: the prefix of topics takes no +, #, ? and no control characters")
+    if len(prefix.encode()) > LONGEST_PREFIX_BYTES:
+        raise UsageError(f"--mqtt: the prefix of topics takes {LONGEST_PREFIX_BYTES} bytes at most")
+    return prefix
+
+
 def _topic(camera: str) -> str:
     """A camera's name as one level of a topic."""
-    return "".join("_" if c in "/+#" or ord(c) < 32 else c for c in camera)
+    return "".join("_" if c in "/+#" or ord(c) < 32 or 0xD800 <= ord(c) < 0xE000 else c for c in camera)[:250]
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirect is a failure: followed, it would lose the body or carry credentials to another host."""
+
+    def redirect_request(self, *_args: Any, **_options: Any) -> None:
+        """Follow none."""
 
 
 class WebhookSink(Sink):
@@ -117,16 +134,14 @@ class WebhookSink(Sink):
     takes_frames = False
 
     def __init__(self, address: str):
-        parts = urlsplit(address)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(f"--webhook takes an http or https address, not {without_password(address)}")
-        self._shown = without_password(address)
+        parts = checked(address, ("http", "https"), "--webhook", "an http or https address")
+        self._shown = SecretUrl(address, secret_path=True)
         self._address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
         self._headers = {"Content-Type": "application/json"}
         if parts.username:
             credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
             self._headers["Authorization"] = f"Basic {b64encode(credentials).decode()}"
-        self._opener = urllib.request.build_opener()
+        self._opener = urllib.request.build_opener(_NoRedirects())
         self._hurry = threading.Event()
 
     def event(self, event: Event) -> None:
@@ -139,8 +154,8 @@ class WebhookSink(Sink):
         self._send(f"{change.camera}-{change.at}-{change.state.value}", {"kind": "state", **change.to_json()})
 
     def _send(self, key: str, values: dict[str, Any]) -> None:
-        body = json.dumps(values, ensure_ascii=False).encode()
-        headers = {**self._headers, "Idempotency-Key": key.encode("ascii", "replace").decode()}
+        body = json.dumps(values, ensure_ascii=False).encode(errors="replace")
+        headers = {**self._headers, "Idempotency-Key": quote(key, safe=" :+()", errors="replace")}
         for attempt in range(1, ATTEMPTS + 1):
             request = urllib.request.Request(self._address, body, headers)
             try:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from edgecls.benchmark.clock import now_ns
 from edgecls.card import Golden
 from edgecls.errors import MissingExtraError, SourceError, UsageError
-from edgecls.stream.frames import without_password
 from edgecls.stream.sources.base import DEFAULT_FPS
 from edgecls.stream.sources.live import OPEN_TIMEOUT_S, Device
 from edgecls.stream.sources.v4l2 import found_cameras
+from edgecls.urls import SecretUrl
 
 if TYPE_CHECKING:
     from numpy import uint8
@@ -103,7 +103,7 @@ def network(address: str, wanted: Wanted) -> Device:
         cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(READ_TIMEOUT_S * 1000),
         cv2.CAP_PROP_N_THREADS, 1,
     ]  # fmt: skip
-    shown = without_password(address)
+    shown = str(SecretUrl(address))
     complaint = f"{shown} cannot be opened; check the address, the credentials and the network"
     return OpenCvDevice(shown, cv2.VideoCapture(address, cv2.CAP_FFMPEG, settings), complaint, wanted)
 

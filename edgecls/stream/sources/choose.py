@@ -11,7 +11,7 @@ from pathlib import Path
 from edgecls.card import Golden
 from edgecls.data.images import SUFFIXES, find_images
 from edgecls.errors import SourceError, UsageError
-from edgecls.stream.frames import AS_IT_IS, Geometry, without_password
+from edgecls.stream.frames import AS_IT_IS, Geometry
 from edgecls.stream.sources.base import Source
 from edgecls.stream.sources.camera import (
     ANY,
@@ -30,6 +30,7 @@ from edgecls.stream.sources.camera import (
 from edgecls.stream.sources.files import ImagesSource, RawSource, VideoSource
 from edgecls.stream.sources.live import PATIENT, Device, LiveSource, Patience
 from edgecls.stream.sources.v4l2 import camera_named
+from edgecls.urls import SecretUrl
 
 STDIN = ("-", "stdin")
 
@@ -84,15 +85,21 @@ def _open(camera: str, golden: Golden | None, options: CameraOptions) -> Source:
         if wanted.width is None or wanted.height is None:
             raise UsageError("raw frames on standard input need --width and --height; the pixels are bgr24")
         return RawSource(wanted.width, wanted.height, wanted.fps, options.geometry)
-    if camera.isdigit():
+    if camera.isdecimal():
         return live(f"camera {camera}", partial(numbered, int(camera), wanted), local)
     if " ! " in camera or camera.startswith("csi:"):
         return live(*_through_gstreamer(camera, wanted), local)
     if camera.startswith("screen:"):
         return live("screen", lambda: ScreenDevice(camera.removeprefix("screen:"), wanted.fps or 15.0), local)
     if "://" in camera:
-        return live(without_password(camera), partial(network, camera, wanted), options.patience)
-    path = Path(camera).expanduser()
+        return live(str(SecretUrl(camera)), partial(network, camera, wanted), options.patience)
+    # What looks like a misspelt address is shown like one.
+    told = str(SecretUrl(camera)) if ":" in camera else camera
+    try:
+        path = Path(camera).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise SourceError(f"--camera {told[:200]!r} cannot be looked up: {type(error).__name__}") from None
     if path.is_dir():
         return ImagesSource(camera, find_images(path), options.geometry)
     if path.is_char_device():
@@ -101,11 +108,18 @@ def _open(camera: str, golden: Golden | None, options: CameraOptions) -> Source:
         if found := camera_named(camera):
             return live(found.name, partial(numbered, found.index, wanted), local)
         raise SourceError(
-            f"there is no camera or file {camera}; give a number, a name as `edgecls cameras` lists it, a URL, a file, "
+            f"there is no camera or file {told}; give a number, a name as `edgecls cameras` lists it, a URL, a file, "
             "a folder, or demo"
         )
     if path.suffix.lower() in SUFFIXES:
         return ImagesSource(camera, [path], options.geometry)
+    if not path.is_file():
+        raise SourceError(f"{camera} is a pipe, socket or device that gives no film; use --camera - for raw frames")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        # OpenCV's reader of films ends the whole process on such a name.
+        raise SourceError(f"the name {str(path)!r} is not UTF-8, which films need; rename the file") from None
     if options.realtime:
         return live(path.name, lambda: FilmDevice(str(path), wanted.fps), local)
     return VideoSource(path, options.geometry)
@@ -115,7 +129,7 @@ def _through_gstreamer(camera: str, wanted: Wanted) -> tuple[str, Callable[[], D
     if not camera.startswith("csi:"):
         return "pipeline", partial(pipeline, camera, wanted)
     sensor = camera.removeprefix("csi:") or "0"
-    if not sensor.isdigit():
+    if not sensor.isdecimal():
         raise UsageError(f"csi: takes a sensor's number, not {sensor!r}")
     if not has_gstreamer():
         return f"csi {sensor}", partial(pipeline, "", wanted)

@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from html import escape
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import quote
 
 from edgecls.stream.decision import Health, State
 
 if TYPE_CHECKING:
-    from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
 
@@ -25,6 +25,7 @@ LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
@@ -45,7 +46,7 @@ class Feed(Protocol):
         """The newest picture of a camera as JPEG and its number; None where there is none newer than `after`."""
 
 
-def build(feed: Feed, token: str | None) -> Starlette:
+def build(feed: Feed, token: str | None) -> Callable[..., Any]:
     """The application. Without a token it answers only to a loopback address' own names."""
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
@@ -56,13 +57,13 @@ def build(feed: Feed, token: str | None) -> Starlette:
     page = resources.files("edgecls.stream.web").joinpath("page.html").read_text(encoding="utf-8")
 
     async def index(_request: Request) -> Response:
-        return HTMLResponse(page, headers=HEADERS)
+        return HTMLResponse(page)
 
     async def updates(_request: Request) -> Response:
-        return StreamingResponse(_updates(feed), media_type="text/event-stream", headers=HEADERS)
+        return StreamingResponse(_updates(feed), media_type="text/event-stream")
 
     async def health(_request: Request) -> Response:
-        return JSONResponse(feed.health().to_json(), headers=HEADERS)
+        return JSONResponse(feed.health().to_json())
 
     async def healthz(_request: Request) -> Response:
         well = feed.health().well
@@ -76,7 +77,7 @@ def build(feed: Feed, token: str | None) -> Starlette:
         if camera is None:
             return PlainTextResponse("no such camera\n", 404)
         media_type = f"multipart/x-mixed-replace; boundary={BOUNDARY}"
-        return StreamingResponse(_pictures(feed, camera), media_type=media_type, headers=HEADERS)
+        return StreamingResponse(_pictures(feed, camera), media_type=media_type)
 
     async def jpeg(request: Request) -> Response:
         from starlette.responses import Response
@@ -85,22 +86,22 @@ def build(feed: Feed, token: str | None) -> Starlette:
         picture = None if camera is None else await asyncio.to_thread(feed.picture, camera, -1)
         if picture is None:
             return PlainTextResponse("no picture\n", 404)
-        return Response(picture[1], media_type="image/jpeg", headers=HEADERS)
+        return Response(picture[1], media_type="image/jpeg")
 
     guard = Middleware(_TokenGuard, token=token) if token else Middleware(
         TrustedHostMiddleware, allowed_hosts=list(LOOPBACK_NAMES)
     )  # fmt: skip
     routes = [
         Route("/", index), Route("/api/updates", updates), Route("/api/health", health), Route("/healthz", healthz),
-        Route("/metrics", metrics), Route("/camera/{number:int}.mjpg", mjpeg), Route("/camera/{number:int}.jpg", jpeg),
+        Route("/metrics", metrics), Route("/camera/{number}.mjpg", mjpeg), Route("/camera/{number}.jpg", jpeg),
     ]  # fmt: skip
-    return Starlette(routes=routes, middleware=[guard])
+    return _SameHeaders(Starlette(routes=routes, middleware=[guard]))
 
 
 def _named(feed: Feed, request: Request) -> str | None:
     cameras = feed.health().cameras
-    number = int(request.path_params["number"])
-    return cameras[number].camera if number < len(cameras) else None
+    number = request.path_params["number"]
+    return next((camera.camera for index, camera in enumerate(cameras) if str(index) == number), None)
 
 
 async def _updates(feed: Feed) -> AsyncIterator[str]:
@@ -120,6 +121,22 @@ async def _pictures(feed: Feed, camera: str) -> AsyncIterator[bytes]:
             yield b"--%b\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % (BOUNDARY.encode(), len(jpeg))
             yield jpeg + b"\r\n"
         await asyncio.sleep(1 / PICTURES_PER_S)
+
+
+class _SameHeaders:
+    """Gives every answer the same security headers, refusals and redirects included."""
+
+    def __init__(self, app: Callable[..., Any]):
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def with_headers(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                ours = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+                message = {**message, "headers": [*message.get("headers", []), *ours]}
+            await send(message)
+
+        await self._app(scope, receive, with_headers)
 
 
 class _TokenGuard:
@@ -143,7 +160,7 @@ class _TokenGuard:
         asked = request.query_params.get("token")
         scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
         if self._knows(asked):
-            response: Any = RedirectResponse(request.url.path, 303)
+            response: Any = RedirectResponse("/" + quote(request.url.path.lstrip("/\\")), 303)
             response.set_cookie(
                 COOKIE, self._token, max_age=30 * 86400, httponly=True, samesite="strict",
                 secure=request.url.scheme == "https",
@@ -151,7 +168,7 @@ class _TokenGuard:
         elif self._knows(request.cookies.get(COOKIE)) or (scheme.lower() == "bearer" and self._knows(bearer)):
             response = self._app
         else:
-            response = HTMLResponse(_door(asked is not None), 401, HEADERS)
+            response = HTMLResponse(_door(asked is not None), 401)
         await response(scope, receive, send)
 
 
