@@ -13,7 +13,7 @@ from pathlib import Path
 from edgecls import backends
 from edgecls.card import CARD_FILE, Card, read_card
 from edgecls.errors import ArtefactError
-from edgecls.storage import make_folder, writing_to
+from edgecls.storage import expanded, make_folder, require_regular, shortened, writing_to
 
 RUNS_VARIABLE = "EDGECLS_RUNS"
 BUNDLES_FOLDER = "bundles"
@@ -112,11 +112,16 @@ def find(path: str | Path) -> Artefact:
 
     Raises `ArtefactError`.
     """
-    place = Path(path).expanduser()
+    place = expanded(path)
     if place.is_dir():
         return Artefact(place, read_card(place))
-    if not place.exists():
-        raise ArtefactError(f"there is no model at {path}; give a run, a bundle or a model file")
+    try:
+        require_regular(place)
+    except FileNotFoundError as error:
+        shown = shortened(path)
+        raise ArtefactError(f"there is no model at {shown}; give a run, a bundle or a model file") from error
+    except OSError as error:
+        raise ArtefactError(f"cannot read the model {shortened(path)}: {error.strerror}") from error
     if bundle := next(filter(None, (backend.bundle_of(place) for backend in backends.all_backends().values())), None):
         return Artefact(bundle, read_card(bundle))
     return Artefact(place, backends.find_for_file(place).read_embedded(place))

@@ -1,4 +1,9 @@
-"""Files and folders that are either whole or not there at all."""
+"""Files and folders that are either whole or not there at all, and reading that ends.
+
+Everything that edgecls keeps is made here: write, flush, fsync, rename, fsync of the folder. After a power cut the old
+content stands there or the new one. What is not a regular file (a device, a pipe) is written through and never renamed
+over. Everything that a user names is read here: regular files only, up to a limit.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +11,147 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import shutil
+import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from edgecls.errors import OutputError, UsageError
 
+MAX_TEXT_BYTES = 64 << 20
+"""More than this no list, manifest, configuration or card holds."""
+MAX_BYTES = 1 << 30
+"""More than this no image holds."""
+SHOWN_LETTERS = 200
+LONG_NAME_BYTES = 200
+"""File systems take 255; a temporary name is some letters longer than the one that it will get."""
 _DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 """What the operating system says while a file is being written, as opposed to while one is being read."""
+_CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES}
+"""What file systems say that cannot sync a folder; network shares are some."""
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISSOCK, "a socket"),
+)
+
+
+# ── paths ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def printable(text: str | os.PathLike[str]) -> str:
+    """A name as it may stand in a line: newlines, control characters and what is not UTF-8 are escaped."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in os.fspath(text))
+
+
+def shortened(path: str | os.PathLike[str]) -> str:
+    """A path as it may stand in a message: printable, and its middle left out where it is long."""
+    text, half = printable(path), SHOWN_LETTERS // 2
+    return text if len(text) <= SHOWN_LETTERS else f"{text[:half]}…{text[-half:]}"
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """A path with `~` and `~user` in front replaced by the home folder. Raises `UsageError` where there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        who = os.fspath(path).partition("/")[0]
+        reason = "HOME is not set" if who == "~" else f"there is no user {shortened(who[1:])}"
+        raise UsageError(f"no home folder for {shortened(path)}: {reason}; give the path in full") from error
+
+
+def path_error(error: Exception) -> str | None:
+    """What to tell about an error that the operating system, or Python before it, raised over a path; or None.
+
+    For errors that nobody expected where they arose: a name that is too long, holds a NUL or is not UTF-8, say.
+    """
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error) or type(error).__name__
+        named = error.filename if isinstance(error.filename, (str, bytes)) else None
+        return f"cannot use {shortened(os.fsdecode(named))}: {reason}" if named else f"the system refuses: {reason}"
+    if isinstance(error, ValueError) and re.search(r"null (byte|character)", str(error)):
+        return "a path holds a NUL character; no file can be named so"
+    if isinstance(error, RuntimeError) and "home directory" in str(error):
+        return "a path begins with ~ and there is no such home folder; give it in full"
+    if isinstance(error, UnicodeEncodeError):
+        return f"a name cannot be written as text ({error.reason}); rename it in UTF-8"
+    return None
+
+
+# ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def require_regular(path: Path) -> None:
+    """Raise an `OSError` that says so where `path` is anything but a regular file, before anybody waits for it."""
+    with open_regular(path):
+        pass
+
+
+@contextlib.contextmanager
+def open_regular(path: Path) -> Iterator[BinaryIO]:
+    """Open a regular file for reading bytes; links are followed. Raises `OSError` for pipes, devices and folders."""
+    try:
+        # Opening a pipe waits for whoever writes to it, unless told not to.
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    except ValueError as error:
+        raise OSError(errno.EINVAL, "the name holds a NUL character", str(path)) from error
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise OSError(errno.EINVAL, "it is no regular file but a socket", str(path)) from error
+        raise
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, handle)
+        mode = os.fstat(handle).st_mode
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, f"it is no regular file but {_kind(mode)}", str(path))
+        stream = stack.enter_context(os.fdopen(handle, "rb", closefd=False))
+        yield stream
+
+
+def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
+    """The content of a regular file of at most `limit` bytes. Raises `OSError` for anything else."""
+    with open_regular(path) as stream:
+        content = stream.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, f"it holds more than {_size(limit)}", str(path))
+    return content
+
+
+def read_text(path: Path, limit: int = MAX_TEXT_BYTES, errors: str = "strict") -> str:
+    """The text of a regular file in UTF-8, with or without a byte-order mark in front, line ends as they are.
+
+    Raises `OSError` as `read_bytes` does, and for what is no text in UTF-8 unless `errors` says what to do with it.
+    """
+    try:
+        return read_bytes(path, limit).decode("utf-8-sig", errors)
+    except UnicodeDecodeError as error:
+        raise OSError(errno.EILSEQ, f"it is no text in UTF-8 (byte {error.start})", str(path)) from error
 
 
 def sha256(path: Path) -> str:
-    """Hex SHA-256 of a file's content, read in pieces."""
+    """Hex SHA-256 of a regular file's content, read in pieces."""
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         while piece := stream.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def _kind(mode: int) -> str:
+    return next((name for is_kind, name in _KINDS if is_kind(mode)), "something else")
+
+
+def _size(count: int) -> str:
+    return f"{count >> 20} MiB" if count >= 1 << 20 else f"{count} bytes"
+
+
+# ── writing ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @contextlib.contextmanager
@@ -34,6 +161,10 @@ def writing_to(place: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise _refused(place, error) from error
+    except ValueError as error:
+        if (reason := path_error(error)) is None:
+            raise
+        raise OutputError(f"cannot write {shortened(place)}: {reason}") from error
 
 
 @contextlib.contextmanager
@@ -49,30 +180,46 @@ def _full_disk_at(place: Path) -> Iterator[None]:
 
 def _refused(place: Path, error: OSError) -> OutputError:
     reason = error.strerror or str(error)
-    return OutputError(f"cannot write {place}: {reason}; choose another place, or free this one")
+    return OutputError(f"cannot write {shortened(place)}: {reason}; choose another place, or free this one")
+
+
+def is_disk_trouble(error: OSError) -> bool:
+    """Whether the disk is at fault (full, read-only, failing), and not what was asked of it."""
+    return error.errno in _DISK_TROUBLE
 
 
 def make_folder(place: Path) -> Path:
     """Create `place` and its parents; return it. Raises `OutputError` where that is not possible."""
     with writing_to(place):
-        place.mkdir(parents=True, exist_ok=True)
+        if not place.is_dir():
+            if place.parent != place:
+                make_folder(place.parent)
+            place.mkdir(exist_ok=True)
+            sync_folder(place.parent)
     return place
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8; see `write_bytes`."""
-    write_bytes(path, text.encode())
+def write_text(path: Path, text: str, errors: str = "backslashreplace") -> None:
+    """Write a text file in UTF-8; what cannot be written so (a name that is not UTF-8) is escaped. See `write_bytes`."""
+    write_bytes(path, text.encode(errors=errors))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a small file so that a reader sees the old content or the new one, never half of it."""
+    """Write a small file so that a reader, also one after a power cut, sees the old content or the new one.
+
+    A link stays and what it points to is written; a device or pipe is written through. Raises `OutputError`.
+    """
     with writing_to(path):
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        if (target := _file_to_replace(path)) is None:
+            _write_through(path, content)
+            return
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=_prefix(target))
         try:
             with os.fdopen(handle, "wb") as stream:
                 stream.write(content)
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
+                _give_usual_mode(Path(name))
+                _flush(stream)
+            _take_name(Path(name), target)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
@@ -82,61 +229,181 @@ def write_bytes(path: Path, content: bytes) -> None:
 def new_file(place: Path) -> Iterator[Path]:
     """Yield a temporary file's path beside `place`; the file takes the name `place` when the block ends well.
 
-    On any error, Ctrl-C included, nothing is left and what stood at `place` stays.
+    On any error, Ctrl-C included, nothing is left and what stood at `place` stays. Links, devices and pipes are treated
+    as by `write_bytes`.
     """
     make_folder(place.parent)
     with writing_to(place):
-        handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.stem}.", suffix=place.suffix)
+        target = _file_to_replace(place)
+        folder = target.parent if target else None
+        handle, name = tempfile.mkstemp(dir=folder, prefix=_prefix(place), suffix=place.suffix)
         os.close(handle)
     temporary = Path(name)
     try:
-        temporary.chmod(0o644)
+        _give_usual_mode(temporary)
         with _full_disk_at(place):
             yield temporary
         with writing_to(place):
-            temporary.replace(place)
+            if target is None:
+                _write_through(place, temporary.read_bytes())
+            else:
+                sync_file(temporary)
+                _take_name(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def parse_toml(text: str, origin: str) -> dict[str, Any]:
-    """The values in a TOML text; `origin` names it in the `UsageError` for one that is none."""
-    import sys
-
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{origin} is not valid TOML: {error}") from error
 
 
 @contextlib.contextmanager
 def new_folder(place: Path) -> Iterator[Path]:
     """Yield an empty temporary folder beside `place`; it takes the name `place` when the block ends well.
 
-    A folder that already stands at `place` is replaced only then. On any error, Ctrl-C included, nothing is left.
+    A folder that already stands at `place` is replaced only then; a link to a folder stays. On any error, Ctrl-C
+    included, nothing is left.
     """
     make_folder(place.parent)
     with writing_to(place):
-        temporary = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}."))
+        if place.exists() and not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "it is no folder", str(place))
+        place = _resolved(place)
+        temporary = Path(tempfile.mkdtemp(dir=place.parent, prefix=_prefix(place)))
         temporary.chmod(0o755)
     try:
         with _full_disk_at(place):
             yield temporary
         with writing_to(place):
+            _sync_tree(temporary)
             _replace_folder(temporary, place)
+            sync_folder(place.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sync_file(path: Path) -> None:
+    """Return when the content of a file is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_folder(folder: Path) -> None:
+    """Return when the names in a folder are on the disk, where the file system can tell."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
+    finally:
+        os.close(handle)
+
+
+def take_name(finished: Path, place: Path) -> None:
+    """Give a file or folder that was written elsewhere on the same file system its name, so that it survives a power
+    cut whole; a file at `place` is replaced. Raises `OutputError`.
+    """
+    with writing_to(place):
+        if finished.is_dir():
+            _sync_tree(finished)
+            finished.rename(place)
+            sync_folder(place.parent)
+        else:
+            sync_file(finished)
+            _take_name(finished, place)
+
+
+def _take_name(finished: Path, place: Path) -> None:
+    finished.replace(place)
+    sync_folder(place.parent)
+
+
+def _flush(stream: BinaryIO) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+def _sync_tree(folder: Path) -> None:
+    """Sync every file and folder below `folder`, the innermost first, and then itself."""
+    for root, _, files in os.walk(folder, topdown=False):
+        for name in files:
+            if not (path := Path(root, name)).is_symlink():
+                sync_file(path)
+        sync_folder(Path(root))
+
+
+def _give_usual_mode(path: Path) -> None:
+    path.chmod(0o644)
+
+
+def half_written(place: Path) -> list[Path]:
+    """What a process that was killed left of a file or folder that it was making at `place`."""
+    return [path for path in place.parent.iterdir() if path.name.startswith(_prefix(place))]
+
+
+def _prefix(place: Path) -> str:
+    """Of a temporary name: hidden, recognizable, and short enough where the name itself is as long as can be."""
+    name = place.name if len(os.fsencode(place.name)) <= LONG_NAME_BYTES else place.name[:32]
+    return f".{name}."
+
+
+def _resolved(place: Path) -> Path:
+    """What a link points to, whether or not it is there yet; anything else as it is."""
+    return Path(os.path.realpath(place)) if place.is_symlink() else place
+
+
+def _file_to_replace(place: Path) -> Path | None:
+    """The regular file, there or not, that a new one replaces; None for what has to be written through.
+
+    Raises `OSError` for a folder.
+    """
+    if _open_descriptor(place) is not None:
+        return None
+    try:
+        mode = place.stat().st_mode
+    except FileNotFoundError:
+        return _resolved(place)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder; name a file in it", str(place))
+    return _resolved(place) if stat.S_ISREG(mode) else None
+
+
+def _open_descriptor(place: Path) -> int | None:
+    """The number of this process' open file that `place` stands for (/dev/stdout, /dev/fd/3), or None."""
+    for _ in range(8):
+        parent = os.path.realpath(place.parent)
+        if parent == f"/proc/{os.getpid()}/fd" or parent == "/dev/fd":
+            return int(place.name) if place.name.isdecimal() else None
+        if not place.is_symlink():
+            return None
+        place = place.parent / place.readlink()
+    return None
+
+
+def _write_through(place: Path, content: bytes) -> None:
+    """Write to a device, a pipe, or a file that this process already holds open."""
+    sys.stdout.flush()
+    descriptor = _open_descriptor(place)
+    if descriptor is not None:
+        handle = os.dup(descriptor)
+    else:
+        try:
+            # A pipe that nobody reads from would be waited for.
+            handle = os.open(place, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                raise OSError(errno.ENXIO, "nobody reads from it", str(place)) from error
+            raise
+        os.set_blocking(handle, True)
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(content)
 
 
 def _replace_folder(new: Path, place: Path) -> None:
     if not place.exists():
         new.rename(place)
         return
-    old = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}.old."))
+    old = Path(tempfile.mkdtemp(dir=place.parent, prefix=f"{_prefix(place)}old."))
     place.rename(old / place.name)
     try:
         new.rename(place)
@@ -145,3 +412,18 @@ def _replace_folder(new: Path, place: Path) -> None:
         raise
     finally:
         shutil.rmtree(old, ignore_errors=True)
+
+
+# ── formats ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def parse_toml(text: str, origin: str) -> dict[str, Any]:
+    """The values in a TOML text; `origin` names it in the `UsageError` for one that is none."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{origin} is not valid TOML: {error}") from error

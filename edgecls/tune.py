@@ -18,7 +18,7 @@ from edgecls.benchmark.clock import Latency, sample_session
 from edgecls.card import Card
 from edgecls.errors import MissingExtraError, OutputError, UsageError, first_line
 from edgecls.export.graph import float_graph
-from edgecls.storage import make_folder
+from edgecls.storage import make_folder, take_name
 from edgecls.train.augment import PRESETS
 from edgecls.train.config import TrainConfig
 from edgecls.train.history import Epoch, Watcher
@@ -236,7 +236,7 @@ class _Search:
             return
         self._best = val_top1
         shutil.rmtree(self._config.folder / BEST_FOLDER, ignore_errors=True)
-        place.rename(self._config.folder / BEST_FOLDER)
+        take_name(place, self._config.folder / BEST_FOLDER)
 
 
 class _Reporting(Watcher):

@@ -11,7 +11,8 @@ from typing import Any
 from edgecls import env
 from edgecls.benchmark.statistics import Interval, slowdown
 from edgecls.benchmark.suite import SCHEMA, Measured, visited
-from edgecls.errors import ArtefactError, UsageError
+from edgecls.errors import ArtefactError, UsageError, first_line
+from edgecls.storage import read_text, shortened
 
 MOST_ROUNDS = 25
 """Where it is not clear yet, candidates are visited again, so often at most."""
@@ -35,9 +36,10 @@ class Change:
 def read_baseline(path: Path) -> dict[str, Any]:
     """An older measurement. Raises `ArtefactError` for what is none."""
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ArtefactError(f"cannot read the measurement {path}: {error}; give a benchmark.json") from error
+        found = json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError) as error:
+        said = first_line(error)
+        raise ArtefactError(f"cannot read the measurement {shortened(path)}: {said}; give a benchmark.json") from error
     if not isinstance(found, dict) or "rows" not in found or found.get("schema") != SCHEMA:
         raise ArtefactError(f"{path} is no measurement of this version of edgecls; measure the baseline again")
     return found

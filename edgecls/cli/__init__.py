@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -28,7 +29,8 @@ from edgecls.cli.stream import stream
 from edgecls.cli.train import train
 from edgecls.cli.tune import tune
 from edgecls.cli.verify import verify
-from edgecls.errors import EdgeclsError
+from edgecls.errors import EdgeclsError, OutputError, UsageError
+from edgecls.storage import is_disk_trouble, path_error, shortened
 
 DEBUG_VARIABLE = "EDGECLS_DEBUG"
 INTERNAL_ERROR = 70
@@ -45,6 +47,7 @@ class _Group(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run a verb."""
         try:
+            _require_working_folder()
             return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
             _say("stopped; nothing was left half-written")
@@ -63,6 +66,10 @@ class _Group(TyperGroup):
         except Exception as error:
             if os.environ.get(DEBUG_VARIABLE) or _is_usage(error):
                 raise
+            if (reason := path_error(error)) is not None:
+                full = isinstance(error, OSError) and is_disk_trouble(error)
+                _say(f"error: {reason}")
+                raise typer.Exit(OutputError.exit_code if full else UsageError.exit_code) from None
             _say(f"internal error: {type(error).__name__}: {error}; please report it with the output of --debug")
             raise typer.Exit(INTERNAL_ERROR) from None
 
@@ -72,8 +79,17 @@ def _is_usage(error: Exception) -> bool:
     return hasattr(error, "show") and hasattr(error, "exit_code")
 
 
+def _require_working_folder() -> None:
+    """Raise `UsageError` where the working folder was deleted: names are relative to it, and libraries ask for it."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise UsageError("the working folder is no longer there; change to another one") from error
+
+
 def _say(line: str) -> None:
-    print(" ".join(line.split()), file=sys.stderr)
+    """Print a message in one line; names in it that are as long as no line should be are shortened."""
+    print(" ".join(shortened(word) for word in line.split()), file=sys.stderr)
 
 
 app = typer.Typer(

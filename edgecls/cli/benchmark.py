@@ -168,6 +168,7 @@ def _broken_down(results: Sequence[Measured], data: Path, tell: Callable[[str], 
     from edgecls.data.images import image_paths
     from edgecls.data.layout import find_layout
     from edgecls.data.sources import FolderSource
+    from edgecls.storage import read_bytes
 
     if data.is_dir():
         paths = image_paths([data])
@@ -176,7 +177,7 @@ def _broken_down(results: Sequence[Measured], data: Path, tell: Callable[[str], 
         if not isinstance(layout.source, FolderSource):
             return []
         paths = [layout.source.root / sample.key for samples in layout.splits.values() for sample in samples]
-    files = [path.read_bytes() for path in paths[:: max(1, len(paths) // FILES)][:FILES]]
+    files = [read_bytes(path) for path in paths[:: max(1, len(paths) // FILES)][:FILES]]
     found = []
     for result in results:
         if result.visits and result.candidate.is_plain:

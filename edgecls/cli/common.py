@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from edgecls.errors import MissingExtraError
+from edgecls.storage import printable
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -58,9 +59,9 @@ def draw(picture: Callable[[], Path]) -> None:
 
 
 def shown(path: Path) -> str:
-    """A path as a person would type it: relative where that is shorter."""
+    """A path as a person would type it: relative where that is shorter, and in one line."""
     try:
         relative = path.resolve().relative_to(Path.cwd())
     except ValueError:
-        return str(path)
-    return str(relative)
+        return printable(path)
+    return printable(relative)

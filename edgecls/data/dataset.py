@@ -15,7 +15,7 @@ from edgecls.data.parallel import ordered_map
 from edgecls.data.sources import Source, open_source
 from edgecls.data.splits import Sample, complete
 from edgecls.errors import DataError, ImageError
-from edgecls.storage import write_text
+from edgecls.storage import read_text, write_text
 
 if TYPE_CHECKING:
     from numpy import uint8
@@ -93,11 +93,11 @@ def open_recorded(folder: Path) -> Dataset:
     """Open the data set that `Dataset.write` recorded in `folder`. Raises `DataError` where its images are gone."""
     path = folder / DATA_FILE
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        record: dict[str, Any] = json.loads(read_text(path))
         location = record["location"]
         splits = {name: [Sample(key, label) for key, label in samples] for name, samples in record["splits"].items()}
         classes, seed = tuple(record["classes"]), int(record["seed"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path} does not say which images the run was trained on ({error})") from error
     return Dataset(open_source(location), classes, splits, seed, record.get("skipped", {}))
 

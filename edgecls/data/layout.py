@@ -12,6 +12,7 @@ from edgecls.data.images import find_images
 from edgecls.data.sources import DIGITS, TORCHVISION, DigitsSource, FolderSource, Source, TorchvisionSource
 from edgecls.data.splits import SPLITS, Sample
 from edgecls.errors import DataError
+from edgecls.storage import expanded, read_text, write_text
 
 QUARANTINE_FILE = "quarantine.csv"
 MANIFESTS = (".csv", ".jsonl")
@@ -39,7 +40,7 @@ def find_layout(location: str | None) -> Layout:
     per class inside. A manifest names `path` (relative to itself) and `label` of each image, and may name its `split`.
     Raises `DataError`.
     """
-    place = Path(location or DIGITS).expanduser()
+    place = expanded(location or DIGITS)
     if location is None or (location == DIGITS and not place.exists()):
         digits = DigitsSource()
         samples = [Sample(str(index), label) for index, label in enumerate(digits.labels)]
@@ -115,9 +116,9 @@ def read_manifest(file: Path) -> tuple[tuple[str, ...], dict[str, list[Sample]]]
 
 def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
     try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read as text in UTF-8") from error
+        text = read_text(file, errors="surrogateescape")
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}") from error
     if file.suffix.lower() == ".csv":
         reader = csv.DictReader(text.splitlines())
         for row in reader:
@@ -143,8 +144,6 @@ def _split_named(name: str, file: Path, number: int) -> str:
 
 def write_manifest(layout: Layout, splits: Mapping[str, Sequence[Sample]], file: Path) -> None:
     """Write a CSV manifest of these splits; paths are relative to it where the images lie below its folder."""
-    from edgecls.storage import write_text
-
     root, folder = Path(layout.source.location), file.resolve().parent
     lines = [["path", "label", "split"]]
     for split, samples in splits.items():
@@ -152,7 +151,7 @@ def write_manifest(layout: Layout, splits: Mapping[str, Sequence[Sample]], file:
             path = root / sample.key
             shown = path.relative_to(folder) if path.is_relative_to(folder) else path
             lines.append([str(shown), layout.classes[sample.label], split])
-    write_text(file, _csv(lines))
+    write_text(file, _csv(lines), errors="surrogateescape")
 
 
 def read_quarantine(root: Path) -> dict[str, str]:
@@ -170,9 +169,8 @@ def read_quarantine(root: Path) -> dict[str, str]:
 
 def write_quarantine(root: Path, listed: Mapping[str, str]) -> Path:
     """Write the quarantine list of the images below `root`; returns its path. The images stay where they are."""
-    from edgecls.storage import write_text
-
-    write_text(root / QUARANTINE_FILE, _csv([["path", "reason"], *([path, why] for path, why in listed.items())]))
+    lines = [["path", "reason"], *([path, why] for path, why in listed.items())]
+    write_text(root / QUARANTINE_FILE, _csv(lines), errors="surrogateescape")
     return root / QUARANTINE_FILE
 
 

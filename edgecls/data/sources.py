@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgecls.data.images import read_image
 from edgecls.errors import DataError, ImageError, MissingExtraError, first_line
-from edgecls.storage import make_folder, sha256
+from edgecls.storage import expanded, make_folder, sha256
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -134,7 +134,7 @@ TORCHVISION = {
 
 def downloads_folder() -> Path:
     """Where data sets are downloaded to: what EDGECLS_DATA says, or the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    cache = expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     return Path(os.environ.get(DOWNLOADS_VARIABLE) or cache / "edgecls" / "data")
 
 

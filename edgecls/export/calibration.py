@@ -19,7 +19,7 @@ from edgecls.data.splits import Sample
 from edgecls.errors import DataError, ImageError
 from edgecls.preprocess import Preprocess
 from edgecls.runs import Artefact
-from edgecls.storage import write_text
+from edgecls.storage import read_text, write_text
 
 if TYPE_CHECKING:
     from numpy import float64, uint8
@@ -241,7 +241,7 @@ def _is_readable(source: Source, key: str) -> bool:
 def _from_manifest(file: Path, count: int) -> Calibration:
     """The images of a manifest, each compared with its recorded SHA-256."""
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
+        record = json.loads(read_text(file))
         location, seed, images = str(record["location"]), int(record["seed"]), list(record["images"])
         wanted = [(str(image["path"]), image.get("class"), str(image["sha256"])) for image in images]
     except FileNotFoundError:

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args, get_type_hints
 from edgecls import env
 from edgecls.backends.base import PROCESSORS
 from edgecls.errors import UsageError
-from edgecls.storage import parse_toml
+from edgecls.storage import parse_toml, read_text
 
 ESTIMATORS = {
     "onnxruntime": ("minmax", "average", "percentile", "entropy"),
@@ -75,13 +75,11 @@ def ladder_for(target: str, device: str | None = None, file: Path | None = None)
     """
     source = Path(str(files("edgecls.export") / "recipes" / f"{target}.toml")) if file is None else file
     try:
-        text = source.read_text(encoding="utf-8")
+        text = read_text(source)
     except OSError as error:
         if file is None:
             raise UsageError(f"there is no int8 recipe for target {target}") from error
-        raise UsageError(f"the recipe {file} cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"the recipe {file} is no text file; give a TOML file") from error
+        raise UsageError(f"the recipe {file} cannot be read ({error.strerror}); give a TOML file") from error
     return parse(text, source.name if file is None else str(file), conditions(device))
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from edgecls import models
-from edgecls.errors import OutputError, UsageError, first_line
-from edgecls.storage import parse_toml, write_text
+from edgecls.errors import OutputError, UsageError
+from edgecls.storage import parse_toml, read_text, shortened, write_text
 from edgecls.train import augment, optimize
 
 CONFIG_FILE = "config.toml"
@@ -127,9 +127,9 @@ def read_config(file: Path) -> dict[str, Any]:
     """The settings in a TOML file, by `TrainConfig`'s names. Raises `UsageError` where it holds anything else."""
     known = {field.name: field for field in fields(TrainConfig) if field.name != "out"}
     try:
-        settings = parse_toml(file.read_text(encoding="utf-8"), str(file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the settings in {file}: {first_line(error)}") from error
+        settings = parse_toml(read_text(file), str(file))
+    except OSError as error:
+        raise UsageError(f"cannot read the settings in {shortened(file)}: {error.strerror}") from error
     for name, value in settings.items():
         if name not in known:
             raise UsageError(f"{file}: there is no setting {name!r}; there are {', '.join(known)}")

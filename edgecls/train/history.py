@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from edgecls.data.dataset import Dataset
 from edgecls.errors import MissingExtraError
+from edgecls.storage import write_text
 from edgecls.train.weights import StartingPoint
 
 HISTORY_FILE = "metrics.csv"
@@ -106,10 +108,11 @@ class TensorBoardLog(Watcher):
 
 def write_history(history: Sequence[Epoch], folder: Path) -> None:
     """Write the epochs to `metrics.csv`."""
-    with (folder / HISTORY_FILE).open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, [field.name for field in fields(Epoch)])
-        writer.writeheader()
-        writer.writerows({name: _rounded(value) for name, value in asdict(epoch).items()} for epoch in history)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, [field.name for field in fields(Epoch)])
+    writer.writeheader()
+    writer.writerows({name: _rounded(value) for name, value in asdict(epoch).items()} for epoch in history)
+    write_text(folder / HISTORY_FILE, text.getvalue())
 
 
 def _rounded(value: float) -> float | str:

@@ -21,7 +21,7 @@ from edgecls.evaluate.confidence import fit_temperature
 from edgecls.evaluate.inference import golden_images, labels_of, prepared, scores_of
 from edgecls.evaluate.metrics import Metrics, measure
 from edgecls.preprocess import Preprocess
-from edgecls.storage import make_folder, new_folder, write_text
+from edgecls.storage import half_written, make_folder, new_folder, write_text
 from edgecls.train import optimize
 from edgecls.train.augment import PRESETS, Augmentation
 from edgecls.train.batches import Order, TrainingBatches, write_preview
@@ -51,8 +51,8 @@ def resume(place: Path, watcher: Watcher | None = None) -> tuple[Path, Metrics]:
     models.require_torch("training")
     checkpoint = read_checkpoint(place)
     config = TrainConfig(**{**checkpoint.settings, "out": place})
-    for half_written in place.parent.glob(f".{place.name}.*"):  # SIGKILL while the finished run was being written
-        shutil.rmtree(half_written, ignore_errors=True)
+    for left in half_written(place):  # SIGKILL while the finished run was being written
+        shutil.rmtree(left, ignore_errors=True)
     return _train(config, watcher or Watcher(), lambda _: nullcontext(place), checkpoint)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecls.data.dataset import Dataset
-from edgecls.errors import BackendError, UsageError
+from edgecls.errors import ArtefactError, BackendError, UsageError
 from edgecls.models import TIMM, find, imagenet_weights, load_weights, packaged_weights, read_weights
+from edgecls.storage import expanded, require_regular, shortened
 
 if TYPE_CHECKING:
     import torch
@@ -36,10 +36,14 @@ def start(network: torch.nn.Module, arch: str, weights: str, dataset: Dataset) -
         tensors, name = imagenet_weights(arch)
         load_weights(network, arch, tensors, name)
         return StartingPoint(True, f"weights: {name}")
-    path = Path(weights).expanduser()
+    path = expanded(weights)
     if not path.exists() and "/" not in weights and "." not in weights:
         raise UsageError(f"--weights takes auto, none, imagenet or a file; {weights!r} is none of them")
     file = path / "model.safetensors" if path.is_dir() else path
+    try:
+        require_regular(file)
+    except OSError as error:
+        raise ArtefactError(f"cannot read the weights {shortened(file)}: {error.strerror}") from error
     whole = load_weights(network, arch, read_weights(file), str(file))
     return StartingPoint(True, f"weights: {file}{'' if whole else ' (a new last layer for these classes)'}")
 
