@@ -102,7 +102,7 @@ def read_classes(file: Path) -> tuple[str, ...]:
     Raises `DataError` for an unreadable file and for names that are empty or come twice.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")  # Windows writes a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"the classes file {file} cannot be read ({error})") from error
     if file.suffix.lower() == ".json":

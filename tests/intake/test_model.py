@@ -242,6 +242,8 @@ class TestClassFiles:
         ("name", "text"),
         [
             ("a.txt", "cat\n\n dog \n"),
+            ("a.txt", "\ufeffcat\ndog\n"),
+            ("a.json", '\ufeff["cat", "dog"]'),
             ("a.json", '["cat", "dog"]'),
             ("a.json", '{"0": "cat", "1": "dog"}'),
             ("a.json", '{"1": ["n02", "dog"], "0": ["n01", "cat"]}'),
