@@ -11,6 +11,7 @@ from edgecls import env, runs
 from edgecls.backends import Parallelism
 from edgecls.data.images import read_image
 from edgecls.data.parallel import ordered_map
+from edgecls.errors import UsageError
 from edgecls.evaluate.confidence import scaled
 from edgecls.evaluate.inference import pipelined
 from edgecls.evaluate.metrics import softmax
@@ -47,13 +48,17 @@ class Prediction:
         return self.top(len(self.classes))
 
     def top(self, count: int) -> tuple[tuple[str, float], ...]:
-        """The `count` best classes with their probabilities."""
+        """The `count` best classes with their probabilities. Raises `UsageError` for fewer than one."""
+        if count < 1:
+            raise UsageError(f"the number of best classes must be at least 1, not {count}")
         best = self.probabilities.argsort(kind="stable")[::-1][:count]
         return tuple((self.classes[index], float(self.probabilities[index])) for index in best)
 
 
 class Classifier:
-    """Classify images with an opened model. A context manager; use it from one thread.
+    """Classify images with an opened model. A context manager, safe to share between threads.
+
+    It belongs to the process that loaded it: pickled, it is loaded again from the same path.
 
     >>> import edgecls
     >>> with edgecls.load("runs/001-digits-mobilenet_v3_small") as model:  # doctest: +SKIP
@@ -92,6 +97,9 @@ class Classifier:
     def close(self) -> None:
         """Free the runtime."""
         self.session.close()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return load, (self.place.resolve(),)
 
     def __enter__(self) -> Self:
         return self

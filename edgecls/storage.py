@@ -200,7 +200,7 @@ def make_folder(place: Path) -> Path:
 
 
 def write_text(path: Path, text: str, errors: str = "backslashreplace") -> None:
-    """Write a text file in UTF-8; what cannot be written so (a name that is not UTF-8) is escaped. See `write_bytes`."""
+    """Write a text file in UTF-8; a name that is not UTF-8 is escaped. See `write_bytes`."""
     write_bytes(path, text.encode(errors=errors))
 
 

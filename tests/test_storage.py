@@ -105,7 +105,7 @@ def system_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     fsync, rename, replace = os.fsync, os.rename, os.replace
 
     def watched_fsync(handle: int) -> None:
-        calls.append(("fsync", Path(os.readlink(f"/proc/self/fd/{handle}")).name))
+        calls.append(("fsync", Path(f"/proc/self/fd/{handle}").readlink().name))
         fsync(handle)
 
     def watched_move(real: Callable[..., None]) -> Callable[..., None]:
@@ -211,7 +211,7 @@ def test_a_fault_in_any_step_keeps_the_old_content(tmp_path: Path, call: str, fa
     assert (tmp_path / "x.bin").read_bytes() in ((b"old", b"new") if call == "rename" else (b"old",))
     if "KILL" not in fault:
         assert "OutputError" in ended.stderr
-        assert os.listdir(tmp_path) == ["x.bin"]
+        assert [path.name for path in tmp_path.iterdir()] == ["x.bin"]
 
 
 def test_what_a_killed_process_left_is_found(tmp_path: Path):
@@ -241,7 +241,7 @@ def test_output_to_a_device_goes_through_it(tmp_path: Path, write: Callable[[Pat
     place = null_device(tmp_path)
     write(place)
     assert place.is_char_device()
-    assert os.listdir(tmp_path) == [place.name]
+    assert [path.name for path in tmp_path.iterdir()] == [place.name]
 
 
 @pytest.mark.parametrize("write", WRITERS)
@@ -322,7 +322,7 @@ def test_output_that_would_replace_something_else_is_refused(tmp_path: Path, wri
     with pytest.raises(OutputError, match="it is (a|no) folder"):
         write(place)
     assert place.exists()
-    assert os.listdir(tmp_path) == ["there"]
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 
 def test_a_folder_never_replaces_a_device(tmp_path: Path):
@@ -345,7 +345,7 @@ def test_a_name_that_cannot_be_is_an_output_error(tmp_path: Path, write: Callabl
 @pytest.mark.parametrize("write", [*WRITERS, write_new_folder])
 def test_every_name_that_can_be_is_written(tmp_path: Path, write: Callable[[Path], None], name: str):
     write(tmp_path / name)
-    assert os.listdir(tmp_path) == [name]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────────

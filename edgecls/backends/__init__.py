@@ -14,8 +14,8 @@ from edgecls.backends.base import LOW_LATENCY, THROUGHPUT, Backend, Parallelism,
 from edgecls.errors import ArtefactError, UsageError
 
 __all__ = [
-    "LOW_LATENCY", "THROUGHPUT", "Backend", "Parallelism", "Pending", "Session", "Tell", "all_backends", "exportable", "find",
-    "find_for_file",
+    "LOW_LATENCY", "THROUGHPUT", "Backend", "Parallelism", "Pending", "Session", "Tell", "all_backends", "exportable",
+    "find", "find_for_file",
 ]  # fmt: skip
 
 

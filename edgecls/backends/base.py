@@ -103,7 +103,7 @@ class Pending:
         self._scores: NDArray[float32] | None = None
 
     def result(self) -> NDArray[float32]:
-        """Scores (N, C) float32, waited for if need be. Raises `BackendError` where the session was closed meanwhile."""
+        """Scores (N, C) float32, waited for if need be. Raises `BackendError` where the session is closed."""
         if self._scores is None:
             with self._session.in_use():
                 self._scores = self._finish()
@@ -140,7 +140,7 @@ class Session(ABC):
             return Pending(self, self._start(images))
 
     def close(self) -> None:
-        """Free what the runtime holds, after the calls that are running. Nothing can be asked of the session afterwards."""
+        """Free what the runtime holds, after the calls that are running; nothing can be asked of it afterwards."""
         if os.getpid() != self._process:
             return  # the runtime's threads did not come along into this process, and would be waited for
         with self._state:
@@ -152,7 +152,7 @@ class Session(ABC):
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Keep the session open for the length of a call. Raises `BackendError` where it is not open in this process."""
+        """Keep the session open during a call. Raises `BackendError` where it is not open in this process."""
         if os.getpid() != self._process:
             raise BackendError(
                 "this model was opened before the process was forked, and its runtime's threads stayed behind; load it "
@@ -276,8 +276,8 @@ class Backend(ABC):
         self._used_in = self._used_in or os.getpid()
         if self._used_in != os.getpid():
             raise BackendError(
-                f"{self.package} was used before this process was forked, and its threads stayed behind; start processes "
-                "by multiprocessing's spawn method, or load the first model after the fork"
+                f"{self.package} was used before this process was forked, and its threads stayed behind; start "
+                "processes by multiprocessing's spawn method, or load the first model after the fork"
             )
 
     def _runnable(self, place: Path, card: Card) -> Path:

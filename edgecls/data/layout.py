@@ -116,9 +116,9 @@ def read_manifest(file: Path) -> tuple[tuple[str, ...], dict[str, list[Sample]]]
 
 def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
     try:
-        text = read_text(file, errors="surrogateescape")
+        text = read_text(file)
     except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}") from error
+        raise DataError(f"{file} cannot be read as text in UTF-8: {error.strerror}") from error
     if file.suffix.lower() == ".csv":
         reader = csv.DictReader(text.splitlines())
         for row in reader:
