@@ -10,11 +10,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from edgecls.errors import ArtefactError
+from edgecls.fields import Fields, parse_json
 from edgecls.preprocess import Preprocess
-from edgecls.storage import sha256, write_text
+from edgecls.storage import read_bytes, read_text, sha256, write_text
 
 if TYPE_CHECKING:
     from numpy import float32, uint8
@@ -26,6 +27,8 @@ GOLDEN_FILE = "golden.npz"
 INPUT_NAME = "image"
 OUTPUT_NAME = "scores"
 EMBEDDED_KEY = "edgecls_card"
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+Output = Literal["logits", "probabilities"]
 MIN_GAIN = 1.05
 """What lowered precision must gain over float32 to be recommended: less is within the noise of a measurement."""
 
@@ -108,7 +111,10 @@ class Confidence:
 
 @dataclass(frozen=True)
 class Card:
-    """The contract of one artefact; see the module's text. `target` names the backend that opens it."""
+    """The contract of one artefact; see the module's text. `target` names the backend that opens it.
+
+    `output` says what the network's scores are; it is decided once, when a network is trained or imported.
+    """
 
     arch: str
     classes: tuple[str, ...]
@@ -120,6 +126,7 @@ class Card:
     lineage: Lineage = field(default_factory=Lineage)
     quality: Quality = field(default_factory=Quality)
     schema: int = SCHEMA
+    output: Output = "logits"
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -167,6 +174,7 @@ class Card:
                 },
                 "output": {"name": OUTPUT_NAME, "dtype": "float32", "layout": "NC", "shape": [-1, len(self.classes)]},
             },
+            "output": self.output,
             "confidence": asdict(self.confidence),
             "runtime": asdict(self.runtime) if self.runtime else None,
             "lineage": asdict(self.lineage),
@@ -179,30 +187,31 @@ class Card:
 
         Raises `ArtefactError` for a newer schema or a record that is no card.
         """
-        schema = record.get("schema") if isinstance(record, Mapping) else None
-        if not isinstance(schema, int):
+        fields = Fields(record, origin)
+        schema = record.get("schema")
+        if not isinstance(schema, int) or isinstance(schema, bool):
             raise ArtefactError(f"{origin} is not an edgecls card: it has no schema number")
         if schema > SCHEMA:
             raise ArtefactError(
                 f"{origin} has schema {schema}, this edgecls knows up to {SCHEMA}: pip install --upgrade edgecls"
             )
-        if not isinstance(record.get("classes"), list):
-            raise ArtefactError(f"{origin} is not a complete edgecls card (classes must be a list)")
-        try:
-            return cls(
-                arch=str(record["arch"]),
-                classes=tuple(str(name) for name in record["classes"]),
-                preprocess=Preprocess.from_json(record["preprocess"]),
-                target=str(record["target"]),
-                precision=str(record["precision"]),
-                confidence=_known(Confidence, record.get("confidence") or {}),
-                runtime=_known(Runtime, record["runtime"]) if record.get("runtime") else None,
-                lineage=_known(Lineage, record.get("lineage") or {}),
-                quality=_known(Quality, record.get("quality") or {}),
-                schema=schema,
-            )
-        except (KeyError, TypeError) as error:
-            raise ArtefactError(f"{origin} is not a complete edgecls card ({error!r})") from error
+        fields.integer("schema", 1, SCHEMA)
+        card = cls(
+            arch=fields.text("arch"),
+            classes=fields.names("classes"),
+            preprocess=Preprocess.from_fields(fields.within("preprocess")),
+            target=fields.text("target"),
+            precision=fields.choice("precision", PRECISIONS),
+            confidence=_confidence(fields.within("confidence")),
+            runtime=_runtime(fields.within("runtime")) if fields.has("runtime") else None,
+            lineage=_lineage(fields.within("lineage")),
+            quality=_quality(fields.within("quality")),
+            schema=schema,
+            output=fields.choice("output", get_args(Output), "logits"),
+        )
+        if fields.has("io") and record["io"] != card.to_json()["io"]:
+            fields.fail("io", f"what classes and preprocess say ({card.to_json()['io']})")
+        return card
 
     def embedded(self) -> str:
         """The card as text for inside the model file: without hashes of that file and without quality."""
@@ -218,8 +227,8 @@ class Card:
                 "use a file that `edgecls export` wrote"
             )
         try:
-            record = json.loads(text)
-        except json.JSONDecodeError as error:
+            record = parse_json(text)
+        except ValueError as error:
             raise ArtefactError(f"the card inside {origin} is damaged ({error})") from error
         return cls.from_json(record, f"the card inside {origin}")
 
@@ -246,19 +255,68 @@ class Card:
         }
 
 
-def _known(kind: Any, record: Mapping[str, Any]) -> Any:
-    return kind(**{name: value for name, value in record.items() if name in kind.__dataclass_fields__})
+def _confidence(fields: Fields) -> Confidence:
+    return Confidence(fields.number("temperature", 1e-3, 1e3, 1.0), fields.number("threshold", 0.0, 1.0, 0.0))
+
+
+def _runtime(fields: Fields) -> Runtime:
+    batch = None
+    if fields.has("batch"):
+        low, usual, high = sizes = fields.numbers("batch", 3, 1, 1 << 16)
+        batch = int(low), int(usual), int(high)
+        if batch != sizes or not low <= usual <= high:
+            fields.fail("batch", "the smallest, most frequent and largest batch, in this order")
+    return Runtime(
+        fields.text("name", ""), fields.text("version", ""), fields.text("device", ""), fields.text("note", ""),
+        batch, fields.optional_integer("workspace_mib", 1, 1 << 24),
+    )  # fmt: skip
+
+
+def _lineage(fields: Fields) -> Lineage:
+    for name, digest in fields.items("files"):
+        if not isinstance(digest, str) or name in ("", ".", "..") or set(name) & set("/\\\0"):
+            fields.fail("files", "names of files in this folder, each with its SHA-256")
+    return Lineage(
+        created=fields.text("created", ""),
+        edgecls=fields.text("edgecls", ""),
+        machine=fields.text("machine", ""),
+        files=fields.mapping("files") or {},
+        parent=fields.optional_text("parent"),
+        data=fields.optional_text("data"),
+        recipe=fields.mapping("recipe"),
+        calibration=fields.mapping("calibration"),
+        ladder=fields.mappings("ladder"),
+    )
+
+
+def _quality(fields: Fields) -> Quality:
+    return Quality(
+        split=fields.optional_text("split"),
+        images=fields.optional_integer("images", 0, 1 << 53),
+        top1=fields.optional_number("top1", 0, 1),
+        macro_f1=fields.optional_number("macro_f1", 0, 1),
+        agreement=fields.optional_number("agreement", 0, 1),
+        drop_points=fields.optional_number("drop_points", -100, 100),
+        drop_interval_points=fields.optional_number("drop_interval_points", 0, 200),
+        max_score_difference=fields.optional_number("max_score_difference", 0, 1e30),
+        verified_with=fields.optional_text("verified_with"),
+        latency_ms=fields.optional_number("latency_ms", 0, 1e9),
+        latency_machine=fields.optional_text("latency_machine"),
+        gain=fields.optional_number("gain", 0, 1e6),
+        recommended=fields.flag("recommended"),
+    )
 
 
 def read_card(folder: Path) -> Card:
     """Read `folder/card.json`. Raises `ArtefactError` where it is missing or unusable."""
     path = folder / CARD_FILE
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = parse_json(read_text(path))
     except FileNotFoundError:
         raise ArtefactError(f"{folder} holds no {CARD_FILE}: it is neither a run nor a bundle of edgecls") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ArtefactError(f"{path} cannot be read ({error}); export or train again") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ArtefactError(f"{path} cannot be read ({reason}); export or train again") from error
     return Card.from_json(record, str(path))
 
 
@@ -296,15 +354,36 @@ class Golden:
         np.savez_compressed(folder / GOLDEN_FILE, images=self.images, scores=self.scores)
 
     @classmethod
-    def read(cls, folder: Path) -> Golden:
-        """Read `folder/golden.npz`; nothing in it is ever unpickled. Raises `ArtefactError`."""
+    def read(cls, folder: Path, card: Card | None = None) -> Golden:
+        """Read `folder/golden.npz`; nothing in it is ever unpickled.
+
+        Raises `ArtefactError` for a file that is missing or damaged, and where a card is given, for inputs and scores
+        that are not those of its network.
+        """
+        import io
         import zipfile
+        import zlib
 
         import numpy as np
 
         path = folder / GOLDEN_FILE
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return cls(images=arrays["images"], scores=arrays["scores"])
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise ArtefactError(f"{path} is missing or damaged ({error}); export again") from error
+            with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as arrays:
+                golden = cls(images=arrays["images"], scores=arrays["scores"])
+        except (OSError, KeyError, ValueError, TypeError, EOFError, MemoryError, NotImplementedError, RuntimeError,
+                zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
+            reason = getattr(error, "strerror", None) or error
+            raise ArtefactError(f"{path} is missing or damaged ({reason}); export again") from error
+        count = len(golden.images) if golden.images.ndim == 4 else 0
+        image = card.input_shape if card else golden.images.shape[1:]
+        classes = (len(card.classes),) if card else golden.scores.shape[1:]
+        for name, array, dtype, shape in (
+            ("images", golden.images, np.uint8, (count, *image)),
+            ("scores", golden.scores, np.float32, (count, *classes)),
+        ):
+            if array.dtype != dtype or array.shape != shape or not count:
+                wanted = f"{np.dtype(dtype)} {shape}, of at least one image"
+                raise ArtefactError(f"{path}: {name} are {array.dtype} {array.shape} and must be {wanted}")
+        if not np.isfinite(golden.scores).all():
+            raise ArtefactError(f"{path}: the parent's scores are not all finite, so they prove nothing; export again")
+        return golden

@@ -14,7 +14,7 @@ from edgecls.data.parallel import ordered_map
 from edgecls.errors import UsageError
 from edgecls.evaluate.confidence import scaled
 from edgecls.evaluate.inference import pipelined
-from edgecls.evaluate.metrics import softmax
+from edgecls.evaluate.metrics import as_logits, softmax
 
 if TYPE_CHECKING:
     from numpy import float32, uint8
@@ -87,7 +87,7 @@ class Classifier:
     def decide(self, scores: NDArray[float32]) -> Prediction:
         """Turn the scores (C,) of one image into a prediction."""
         confidence = self.card.confidence
-        probabilities = softmax(scaled(scores, confidence.temperature))
+        probabilities = softmax(scaled(as_logits(scores, self.card.output), confidence.temperature))
         index = int(probabilities.argmax())
         score = float(probabilities[index])
         unsure = score < confidence.threshold

@@ -5,11 +5,11 @@ Arithmetic (mean, std) is recorded here as well, but it runs inside the exported
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from edgecls.errors import ArtefactError, ImageError
+from edgecls.errors import ImageError
+from edgecls.fields import Fields
 
 if TYPE_CHECKING:
     from numpy import uint8
@@ -22,6 +22,9 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Channel means of ImageNet in RGB order on a 0..1 scale, as torchvision's weights expect them."""
 IMAGENET_STD = (0.229, 0.224, 0.225)
 LETTERBOX_GREY = 114
+MAX_SIDE_PX = 8192
+"""Of a network's input; a larger one is a mistake in a card."""
+MIN_STD = 1e-6
 
 
 @dataclass(frozen=True)
@@ -111,31 +114,20 @@ class Preprocess:
         return {**asdict(self), "mean": list(self.mean), "std": list(self.std), "color": "rgb"}
 
     @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Preprocess:
+    def from_fields(cls, fields: Fields) -> Preprocess:
         """Read what `to_json` wrote. Raises `ArtefactError` for a geometry that this program does not know."""
-        try:
-            preprocess = cls(
-                height_px=int(record["height_px"]),
-                width_px=int(record["width_px"]),
-                resize=record["resize"],
-                interpolation=record["interpolation"],
-                mean=_three(record["mean"]),
-                std=_three(record["std"]),
-                crop=float(record.get("crop", 1.0)),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise ArtefactError(f"the card's preprocess is incomplete or malformed ({error})") from error
-        for name, known in (("resize", Resize), ("interpolation", Interpolation)):
-            if (value := getattr(preprocess, name)) not in get_args(known):
-                raise ArtefactError(f"the card's preprocess asks for {name} {value!r}, known are {get_args(known)}")
-        if not 0 < preprocess.crop <= 1:
-            raise ArtefactError(f"the card's preprocess asks for crop {preprocess.crop}, a share above 0 and up to 1")
-        return preprocess
-
-
-def _three(values: Any) -> tuple[float, float, float]:
-    red, green, blue = (float(value) for value in values)
-    return red, green, blue
+        red, green, blue = fields.numbers("mean", 3, -1e4, 1e4)
+        std_red, std_green, std_blue = fields.numbers("std", 3, MIN_STD, 1e4)
+        fields.choice("color", ("rgb",), "rgb")
+        return cls(
+            height_px=fields.integer("height_px", 1, MAX_SIDE_PX),
+            width_px=fields.integer("width_px", 1, MAX_SIDE_PX),
+            resize=fields.choice("resize", get_args(Resize)),
+            interpolation=fields.choice("interpolation", get_args(Interpolation)),
+            mean=(red, green, blue),
+            std=(std_red, std_green, std_blue),
+            crop=fields.number("crop", 0.0, 1.0, 1.0, above=True),
+        )
 
 
 def _as_bgr(image: NDArray[uint8]) -> NDArray[uint8]:

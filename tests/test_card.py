@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgecls.card import Card, Golden, Lineage, Quality, Runtime, check_files, read_card, write_card
-from edgecls.errors import ArtefactError
+from edgecls.errors import ArtefactError, VerificationError
+from edgecls.export.parity import replay_golden
 from edgecls.preprocess import Preprocess
 from edgecls.runs import Artefact
 
@@ -108,3 +111,127 @@ def test_a_damaged_golden_file_is_an_error(tmp_path: Path):
 def test_only_a_trained_run_is_a_parent(trained: Artefact):
     assert trained.card.is_parent
     assert not replace(CARD, lineage=Lineage(parent="cd")).is_parent
+
+
+WRONG: dict[str, list[object]] = {
+    "schema": [-1, 0, True, "1", 1.5],
+    "arch": ["", 3, None],
+    "target": ["", [], None],
+    "precision": ["int4", 8, None],
+    "output": ["scores", 3],
+    "classes": [[], ["a", "a"], ["a", ""], ["a", 3], [["a"], ["b"]], "ab", {}, None],
+    "preprocess": [None, [], "crop"],
+    "preprocess.height_px": [0, -5, 1.5, "48", True, 10**9, None],
+    "preprocess.width_px": [0, -64, 1e300, [64], None],
+    "preprocess.resize": ["zoom", 3, None],
+    "preprocess.interpolation": ["lanczos", [], None],
+    "preprocess.mean": [[0.5, 0.5], [0.5, 0.5, "x"], [0.5, 0.5, 1e300], 0.5, None],
+    "preprocess.std": [[0, 1, 1], [-1, 1, 1], [1, 1], [True, 1, 1], None],
+    "preprocess.crop": [0, -1, 1.5, "1"],
+    "preprocess.color": ["bgr"],
+    "confidence": [3, ["x"]],
+    "confidence.temperature": [0, -1, 1e300, "1", True],
+    "confidence.threshold": [-0.1, 1.1, "x"],
+    "runtime.name": [3],
+    "runtime.batch": [[1, 2], [0, 1, 1], [3, 2, 1], [1, 1.5, 2], "1,1,8"],
+    "runtime.workspace_mib": [0, 1.5, "64"],
+    "lineage.files": [["model.onnx"], {"../model.onnx": "ab"}, {"/etc/passwd": "ab"}, {"model.onnx": 3}, {"a\x00": ""}],
+    "lineage.parent": [3],
+    "lineage.recipe": [["x"]],
+    "lineage.ladder": [{"a": 1}, [3]],
+    "quality.images": [-1, 1.5],
+    "quality.top1": [1.1, -0.1, "good"],
+    "quality.agreement": [2, "all"],
+    "quality.max_score_difference": [-1],
+    "quality.latency_ms": [-1],
+    "quality.recommended": ["yes", 1],
+    "io": [{"input": {}, "output": {}}, ["x"]],
+}
+"""Single fields and what they must not be."""
+
+
+def edited(path: str, value: object) -> dict:
+    record = json.loads(json.dumps(CARD.to_json()))
+    *outer, name = path.split(".")
+    inner = record
+    for key in outer:
+        inner = inner[key]
+    inner[name] = value
+    return record
+
+
+@pytest.mark.parametrize(
+    ("path", "value"), [(path, value) for path, values in WRONG.items() for value in values], ids=repr
+)
+def test_a_wrong_value_is_named_with_its_field(tmp_path: Path, path: str, value: object):
+    (tmp_path / "card.json").write_text(json.dumps(edited(path, value)))
+    with pytest.raises(ArtefactError) as caught:
+        read_card(tmp_path)
+    assert path.rpartition(".")[2] in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["confidence.temperature", "confidence.threshold", "quality.top1", "preprocess.crop"])
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999", "1" * 5000], ids=lambda value: value[:9])
+def test_numbers_that_are_none_are_refused(tmp_path: Path, path: str, value: str):
+    (tmp_path / "card.json").write_text(json.dumps(edited(path, "HERE")).replace('"HERE"', value))
+    with pytest.raises(ArtefactError, match=r"card\.json"):
+        read_card(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"a":' * 100_000, "\x00", "\ufeff{}", ""], ids=lambda c: c[:6])
+def test_json_that_no_card_is_made_of_is_one_clear_error(tmp_path: Path, content: str):
+    (tmp_path / "card.json").write_text(content)
+    with pytest.raises(ArtefactError, match=r"card\.json"):
+        read_card(tmp_path)
+
+
+def test_a_card_that_is_a_pipe_does_not_hang(tmp_path: Path):
+    os.mkfifo(tmp_path / "card.json")
+    with pytest.raises(ArtefactError, match=r"card\.json cannot be read"):
+        read_card(tmp_path)
+
+
+def test_a_card_from_before_the_kind_of_output_means_logits(tmp_path: Path):
+    record = CARD.to_json()
+    del record["output"]
+    (tmp_path / "card.json").write_text(json.dumps(record))
+    assert read_card(tmp_path).output == "logits"
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("scores", lambda scores: np.full_like(scores, np.nan)),
+        ("scores", lambda scores: np.where(scores == scores.max(), np.inf, scores).astype(np.float32)),
+        ("scores", lambda scores: scores[:, :5]),
+        ("scores", lambda scores: scores[:3]),
+        ("scores", lambda scores: scores.astype(np.float64)),
+        ("images", lambda images: images[:0]),
+        ("images", lambda images: images[:, :16]),
+        ("images", lambda images: images.astype(np.float32)),
+        ("images", lambda _: np.uint8(0)),
+    ],
+    ids=["nan", "inf", "fewer classes", "fewer images", "float64", "no image", "smaller", "float images", "scalar"],
+)
+def test_golden_inputs_that_do_not_fit_the_card_prove_nothing(
+    trained: Artefact, copy_of: Callable[[Artefact], Path], name: str, change: Callable[[np.ndarray], np.ndarray]
+):
+    place = copy_of(trained)
+    golden = Golden.read(place)
+    Golden(**{"images": golden.images, "scores": golden.scores, name: change(getattr(golden, name))}).write(place)
+    with pytest.raises(ArtefactError, match=r"golden\.npz"):
+        Golden.read(place, trained.card)
+
+
+def test_a_bundle_that_agrees_less_than_its_card_claims_fails_though_its_scores_may_differ(
+    bundle: Callable[[str, str], Artefact], copy_of: Callable[[Artefact], Path]
+):
+    artefact = bundle("onnx", "fp32")
+    place = copy_of(artefact)
+    golden = Golden.read(place)
+    Golden(golden.images, np.roll(golden.scores, 1, axis=1)).write(place)
+    write_card(replace(artefact.card, quality=replace(artefact.card.quality, max_score_difference=1e9)), place)
+    with pytest.raises(VerificationError, match="golden answers agree"):
+        replay_golden(Artefact(place, read_card(place)))
+    assert replay_golden(artefact).agreement == 1.0

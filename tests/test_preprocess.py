@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from edgecls.errors import ArtefactError, ImageError
+from edgecls.fields import Fields
 from edgecls.preprocess import Preprocess
 
 
@@ -89,12 +90,12 @@ def test_one_pixel_is_enough():
 
 def test_record_survives_json():
     preprocess = Preprocess(32, 48, resize="letterbox", interpolation="area", mean=(0.5, 0.5, 0.5), std=(1, 1, 1))
-    assert Preprocess.from_json(preprocess.to_json()) == preprocess
+    assert Preprocess.from_fields(Fields(preprocess.to_json(), "card")) == preprocess
 
 
 @pytest.mark.parametrize(
     "change", [{"resize": "fisheye"}, {"interpolation": "magic"}, {"mean": [1]}, {"height_px": "tall"}]
 )
 def test_an_unknown_geometry_is_refused(change: dict):
-    with pytest.raises(ArtefactError, match="preprocess"):
-        Preprocess.from_json({**Preprocess(4, 4).to_json(), **change})
+    with pytest.raises(ArtefactError, match=next(iter(change))):
+        Preprocess.from_fields(Fields({**Preprocess(4, 4).to_json(), **change}, "card"))

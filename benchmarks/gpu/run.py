@@ -55,7 +55,7 @@ def study(run: runs.Artefact, precision: str, seconds: float) -> dict[str, Any]:
 
 def parity(bundle: runs.Artefact) -> dict[str, Any]:
     """Answers of the engine against those of ONNX Runtime on the same graph."""
-    images = np.concatenate([Golden.read(bundle.place).images, noise(bundle, IMAGES)])
+    images = np.concatenate([Golden.read(bundle.place, bundle.card).images, noise(bundle, IMAGES)])
     stand_in = backends.find(bundle.backend.stand_in or "onnx")
     with bundle.open() as ours, stand_in.open(bundle.place / bundle.card.model_file, bundle.card) as theirs:
         scores, expected = scores_of(ours, images), scores_of(theirs, images)

@@ -110,7 +110,7 @@ def inputs(artefact: Artefact, batch: int) -> NDArray[uint8]:
 
     if not artefact.place.is_dir():
         return np.random.default_rng(0).integers(0, 256, (batch, *artefact.card.input_shape), dtype=np.uint8)
-    golden = Golden.read(artefact.place).images
+    golden = Golden.read(artefact.place, artefact.card).images
     return np.ascontiguousarray(golden[np.arange(batch) % len(golden)])
 
 

@@ -192,7 +192,8 @@ def stream(
         stop, received = stack.enter_context(_stopping_on_signals())
         artefact = resolve(model, this_machine().name)
         place = artefact.place
-        golden = Golden.read(place) if any(each.endswith("demo") for each in named) and place.is_dir() else None
+        demo = any(each.endswith("demo") for each in named) and place.is_dir()
+        golden = Golden.read(place, artefact.card) if demo else None
         sources: list[Source] = [stack.enter_context(open_source(each, golden, options)) for each in named]
         sinks = _kept(sources, record, segment, events, log, mqtt, webhook, web, web_token)
         sinks += _shown(display, " · ".join([*(source.name for source in sources), artefact.card.name]), stop)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from edgecls.evaluate.metrics import is_probabilities, softmax
+from edgecls.evaluate.metrics import softmax
 
 if TYPE_CHECKING:
     from numpy import float32, int64
@@ -22,13 +22,12 @@ MIN_ANSWERED = 10
 
 
 def scaled(scores: NDArray[float32], temperature: float) -> NDArray[float32]:
-    """Scores divided by a temperature; scores that are probabilities already are brought back to logits first."""
+    """Logits divided by a temperature."""
     import numpy as np
 
     if temperature == 1.0:
         return scores
-    logits = np.log(np.maximum(scores, 1e-12)) if is_probabilities(scores) else scores
-    result: NDArray[float32] = (logits / temperature).astype(np.float32)
+    result: NDArray[float32] = (scores / temperature).astype(np.float32)
     return result
 
 

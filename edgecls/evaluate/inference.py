@@ -12,6 +12,7 @@ from edgecls.data.parallel import chunked, ordered_map
 from edgecls.data.sources import Source
 from edgecls.data.splits import Sample
 from edgecls.errors import BackendError
+from edgecls.evaluate.metrics import as_logits
 from edgecls.preprocess import Preprocess
 from edgecls.runs import Artefact
 
@@ -49,9 +50,10 @@ def scores_of(session: Session, images: Iterable[NDArray[uint8]]) -> NDArray[flo
 
 
 def answers(artefact: Artefact, source: Source, samples: Iterable[Sample]) -> NDArray[float32]:
-    """Scores (N, C) of an artefact for samples, through its own preprocessing and runtime."""
+    """Logits (N, C) of an artefact for samples, through its own preprocessing and runtime."""
     with artefact.open() as session:
-        return scores_of(session, prepared(source, samples, artefact.card.preprocess))
+        scores = scores_of(session, prepared(source, samples, artefact.card.preprocess))
+    return as_logits(scores, artefact.card.output)
 
 
 def overlapped(

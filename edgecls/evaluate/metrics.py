@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edgecls.errors import BackendError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy import float32, int64
     from numpy.typing import NDArray
+
+    from edgecls.card import Output
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ def agreement(scores: NDArray[float32], parent: NDArray[float32]) -> float:
     return float((scores.argmax(axis=1) == parent.argmax(axis=1)).mean())
 
 
+MIN_PROBABILITY = 1e-12
 RELIABILITY_BINS = 15
 Z_95 = 1.959964
 """Two-sided 95 % quantile of the normal distribution."""
@@ -117,18 +122,24 @@ def calibration_error(scores: NDArray[float32], labels: NDArray[int64]) -> float
 
 
 def softmax(scores: NDArray[float32]) -> NDArray[float32]:
-    """Probabilities along the last axis. Scores that are probabilities already, as some networks give, stay."""
+    """Probabilities (..., C) of logits (..., C)."""
     import numpy as np
 
-    if is_probabilities(scores):
-        return scores
     shifted = np.exp(scores - scores.max(axis=-1, keepdims=True))
     result: NDArray[float32] = shifted / shifted.sum(axis=-1, keepdims=True)
     return result
 
 
-def is_probabilities(scores: NDArray[float32]) -> bool:
-    """Whether scores are probabilities already: none below 0, and 1 in sum along the last axis."""
+def as_logits(scores: NDArray[float32], output: Output) -> NDArray[float32]:
+    """What a network gave, as logits (..., C): the logarithm of probabilities, whose softmax gives these back.
+
+    Rounded to int8 their sum may be off 1; the softmax mends that. Raises `BackendError` for what is not finite.
+    """
     import numpy as np
 
-    return bool(scores.size and scores.min() >= 0 and np.allclose(scores.sum(axis=-1), 1, atol=1e-3))
+    if not np.isfinite(scores).all():
+        raise BackendError("the network's scores are not finite numbers; its weights or its runtime are broken")
+    if output == "logits":
+        return scores
+    result: NDArray[float32] = np.log(np.maximum(scores, MIN_PROBABILITY)).astype(np.float32)
+    return result

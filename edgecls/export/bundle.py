@@ -298,7 +298,7 @@ class _Workshop:
         self._tell(f"building for {self._config.target}")
         folder = self._scratch_folder()
         card = self._backend.build(graph, card, folder, self._config.options)
-        Golden.read(self._run.place).write(folder)
+        Golden.read(self._run.place, self._run.card).write(folder)
         return Artefact(folder, card)
 
     def _verified(self, bundle: Artefact) -> Artefact:

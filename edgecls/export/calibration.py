@@ -175,7 +175,7 @@ def _refuse_shift(calibration: Calibration, run: Artefact) -> float | None:
 
     if run.card.lineage.data is None:
         return None
-    own = _statistics(Golden.read(run.place).images)
+    own = _statistics(Golden.read(run.place, run.card).images)
     count = min(STATISTICS_IMAGES, len(calibration.keys))
     given = _statistics(calibration.images(run.card.preprocess, count))
     deviation = np.maximum(own.std(axis=0), MIN_DEVIATION)

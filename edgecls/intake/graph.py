@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecls.backends.onnx_graph import NORMALIZE_PREFIX, OPSET
-from edgecls.card import INPUT_NAME, OUTPUT_NAME
+from edgecls.card import INPUT_NAME, OUTPUT_NAME, Output
 from edgecls.errors import ArtefactError, UsageError, first_line
 
 OLDEST_OPSET = 13
@@ -20,6 +20,33 @@ class Pixels:
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+
+
+_PASS_ON = frozenset(
+    "Cast DequantizeLinear Flatten Identity QuantizeLinear Reshape Squeeze Transpose Unsqueeze".split()  # noqa: SIM905
+)
+"""Operators that leave the values of scores what they are."""
+
+
+def output_kind(graph: Path) -> Output:
+    """Whether an ONNX classifier gives logits or probabilities, by the operator that makes its first output.
+
+    Raises `ArtefactError` for a sigmoid: there several classes may be true at once, which no single label can say.
+    """
+    import onnx
+
+    model = onnx.load(graph, load_external_data=False)
+    makers = {name: node for node in model.graph.node for name in node.output}
+    node = makers.get(model.graph.output[0].name)
+    while node is not None and node.op_type in _PASS_ON:
+        node = makers.get(node.input[0])
+    operator = node.op_type if node is not None else ""
+    if operator in ("Sigmoid", "HardSigmoid"):
+        raise ArtefactError(
+            f"the network ends in a {operator}: several classes may be true of an image at once, and edgecls names "
+            "one; export the network without it where just one is true"
+        )
+    return "probabilities" if operator == "Softmax" else "logits"
 
 
 def take_raw_images(

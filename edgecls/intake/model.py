@@ -16,7 +16,7 @@ from edgecls.data.dataset import Dataset, open_for_classes
 from edgecls.errors import ArtefactError, DataError, MissingExtraError, OutputError, UsageError, first_line
 from edgecls.evaluate.inference import GOLDEN_IMAGES, golden_images, labels_of, prepared, scores_of
 from edgecls.evaluate.metrics import measure
-from edgecls.intake.graph import Pixels, take_raw_images
+from edgecls.intake.graph import Pixels, output_kind, take_raw_images
 from edgecls.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, Resize
 from edgecls.runs import Artefact
 from edgecls.storage import new_folder
@@ -218,7 +218,7 @@ def _graph(
     preprocess = _preprocess(replace(config, size_px=size_px), Preprocess(height, width))
     if config.size_px is None:
         tell(f"the graph takes images of {width}x{height} pixels")
-    card = Card("imported", classes, preprocess, target="onnx", lineage=lineage)
+    card = Card("imported", classes, preprocess, target="onnx", lineage=lineage, output=output_kind(graph))
     card = backends.find("onnx").build(graph, card, folder)
     graph.unlink()
     return card

@@ -37,13 +37,6 @@ def test_the_temperature_of_boastful_and_timid_networks_is_found(honest, tempera
     assert after <= before + 0.005
 
 
-def test_scores_that_are_probabilities_are_scaled_too(honest):
-    scores, labels = honest
-    boastful = softmax(scores * 1.5)
-    assert fit_temperature(boastful, labels) == pytest.approx(1.5, rel=0.1)
-    np.testing.assert_allclose(softmax(scaled(boastful, 1.5)), softmax(scores), atol=2e-3)
-
-
 def test_no_mistake_and_no_image_leave_the_scores_alone():
     scores = np.eye(3, dtype=np.float32)
     assert fit_temperature(scores, np.arange(3)) == 1.0

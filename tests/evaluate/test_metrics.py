@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgecls.evaluate.metrics import agreement, calibration_error, drop, measure, softmax, wilson
+from edgecls.errors import BackendError
+from edgecls.evaluate.metrics import agreement, as_logits, calibration_error, drop, measure, softmax, wilson
 
 LABELS = np.array([0, 0, 0, 1, 1, 2])
 PREDICTED = np.array([0, 0, 1, 1, 1, 0])
@@ -73,6 +74,23 @@ def test_calibration_error_is_the_gap_between_confidence_and_accuracy():
     assert calibration_error(scores, labels) == pytest.approx(0.2, abs=1e-3)
 
 
-def test_probabilities_stay_and_scores_become_probabilities():
-    np.testing.assert_allclose(softmax(np.float32([0.25, 0.75])), [0.25, 0.75])
+@pytest.mark.parametrize("off", [1.0, 0.86, 0.996, 1.05])
+def test_probabilities_stay_what_they_are_though_rounding_moves_their_sum(off: float):
+    probabilities = np.float32([0.7, 0.2, 0.1, 0.0])
+    found = softmax(as_logits(off * probabilities, "probabilities"))
+    np.testing.assert_allclose(found, probabilities, atol=1e-5)
+
+
+def test_logits_that_look_like_probabilities_are_logits_all_the_same():
+    assert softmax(as_logits(np.float32([1.0, 0.0]), "logits"))[0] == pytest.approx(0.731, abs=1e-3)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("output", ["logits", "probabilities"])
+def test_scores_that_are_no_numbers_are_no_answer(wrong: float, output: str):
+    with pytest.raises(BackendError, match="not finite"):
+        as_logits(np.float32([wrong, 0.5]), output)
+
+
+def test_large_scores_do_not_overflow():
     np.testing.assert_allclose(softmax(np.float32([1000.0, 1000.0])), [0.5, 0.5])

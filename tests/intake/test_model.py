@@ -20,6 +20,7 @@ from edgecls.card import Golden
 from edgecls.errors import ArtefactError, DataError, UsageError
 from edgecls.evaluate.inference import scores_of
 from edgecls.export.bundle import ExportConfig, export
+from edgecls.intake.graph import output_kind
 from edgecls.intake.model import ImportConfig, import_model, read_classes
 from edgecls.runs import Artefact
 
@@ -278,3 +279,26 @@ def test_an_imported_run_is_the_latest_run(trained: Artefact, classes: Path):
         import shutil
 
         shutil.rmtree(run.place)
+
+
+@pytest.mark.parametrize(
+    "nodes", [["Softmax"], ["Softmax", "Flatten"], ["Softmax", "Identity"], ["Relu"], ["LogSoftmax"]], ids=str
+)
+def test_what_the_scores_are_is_decided_from_the_graph(tmp_path: Path, nodes: list[str]):
+    assert output_kind(_ends_in(nodes, tmp_path)) == ("probabilities" if "Softmax" in nodes else "logits")
+
+
+@pytest.mark.parametrize("nodes", [["Sigmoid"], ["Sigmoid", "Flatten"], ["HardSigmoid"]], ids=str)
+def test_a_network_whose_classes_may_all_be_true_is_refused(tmp_path: Path, nodes: list[str]):
+    with pytest.raises(ArtefactError, match="several classes may be true"):
+        output_kind(_ends_in(nodes, tmp_path))
+
+
+def _ends_in(operators: list[str], folder: Path) -> Path:
+    """An ONNX file that is these operators, one after the other."""
+    names = ["x", *(f"x{number}" for number in range(len(operators)))]
+    nodes = [onnx.helper.make_node(op, [a], [b]) for op, a, b in zip(operators, names, names[1:], strict=False)]
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", 3]) for name in names]
+    graph = onnx.helper.make_graph(nodes, "g", values[:1], values[-1:])
+    onnx.save(onnx.helper.make_model(graph), folder / "ends.onnx")
+    return folder / "ends.onnx"
