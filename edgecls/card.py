@@ -264,7 +264,7 @@ def _runtime(fields: Fields) -> Runtime:
     if fields.has("batch"):
         low, usual, high = sizes = fields.numbers("batch", 3, 1, 1 << 16)
         batch = int(low), int(usual), int(high)
-        if batch != sizes or not low <= usual <= high:
+        if sum(batch) != sum(sizes) or not low <= usual <= high:
             fields.fail("batch", "the smallest, most frequent and largest batch, in this order")
     return Runtime(
         fields.text("name", ""), fields.text("version", ""), fields.text("device", ""), fields.text("note", ""),

@@ -13,6 +13,11 @@ from edgecls.errors import BackendError
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
+PIXELS_VARIABLE = "EDGECLS_MAX_PIXELS"
+MAX_PIXELS = int(pixels) if (pixels := os.environ.get(PIXELS_VARIABLE, "")).isdecimal() and int(pixels) else 200_000_000
+"""A larger image is refused before it is decoded: a few kilobytes of PNG can want gigabytes of memory."""
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
+
 try:
     cv2: Any = import_module("cv2")
 except ImportError as error:
@@ -21,4 +26,4 @@ except ImportError as error:
         "pip uninstall -y opencv-python && pip install opencv-python-headless"
     ) from error
 
-__all__ = ["cv2"]
+__all__ = ["MAX_PIXELS", "PIXELS_VARIABLE", "cv2"]

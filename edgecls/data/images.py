@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgecls.errors import DataError, ImageError
+from edgecls.errors import DataError, ImageError, first_line
+from edgecls.storage import read_bytes, shortened
 
 if TYPE_CHECKING:
     from numpy import uint8
     from numpy.typing import NDArray
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".heic", ".heif", ".avif"}
+)
+MAX_FILE_BYTES = 512 << 20
+"""Of one image file."""
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+"""What an ISO base media file that holds HEVC pictures calls itself (ISO/IEC 23008-12, annex B)."""
 
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 """A marker after entropy-coded data: 0xFF00 is a stuffed byte, 0xFFD0..D7 are restarts (ITU-T T.81, B.1.1)."""
@@ -21,13 +29,20 @@ _JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 
 def find_images(folder: Path) -> list[Path]:
     """All image files below a folder, sorted; hidden files and folders are left out."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+    return sorted(path for path in _files_below(folder) if path.suffix.lower() in SUFFIXES and path.is_file())
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """What stands below a folder, links to folders followed, each folder once."""
+    seen: set[tuple[int, int]] = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        status = Path(root).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(root, name) for name in names if not name.startswith("."))
 
 
 def image_paths(places: Iterable[Path]) -> list[Path]:
@@ -50,29 +65,54 @@ def read_image(path: Path) -> NDArray[uint8]:
     Raises `ImageError` for a file that is missing, empty, truncated or not an image.
     """
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"cannot read {path}: {error.strerror or error}") from error
-    return decode_image(content, str(path))
+        content = read_bytes(path, MAX_FILE_BYTES)
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+        raise ImageError(f"cannot read {shortened(path)}: {getattr(error, 'strerror', None) or error}") from error
+    return decode_image(content, shortened(path))
 
 
 def decode_image(content: bytes, name: str) -> NDArray[uint8]:
     """Decode the bytes of an image file; see `read_image`. `name` stands in the error."""
     import numpy as np
 
-    from edgecls.opencv import cv2
+    from edgecls.opencv import MAX_PIXELS, PIXELS_VARIABLE, cv2
 
     if not content:
         raise ImageError(f"{name} is empty")
     if is_truncated(content):
         raise ImageError(f"{name} is truncated: the file ends before the image does")
+    if content[4:8] == b"ftyp" and content[8:12] in _HEIC_BRANDS:
+        return _decode_heic(content, name)
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error:
         image = None
     if image is None:
-        raise ImageError(f"{name} is not an image that OpenCV can decode")
+        limit = f"or has more than {MAX_PIXELS} pixels ({PIXELS_VARIABLE} sets another limit)"
+        raise ImageError(f"{name} is not an image that OpenCV can decode, {limit}")
     return image.astype(np.uint8, copy=False)
+
+
+def _decode_heic(content: bytes, name: str) -> NDArray[uint8]:
+    """Decode what telephones make; turned upright by the file's own transformations."""
+    import io
+
+    import numpy as np
+
+    from edgecls.opencv import MAX_PIXELS, PIXELS_VARIABLE
+
+    try:
+        import pillow_heif
+    except ImportError:
+        raise ImageError(f"{name} is a HEIC image, which needs pillow-heif: pip install 'edgecls[heif]'") from None
+    try:
+        image = pillow_heif.open_heif(io.BytesIO(content), convert_hdr_to_8bit=True, bgr_mode=True)
+        if image.size[0] * image.size[1] > MAX_PIXELS:
+            raise ImageError(f"{name} has more than {MAX_PIXELS} pixels ({PIXELS_VARIABLE} sets another limit)")
+        pixels = np.asarray(image)
+    except (ValueError, OSError, RuntimeError, EOFError, SyntaxError) as error:
+        raise ImageError(f"{name} is a HEIC image that cannot be decoded ({first_line(error)})") from error
+    return np.ascontiguousarray(pixels[..., :3], np.uint8)
 
 
 def is_truncated(content: bytes) -> bool:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecls.data.images import decode_image, read_image
+from edgecls.data.images import decode_image, find_images, read_image
 from edgecls.errors import ImageError
 from edgecls.opencv import cv2
 
@@ -111,3 +114,56 @@ def test_what_is_no_image_says_so(tmp_path: Path):
         read_image(tmp_path / "empty.jpg")
     with pytest.raises(ImageError, match=r"cannot read .*gone\.jpg"):
         read_image(tmp_path / "gone.jpg")
+
+
+def test_telephones_pictures_are_read_whatever_they_are_called(tmp_path: Path):
+    heif = pytest.importorskip("pillow_heif")
+    picture = np.zeros((40, 60, 3), np.uint8)
+    picture[:, 30:] = 0, 0, 255  # the right half is red, in BGR
+    file = heif.from_bytes("BGR", (60, 40), picture.tobytes())
+    for name in ("photo.heic", "photo.jpg"):
+        file.save(tmp_path / name, quality=100)
+        found = read_image(tmp_path / name)
+        assert found.shape == (40, 60, 3)
+        assert found[20, 50, 2] > 200 > 60 > found[20, 10, 2]
+
+
+def test_a_damaged_telephone_picture_is_an_error():
+    pytest.importorskip("pillow_heif")
+    with pytest.raises(ImageError, match="HEIC image that cannot be decoded"):
+        decode_image(b"\0\0\0\x18ftypheic" + bytes(60), "photo")
+
+
+def test_folders_are_searched_through_links_and_each_once(tmp_path: Path):
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "folder"
+    for place in (elsewhere, folder):
+        place.mkdir()
+    for name in ("a.jpg", "b.jfif", "c.HEIC", "d.avif", "notes.txt", ".hidden.jpg"):
+        (elsewhere / name).write_bytes(b"x")
+    (folder / "linked").symlink_to(elsewhere)
+    (folder / "one.png").symlink_to(elsewhere / "a.jpg")
+    (elsewhere / "back").symlink_to(folder)
+    found = [str(path.relative_to(folder)) for path in find_images(folder)]
+    assert found == ["linked/a.jpg", "linked/b.jfif", "linked/c.HEIC", "linked/d.avif", "one.png"]
+
+
+@pytest.mark.parametrize(("limit", "read"), [("2399", False), ("2400", True)])
+def test_an_image_of_more_pixels_than_allowed_is_refused(tmp_path: Path, limit: str, read: bool):
+    (tmp_path / "x.png").write_bytes(encoded(".png", (40, 60, 3)))
+    code = "import sys, pathlib, edgecls.data.images as images; images.read_image(pathlib.Path(sys.argv[1]))"
+    environment = {name: value for name, value in os.environ.items() if name != "OPENCV_IO_MAX_IMAGE_PIXELS"}
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "x.png")],
+        env={**environment, "EDGECLS_MAX_PIXELS": limit},
+        capture_output=True,
+        text=True,
+    )
+    assert (ended.returncode == 0) is read, ended.stderr
+    assert read or f"more than {limit} pixels (EDGECLS_MAX_PIXELS sets another limit)" in ended.stderr
+
+
+@pytest.mark.parametrize("name", ["pipe", "/dev/zero", "nul\0", "x" * 300, "x" * 5000, "~nosuchuser/x.jpg"])
+def test_what_is_no_file_is_no_image_and_does_not_hang(tmp_path: Path, name: str):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ImageError, match="cannot read"):
+        read_image(tmp_path / name)
