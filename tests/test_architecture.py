@@ -12,7 +12,8 @@ import edgecls
 ROOT = Path(edgecls.__file__).parent
 FLOORS = [
     {"errors"}, {"storage", "opencv", "vision", "fields", "urls"}, {"preprocess"}, {"card"}, {"data", "models"},
-    {"runs", "backends"}, {"env", "evaluate"}, {"classifier"}, {"batch"}, {"train", "intake", "benchmark"}, {"export", "stream"}, {"tune"},
+    {"runs", "backends"}, {"env", "evaluate"},
+    {"classifier"}, {"batch"}, {"train", "intake", "benchmark"}, {"export", "stream"}, {"tune"},
     {"report"}, {"cli"},
 ]  # fmt: skip
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
