@@ -24,6 +24,7 @@ from edgecls.cli.evaluate import evaluate
 from edgecls.cli.export import ExportCommand, export
 from edgecls.cli.import_ import import_
 from edgecls.cli.info import info
+from edgecls.cli.numbers import Command
 from edgecls.cli.predict import predict
 from edgecls.cli.stream import stream
 from edgecls.cli.train import train
@@ -101,14 +102,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(train)
-app.command()(tune)
-app.command("import")(import_)
+app.command(cls=Command)(train)
+app.command(cls=Command)(tune)
+app.command("import", cls=Command)(import_)
 app.add_typer(data)
 app.add_typer(calibrate)
 app.command(cls=ExportCommand)(export)
 for _command in (build, evaluate, compare, benchmark, predict, stream, cameras, verify, info, doctor):
-    app.command()(_command)
+    app.command(cls=Command)(_command)
 
 
 def _show_version(wanted: bool) -> None:

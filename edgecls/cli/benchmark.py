@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgecls.cli.common import console, draw, messages, percent, points, shown, working
+from edgecls.cli.numbers import parse_numbers
 from edgecls.errors import UsageError, VerificationError
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def benchmark(
 
 def _numbers(name: str, text: str) -> tuple[int | None, ...]:
     try:
-        return tuple(None if each.strip() == "auto" else int(each) for each in text.split(","))
+        return tuple(None if each.strip() == "auto" else parse_numbers(each, int)[0] for each in text.split(","))
     except ValueError:
         raise UsageError(f"--{name} takes numbers separated by commas, or auto; not {text!r}") from None
 

@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from edgecls.cli.common import console, shown, working
+from edgecls.cli.numbers import Command
 from edgecls.errors import OutputError, UsageError
 
 calibrate = typer.Typer(name="calibrate", help="Choose and check the images that int8 ranges are read from.")
 
 
-@calibrate.command()
+@calibrate.command(cls=Command)
 def make(
     run: Annotated[Path | None, typer.Argument(help="A run's folder; the latest run unless given.")] = None,
     data: Annotated[
@@ -40,7 +41,7 @@ def make(
     console.print(f"manifest: {shown(out)}  (digest {passport['digest'][:12]})", soft_wrap=True)
 
 
-@calibrate.command()
+@calibrate.command(cls=Command)
 def check(
     given: Annotated[Path, typer.Argument(help="A manifest or a folder of images.", metavar="MANIFEST_OR_FOLDER")],
     run: Annotated[Path | None, typer.Argument(help="A run's folder; the latest run unless given.")] = None,

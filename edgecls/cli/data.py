@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from edgecls.cli.common import console, shown, working
+from edgecls.cli.numbers import Command
 from edgecls.errors import DataError, OutputError, UsageError
 
 data = typer.Typer(name="data", help="Check a data set before training, and divide it into splits.")
@@ -16,7 +17,7 @@ data = typer.Typer(name="data", help="Check a data set before training, and divi
 DATA_HELP = "A folder of class folders, a CSV or JSONL manifest, or the name of a torchvision data set."
 
 
-@data.command()
+@data.command(cls=Command)
 def check(
     place: Annotated[str, typer.Argument(help=DATA_HELP, metavar="DATA")],
     html: Annotated[Path, typer.Option(help="The report to write.")] = Path("data.html"),
@@ -63,7 +64,7 @@ def check(
         raise DataError("the check found what spoils a training or its figures; see the lines marked with !")
 
 
-@data.command()
+@data.command(cls=Command)
 def split(
     place: Annotated[str, typer.Argument(help=DATA_HELP, metavar="DATA")],
     out: Annotated[Path, typer.Option(help="The manifest to write; train and evaluate take it.")] = Path("split.csv"),

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
-from typer.core import TyperCommand
 
 from edgecls.cli.common import console, megabytes, percent, shown, working
+from edgecls.cli.numbers import Command, parse_numbers
 from edgecls.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from edgecls.runs import Artefact
 
 
-class ExportCommand(TyperCommand):
+class ExportCommand(Command):
     """Names the targets in its help. They come from the registry, which `edgecls --help` need not load."""
 
     def get_params(self, ctx: Any) -> Any:
@@ -114,10 +114,11 @@ def _batch(given: str | None) -> tuple[int, int, int] | None:
     """Three batch sizes as people write them, "1,1,8". Raises `UsageError`."""
     if given is None:
         return None
-    parts = [part.strip() for part in given.split(",")]
-    if len(parts) != 3 or not all(part.isdigit() for part in parts):
-        raise UsageError(f"--batch takes three numbers, smallest, most frequent and largest, as 1,1,8, not {given!r}")
-    smallest, usual, largest = map(int, parts)
+    try:
+        smallest, usual, largest = parse_numbers(given, int)
+    except ValueError:
+        wanted = "three numbers, smallest, most frequent and largest, as 1,1,8"
+        raise UsageError(f"--batch takes {wanted}, not {given!r}") from None
     return smallest, usual, largest
 
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from edgecls.cli.common import console, percent, shown, working
+from edgecls.cli.numbers import parse_numbers
 from edgecls.errors import UsageError
+from edgecls.preprocess import MAX_SIDE_PX
 
 if TYPE_CHECKING:
     from edgecls.preprocess import Resize
@@ -58,17 +60,20 @@ def _size(text: str | None) -> tuple[int, int] | None:
     """(height, width) of "224" or "320x240", which is width x height as people say it."""
     if text is None:
         return None
-    sides = text.lower().split("x")
-    if len(sides) not in (1, 2) or not all(side.isdigit() for side in sides):
-        raise UsageError(f"--size takes 224 or 320x240 (width x height), not {text!r}")
-    return int(sides[-1]), int(sides[0])
+    try:
+        sides = parse_numbers(text.lower(), int, "x")
+    except ValueError:
+        sides = []
+    if len(sides) not in (1, 2) or not all(1 <= side <= MAX_SIDE_PX for side in sides):
+        raise UsageError(f"--size takes 224 or 320x240 (width x height), up to {MAX_SIDE_PX}, not {text!r}")
+    return sides[-1], sides[0]
 
 
 def _three(option: str, text: str | None) -> tuple[float, float, float] | None:
     if text is None:
         return None
     try:
-        red, green, blue = (float(value) for value in text.split(","))
+        red, green, blue = parse_numbers(text, float)
     except ValueError as error:
         raise UsageError(f"{option} takes three numbers such as 0.485,0.456,0.406, not {text!r}") from error
     return red, green, blue

@@ -175,7 +175,7 @@ def stream(
     config = StreamConfig(duration, frames, max_fps, smoothing, snapshots)
     config.check()
     options = CameraOptions(
-        Wanted(width, height, fps), Geometry(rotate, flip, Region.parse(roi) if roi else None),
+        Wanted(width, height, fps), Geometry(rotate, flip, Region.parse(roi) if roi is not None else None),
         Patience(give_up_s=give_up), realtime,
     )  # fmt: skip
     options.check()
@@ -263,7 +263,7 @@ def _kept(
         sinks.append(MqttSink(mqtt))
     if webhook:
         sinks.append(WebhookSink(webhook))
-    if web:
+    if web is not None:
         page = WebSink(web, web_token)
         page.announce = lambda url: messages.print(
             f"web view: {url if messages.is_terminal else SecretUrl(url)}", soft_wrap=True

@@ -84,7 +84,7 @@ def tune(
 def _range(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
-    match = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+    match = re.fullmatch(r"([0-9]{1,6})(?:-([0-9]{1,6}))?", text)
     if match is None:
         raise UsageError(f"--epochs is a number or a range such as 5-15, not {text!r}")
     return int(match[1]), int(match[2] or match[1])

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+MAX_SIDE_PX = 65_535
+"""Of a picture that a region lies in."""
+
+
 @dataclass(frozen=True)
 class Frame:
     """One picture, BGR uint8 (H, W, 3), and its number in the source.
@@ -42,7 +46,8 @@ class Region:
             left, top, width, height = (float(part) for part in text.split(","))
         except ValueError:
             left = top = width = height = -1.0
-        if min(left, top) < 0 or min(width, height) <= 0:
+        sides = (left, top, width, height)
+        if not text.isascii() or not all(side <= MAX_SIDE_PX for side in sides) or min(sides) < 0 or not width * height:
             raise UsageError(
                 f"--roi takes left,top,width,height in pixels, or in fractions such as 0.25,0,0.5,1; not {text!r}"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import socket
 import threading
@@ -34,7 +35,7 @@ class WebSink(Sink):
     def __init__(self, address: str, token: str | None = None):
         host, _, port = address.rpartition(":")
         host = host.strip("[]") or "127.0.0.1"
-        if not port.isdigit() or not 0 <= int(port) <= 65535:
+        if not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
             raise UsageError(f"--web takes a port, or host:port such as 0.0.0.0:8080, not {address!r}")
         for package in ("starlette", "uvicorn", "prometheus_client"):
             if missing_package(package, "web", ""):
