@@ -31,7 +31,7 @@ def test_verbs_have_numeric_options():
     assert len(list(numeric_options())) > 50
 
 
-@pytest.mark.parametrize(("words", "option"), numeric_options(), ids=lambda value: value if value else "")
+@pytest.mark.parametrize(("words", "option"), list(numeric_options()), ids=lambda value: value if value else "")
 def test_what_is_no_usable_number_is_a_usage_error(cli: Callable[..., Result], words: list[str], option: str):
     for wrong in WRONG:
         result = cli(*words, f"{option}={wrong}", *(["x"] if words[-1] in ("import", "check", "split") else []))
