@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -16,10 +15,11 @@ from edgecls.data.dataset import Dataset, open_for_classes
 from edgecls.errors import ArtefactError, DataError, MissingExtraError, OutputError, UsageError, first_line
 from edgecls.evaluate.inference import GOLDEN_IMAGES, golden_images, labels_of, prepared, scores_of
 from edgecls.evaluate.metrics import measure
+from edgecls.fields import parse_json
 from edgecls.intake.graph import Pixels, output_kind, take_raw_images
 from edgecls.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, Resize
 from edgecls.runs import Artefact
-from edgecls.storage import new_folder
+from edgecls.storage import new_folder, read_text, shortened
 
 if TYPE_CHECKING:
     import torch
@@ -97,14 +97,18 @@ def import_model(config: ImportConfig, tell: Callable[[str], None] = lambda _: N
 
 
 def read_classes(file: Path) -> tuple[str, ...]:
-    """Class names in output order: one a line, or a JSON list, or a JSON object from index to name.
+    """Class names in output order: one a line, or JSON.
+
+    In JSON: a list, an object from index to name or from name to index (torchvision's `class_to_idx`), Hugging Face's
+    `config.json`, or ImageNet's class index, whose two cranes and maillots get their synset's number.
 
     Raises `DataError` for an unreadable file and for names that are empty or come twice.
     """
     try:
-        text = file.read_text(encoding="utf-8-sig")  # Windows writes a byte order mark
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the classes file {file} cannot be read ({error})") from error
+        text = read_text(file)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"the classes file {shortened(file)} cannot be read ({reason})") from error
     if file.suffix.lower() == ".json":
         names = _json_classes(text, file)
     else:
@@ -119,13 +123,27 @@ def read_classes(file: Path) -> tuple[str, ...]:
 
 def _json_classes(text: str, file: Path) -> list[str]:
     try:
-        record = json.loads(text)
+        record = parse_json(text)
+        for key in ("id2label", "class_to_idx", "label2id", "classes", "label_names"):
+            if isinstance(record, dict) and isinstance(record.get(key), (dict, list)):
+                record = record[key]
+        if isinstance(record, dict) and all(type(index) is int for index in record.values()):
+            record = {str(index): name for name, index in record.items()}
         if isinstance(record, dict):
             record = [record[str(index)] for index in range(len(record))]
-        # ImageNet's well-known class index holds [synset, name] pairs.
-        return [str(entry[-1] if isinstance(entry, list) else entry).strip() for entry in record]
+        if all(isinstance(entry, list) and len(entry) == 2 for entry in record):
+            return _imagenet_names(record)
+        if not isinstance(record, list) or not all(isinstance(entry, (str, int)) for entry in record):
+            raise TypeError
+        return [str(entry).strip() for entry in record]
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise DataError(f'{file} is no JSON list of names nor an object from "0", "1", ... to names') from error
+
+
+def _imagenet_names(pairs: list[list[Any]]) -> list[str]:
+    """Names of [synset, name] pairs; those that several synsets share get theirs."""
+    names = [str(name).strip() for _, name in pairs]
+    return [f"{name} ({pair[0]})" if names.count(name) > 1 else name for name, pair in zip(names, pairs, strict=True)]
 
 
 def _preprocess(config: ImportConfig, defaults: Preprocess) -> Preprocess:
@@ -145,12 +163,9 @@ def _checkpoint(
     config: ImportConfig, classes: tuple[str, ...], lineage: Lineage, folder: Path, tell: Callable[[str], None]
 ) -> Card:
     network = models.create(config.arch, len(classes))
-    weights = _named_as(network, models.read_weights(config.file), tell)
+    weights = _named_as(network, models.read_weights(config.file, tell), tell)
     if not models.load_weights(network, config.arch, weights, str(config.file)):
-        outputs = _outputs(weights, models.find(config.arch).head)
-        raise ArtefactError(
-            f"{config.file} has {outputs} classes and {config.classes} names {len(classes)}; they must be the same"
-        )
+        raise ArtefactError(_misfit(network, weights, config, len(classes)))
     preprocess = _preprocess(config, _usual(config.arch))
     assumed = [
         name
@@ -195,8 +210,17 @@ def _said(preprocess: Preprocess) -> str:
     return f"{preprocess.width_px}x{preprocess.height_px} pixels, crop {preprocess.crop:g}, mean {mean}, std {std}"
 
 
-def _outputs(weights: dict[str, Any], head: str) -> int | str:
-    return next((len(tensor) for name, tensor in weights.items() if name.startswith(head)), "other")
+def _misfit(network: torch.nn.Module, weights: dict[str, Any], config: ImportConfig, classes: int) -> str:
+    """Why the last layers of a checkpoint are not this network's."""
+    head = models.find(config.arch).head
+    own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items() if name.startswith(head)}
+    name, shape = next((n, s) for n, s in own.items() if n not in weights or tuple(weights[n].shape) != s)
+    if name not in weights:
+        return f"{config.file} lacks {name}, a part of the last layers of {config.arch}"
+    found = tuple(weights[name].shape)
+    if len(found) == len(shape) and shape[0] == classes and found[1:] == shape[1:]:
+        return f"{config.file} has {found[0]} classes and {config.classes} names {classes}; they must be the same"
+    return f"{config.file} does not fit {config.arch}: {name} wants shape {shape}, the file has shape {found}"
 
 
 def _graph(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
@@ -302,3 +303,98 @@ def _ends_in(operators: list[str], folder: Path) -> Path:
     graph = onnx.helper.make_graph(nodes, "g", values[:1], values[-1:])
     onnx.save(onnx.helper.make_model(graph), folder / "ends.onnx")
     return folder / "ends.onnx"
+
+
+class TestCheckpointsOfOthers:
+    """What the usual trainers write around a network's tensors."""
+
+    @pytest.fixture
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return models.create("resnet18", 3).state_dict()
+
+    @pytest.mark.parametrize(
+        "wrap",
+        [
+            lambda t: {"model": t, "args": argparse.Namespace(lr=0.1), "epoch": 3},
+            lambda t: {"model_state_dict": t, "optimizer_state_dict": {"state": {0: {"m": torch.ones(9, 9)}}}},
+            lambda t: {"net": t, "acc": 91.2},
+            lambda t: {"state_dict": {f"module.{n}": v for n, v in t.items()}, "path": Path("x"), "args": Foreign()},
+            lambda t: {"state_dict": {**{f"model.{n}": v for n, v in t.items()}, "criterion.weight": torch.ones(3)}},
+            lambda t: {"a": {"b": {f"_orig_mod.module.{n}": v for n, v in t.items()}}},
+            lambda t: {**t, "n_averaged": torch.tensor(3)},
+            lambda t: {0: 1, "model": t},
+        ],
+        ids=["namespace", "optimizer", "net", "foreign object", "criterion", "nested", "averaging", "number as key"],
+    )
+    def test_the_tensors_are_found(self, tmp_path: Path, tensors: dict[str, torch.Tensor], wrap: Callable):
+        torch.save(wrap(tensors), tmp_path / "x.pt")
+        network = models.create("resnet18", 3)
+        assert models.load_weights(network, "resnet18", models.read_weights(tmp_path / "x.pt"), "x.pt")
+        assert all(torch.equal(value, tensors[name]) for name, value in network.state_dict().items())
+
+    def test_of_averaged_and_plain_weights_the_averaged_are_taken_with_a_word(self, tmp_path: Path, tensors):
+        averaged = {name: value + 1 for name, value in tensors.items()}
+        torch.save({"state_dict": tensors, "state_dict_ema": averaged}, tmp_path / "x.pt")
+        told: list[str] = []
+        found = models.read_weights(tmp_path / "x.pt", told.append)
+        assert torch.equal(found["fc.bias"], averaged["fc.bias"])
+        assert "taken: state_dict_ema, not state_dict" in told[0]
+
+    @pytest.mark.parametrize(("deeper", "arch"), [("resnet34", "resnet18"), ("efficientnet_b1", "efficientnet_b0")])
+    def test_a_deeper_network_is_not_read_as_a_shallower(self, deeper: str, arch: str):
+        with pytest.raises(ArtefactError, match=f"another network than {arch}, which has no .* tensors more"):
+            models.load_weights(models.create(arch, 3), arch, models.create(deeper, 3).state_dict(), "x.pt")
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            {"w": torch.ones(3, 3).to_sparse()},
+            {"w": torch.ones(3, 3, device="meta")},
+            {"w": torch.full((3, 3), torch.nan)},
+            {0: torch.ones(3, 3)},
+            {"w": torch.tensor(3.0)},
+            [torch.ones(3, 3)],
+            torch.ones(3, 3),
+            {},
+            3,
+        ],
+        ids=["sparse", "meta", "nan", "number as key", "scalar", "list", "tensor", "empty", "number"],
+    )
+    def test_what_is_no_set_of_weights_is_one_clear_error(self, tmp_path: Path, content: object):
+        torch.save(content, tmp_path / "x.pt")
+        with pytest.raises(ArtefactError, match=r"x\.pt"):
+            models.read_weights(tmp_path / "x.pt")
+
+    @pytest.mark.parametrize("content", [b"hello\n", b"", b"\x80\x02", bytes(range(256)), b"PK\x03\x04"], ids=str)
+    def test_what_is_no_checkpoint_is_one_clear_error(self, tmp_path: Path, content: bytes):
+        (tmp_path / "x.pt").write_bytes(content)
+        with pytest.raises(ArtefactError, match="cannot be read as weights"):
+            models.read_weights(tmp_path / "x.pt")
+
+
+class Foreign:
+    """Something that a trainer keeps beside the weights, of a class that nobody else has."""
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ('{"id2label": {"0": "cat", "1": "dog"}, "model_type": "vit"}', ("cat", "dog")),
+        ('{"dog": 1, "cat": 0}', ("cat", "dog")),
+        ('{"class_to_idx": {"dog": 1, "cat": 0}}', ("cat", "dog")),
+        ('{"0": ["n02012849", "crane"], "1": ["n03126707", "crane"], "2": ["n1", "dog"]}',
+         ("crane (n02012849)", "crane (n03126707)", "dog")),
+    ],
+)  # fmt: skip
+def test_class_names_are_read_as_others_keep_them(tmp_path: Path, text: str, names: tuple[str, ...]):
+    (tmp_path / "labels.json").write_text(text)
+    assert read_classes(tmp_path / "labels.json") == names
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a": 0, "b": 2}', '{"a": 0, "b": 0}', "3", "null", "[[1, 2, 3]]", "[" * 99999, "NaN"]
+)
+def test_class_names_that_cannot_be_are_one_clear_error(tmp_path: Path, text: str):
+    (tmp_path / "labels.json").write_text(text)
+    with pytest.raises(DataError, match=r"labels\.json"):
+        read_classes(tmp_path / "labels.json")
