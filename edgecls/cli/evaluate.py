@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A run, a bundle or a model file; it runs in its own runtime.")],
+    model: Annotated[
+        Path | None,
+        typer.Argument(help="A run, a bundle or a model file, in its own runtime; the latest run unless given."),
+    ] = None,
     data: Annotated[
         Path | None,
         typer.Argument(
@@ -42,14 +45,14 @@ def evaluate(
     from edgecls.evaluate.detail import evaluate as measure
     from edgecls.report.evaluation import evaluate_artefact, to_json
     from edgecls.report.evaluation_page import write_page
-    from edgecls.runs import find
+    from edgecls.runs import find, latest_run
     from edgecls.storage import write_text
 
     if min_top1 is not None and not 0 <= min_top1 <= 1:
         raise UsageError(f"--min-top1 is a fraction, 0 to 1, not {min_top1:g}")
     if precision is not None and not 0 < precision <= 1:
         raise UsageError(f"--precision is a fraction, above 0 and at most 1, not {precision:g}")
-    artefact = find(model)
+    artefact = find(latest_run() if model is None else model)
     if precision is not None:
         artefact = _fit(artefact, precision)
     with working("evaluating") as spinner:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -36,11 +37,12 @@ def predict(
 ) -> None:
     """Classify images: tell label and score of each."""
     from edgecls.batch import classify, listed, table
-    from edgecls.data.images import image_paths
+    from edgecls.data.images import counted, image_paths
 
     if bool(images) == (list_file is not None):
         raise UsageError("give images or folders, or --list FILE; see edgecls predict --help")
-    named = image_paths(images) if images else None
+    left_out: Counter[str] = Counter()
+    named = image_paths(images, left_out) if images else None
     paths: Iterable[Path] = named if named is not None else listed(list_file or Path("-"))
     begun, count, errors = time.perf_counter(), 0, list[str]()
     with ExitStack() as stack:
@@ -48,6 +50,8 @@ def predict(
         classifier = stack.enter_context(opened(model, threads, streams=None))
         if not as_json:
             messages.print(f"model: {shown(classifier.place)}", soft_wrap=True)
+            if left_out:
+                messages.print(f"left out, no images: {counted(left_out)}", soft_wrap=True)
         answers = classify(classifier, paths)
         for answer in _watched(answers, len(named) if named else None) if out else answers:
             count += 1

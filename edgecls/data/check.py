@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass, field
 from difflib import SequenceMatcher
 from typing import Any
 
+from edgecls.data.images import counted
 from edgecls.data.layout import Layout
 from edgecls.data.parallel import ordered_map
 from edgecls.data.similar import Look, look_at, near_pairs
 from edgecls.data.sources import FolderSource, Source
 from edgecls.data.splits import Sample
-from edgecls.errors import ImageError, MissingExtraError
+from edgecls.errors import DataError, ImageError, MissingExtraError
 
 MIN_SIDE_PX = 32
 MAX_ASPECT = 3.0
@@ -74,8 +75,11 @@ class Report:
 
 
 def check(layout: Layout, tell: Callable[[str], None] = lambda _: None) -> Report:
-    """Look at every image of a layout, those in quarantine included."""
+    """Look at every image of a layout, those in quarantine included. Raises `DataError` where there is none."""
     samples = [(split, sample) for split, members in layout.splits.items() for sample in members]
+    if not samples:
+        other = f"; its files are {counted(layout.left_out)}" if layout.left_out else ""
+        raise DataError(f"{layout.source.location} holds no images in class folders{other}")
     pictures: list[Picture] = []
     broken: dict[str, str] = {}
     looked = ordered_map(lambda item: _look(layout.source, *item), samples)
@@ -91,6 +95,7 @@ def check(layout: Layout, tell: Callable[[str], None] = lambda _: None) -> Repor
     quarantine = {**broken, **_to_leave_out(groups, "the same file"), **_to_leave_out(near, "nearly the same picture")}
     name_of = _names(layout)
     findings = [
+        _left_out(layout),
         _unreadable(broken, samples, layout),
         _leaks([*groups, *near], name_of),
         _contradictions([*groups, *near], name_of),
@@ -219,6 +224,13 @@ def _unreadable(broken: dict[str, str], samples: Sequence[tuple[str, Sample]], l
     return Finding(
         "unreadable", "cannot be decoded, or end before the image does", len(broken), True, named[:MAX_GROUPS]
     )
+
+
+def _left_out(layout: Layout) -> Finding | None:
+    if not layout.left_out:
+        return None
+    text = f"no images that can be read: {counted(layout.left_out)}"
+    return Finding("files left out", text, sum(layout.left_out.values()), False)
 
 
 def _leaks(groups: Sequence[Group], name_of: Names) -> Finding | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecls.data.images import SUFFIXES
+from edgecls.data.images import SUFFIXES, counted
 from edgecls.data.layout import Layout, find_layout
 from edgecls.data.parallel import ordered_map
 from edgecls.data.sources import Source, open_source
@@ -148,6 +148,8 @@ def _check_classes(layout: Layout, train: Sequence[Sample], skipped: Mapping[str
     if not train:
         detail = f"; {len(skipped)} could not be read, the first: {next(iter(skipped.values()))}" if skipped else ""
         loose = len([path for path in root.iterdir() if path.suffix.lower() in SUFFIXES]) if root.is_dir() else 0
+        if layout.left_out:
+            detail += f"; its files are {counted(layout.left_out)}"
         if loose:
             detail = f"; its {loose} images lie loose, sort them into one folder per class"
         raise DataError(f"{root} holds no usable training images in class folders{detail}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".heic", ".heif", ".avif"}
 )
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
+"""How JPEG, PNG, GIF and TIFF files begin. BMP's two letters say too little."""
 MAX_FILE_BYTES = 512 << 20
 """Of one image file."""
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
@@ -27,9 +30,33 @@ _JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 """A marker after entropy-coded data: 0xFF00 is a stuffed byte, 0xFFD0..D7 are restarts (ITU-T T.81, B.1.1)."""
 
 
-def find_images(folder: Path) -> list[Path]:
-    """All image files below a folder, sorted; hidden files and folders are left out."""
-    return sorted(path for path in _files_below(folder) if path.suffix.lower() in SUFFIXES and path.is_file())
+def find_images(folder: Path, left_out: Counter[str] | None = None) -> list[Path]:
+    """All image files below a folder, sorted: by suffix or, where that is none of an image, by their first bytes.
+
+    Hidden files and folders are left out. `left_out` counts the other files that are left out, by suffix.
+    """
+    images = []
+    for path in _files_below(folder):
+        if path.is_file() and (path.suffix.lower() in SUFFIXES or _begins_as_image(path)):
+            images.append(path)
+        elif left_out is not None:
+            left_out[path.suffix.lower() or "without suffix"] += 1
+    return sorted(images)
+
+
+def counted(left_out: Mapping[str, int]) -> str:
+    """Kinds of files and their numbers in words, the most frequent first: "20 .psd, 3 .txt"."""
+    return ", ".join(f"{count} {suffix}" for suffix, count in sorted(left_out.items(), key=lambda each: -each[1]))
+
+
+def _begins_as_image(path: Path) -> bool:
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(16)
+    except OSError:
+        return False
+    boxed = start[4:8] == b"ftyp" and start[8:12] in (*_HEIC_BRANDS, b"avif", b"avis")
+    return boxed or start.startswith(_SIGNATURES) or (start.startswith(b"RIFF") and start[8:12] == b"WEBP")
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
@@ -45,15 +72,20 @@ def _files_below(folder: Path) -> Iterator[Path]:
         yield from (Path(root, name) for name in names if not name.startswith("."))
 
 
-def image_paths(places: Iterable[Path]) -> list[Path]:
-    """Image files as named, and all images below the folders among them. Raises `DataError` for a place without any."""
+def image_paths(places: Iterable[Path], left_out: Counter[str] | None = None) -> list[Path]:
+    """Image files as named, and all images below the folders among them; `left_out` is that of `find_images`.
+
+    Raises `DataError` for a place without any.
+    """
+    left_out = Counter() if left_out is None else left_out
     paths: list[Path] = []
     for place in places:
         if not place.exists():
             raise DataError(f"there is no image or folder {place}")
-        found = find_images(place) if place.is_dir() else [place]
+        found = find_images(place, left_out) if place.is_dir() else [place]
         if not found:
-            raise DataError(f"{place} holds no images ({', '.join(sorted(SUFFIXES))})")
+            other = f"; it holds {counted(left_out)}" if left_out else ""
+            raise DataError(f"{place} holds no images ({', '.join(sorted(SUFFIXES))}){other}")
         paths += found
     return paths
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,8 @@ from edgecls.storage import expanded, read_text, write_text
 
 QUARANTINE_FILE = "quarantine.csv"
 MANIFESTS = (".csv", ".jsonl")
+_COLUMNS = {"image": "path", "filename": "path", "filepath": "path", "class": "label"}
+"""Other names of columns that people use, and ours."""
 _SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -24,13 +27,15 @@ DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "e
 class Layout:
     """What was found: the samples of each split that is there ("train" always is), and what is in quarantine.
 
-    `quarantine` maps keys to reasons; these samples are still among the others.
+    `quarantine` maps keys to reasons; these samples are still among the others. `left_out` counts the files in class
+    folders that are no images, by suffix.
     """
 
     source: Source
     classes: tuple[str, ...]
     splits: Mapping[str, Sequence[Sample]]
     quarantine: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def find_layout(location: str | None) -> Layout:
@@ -52,8 +57,9 @@ def find_layout(location: str | None) -> Layout:
             for split, labels in named.labels().items()
         }
         return Layout(named, named.classes(), splits)
+    left_out: Counter[str] = Counter()
     if place.is_dir():
-        root, (classes, found) = place, _scan(place.resolve())
+        root, (classes, found) = place, _scan(place.resolve(), left_out)
     elif place.suffix.lower() in MANIFESTS and place.is_file():
         root, (classes, found) = place.parent, read_manifest(place)
     elif place.exists():
@@ -63,10 +69,10 @@ def find_layout(location: str | None) -> Layout:
             f"there is no folder {location}; give a folder with one folder of images per class, a .csv or .jsonl "
             f"manifest, or one of {', '.join(TORCHVISION)}"
         )
-    return Layout(FolderSource(root), classes, found, read_quarantine(root))
+    return Layout(FolderSource(root), classes, found, read_quarantine(root), left_out)
 
 
-def _scan(root: Path) -> tuple[tuple[str, ...], dict[str, list[Sample]]]:
+def _scan(root: Path, left_out: Counter[str]) -> tuple[tuple[str, ...], dict[str, list[Sample]]]:
     """Class names in order, and the samples of each split folder that is there."""
     roots = {}
     if (root / "train").is_dir():
@@ -86,7 +92,7 @@ def _scan(root: Path) -> tuple[tuple[str, ...], dict[str, list[Sample]]]:
                 raise DataError(f"{class_folder} is a class that {roots['train']} does not have; rename or remove it")
             label = classes.index(class_folder.name)
             samples.setdefault(split, []).extend(
-                Sample(str(path.relative_to(root)), label) for path in find_images(class_folder)
+                Sample(str(path.relative_to(root)), label) for path in find_images(class_folder, left_out)
             )
     return classes, {"train": [], **samples}
 
@@ -98,7 +104,8 @@ def _class_folders(folder: Path) -> list[Path]:
 def read_manifest(file: Path) -> tuple[tuple[str, ...], dict[str, list[Sample]]]:
     """Class names in order and the samples of each split that a manifest names. Raises `DataError` with the line."""
     rows: dict[str, tuple[str, str]] = {}
-    for number, row in _rows(file):
+    for number, given in _rows(file):
+        row = {_COLUMNS.get(name, name): value for name, value in given.items()}
         missing = [name for name in ("path", "label") if not row.get(name)]
         if missing:
             raise DataError(
@@ -122,7 +129,7 @@ def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
     if file.suffix.lower() == ".csv":
         reader = csv.DictReader(text.splitlines())
         for row in reader:
-            yield reader.line_num, {name: value for name, value in row.items() if name and value}
+            yield reader.line_num, {name.strip().lower(): value for name, value in row.items() if name and value}
         return
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip():
@@ -132,7 +139,7 @@ def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 raise DataError(f"{file}, line {number} is not JSON") from error
             if not isinstance(row, dict):
                 raise DataError(f"{file}, line {number} is not a JSON object")
-            yield number, {name: str(value) for name, value in row.items() if value is not None}
+            yield number, {name.strip().lower(): str(value) for name, value in row.items() if value is not None}
 
 
 def _split_named(name: str, file: Path, number: int) -> str:

@@ -172,3 +172,20 @@ class TestCommand:
         result = cli("data", "check", "nowhere")
         assert result.exit_code == 3
         assert "there is no folder nowhere; give a folder" in result.stderr
+
+    @pytest.mark.parametrize("arguments", [(), ("--strict",)], ids=["plain", "strict"])
+    def test_a_set_without_images_is_an_error_that_says_what_is_there(
+        self, cli: Callable[..., Result], tmp_path: Path, arguments: tuple[str, ...]
+    ):
+        (tmp_path / "set" / "cat").mkdir(parents=True)
+        (tmp_path / "set" / "cat" / "layers.psd").write_bytes(b"8BPS")
+        result = cli("data", "check", tmp_path / "set", "--html", tmp_path / "d.html", *arguments)
+        assert result.exit_code == 3
+        assert "holds no images in class folders; its files are 1 .psd" in result.stderr
+        assert not (tmp_path / "d.html").exists()
+
+    def test_what_is_left_out_is_counted_by_its_suffix(self, folder: Path, cli: Callable[..., Result], tmp_path: Path):
+        for name in ("a.psd", "b.psd", "Thumbs.db"):
+            (folder / "train/cat" / name).write_bytes(b"x")
+        result = cli("data", "check", folder, "--html", tmp_path / "d.html")
+        assert "files left out: 3, no images that can be read: 2 .psd, 1 .db" in result.output

@@ -5,6 +5,7 @@ import os
 import struct
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecls.data.images import decode_image, find_images, read_image
+from edgecls.data.images import counted, decode_image, find_images, read_image
 from edgecls.errors import ImageError
 from edgecls.opencv import cv2
 
@@ -167,3 +168,15 @@ def test_what_is_no_file_is_no_image_and_does_not_hang(tmp_path: Path, name: str
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ImageError, match="cannot read"):
         read_image(tmp_path / name)
+
+
+def test_files_are_judged_by_their_content_where_their_names_do_not_say(tmp_path: Path):
+    for name, content in (
+        ("noname", encoded(".jpg")), ("photo.dat", encoded(".png")), ("a.tmp", encoded(".webp")),
+        ("notes.txt", b"hello"), ("layers.psd", b"8BPS"), ("more.psd", b"8BPS"), ("README", b"read me"),
+    ):  # fmt: skip
+        (tmp_path / name).write_bytes(content)
+    left_out: Counter[str] = Counter()
+    assert [path.name for path in find_images(tmp_path, left_out)] == ["a.tmp", "noname", "photo.dat"]
+    assert left_out == {".psd": 2, ".txt": 1, "without suffix": 1}
+    assert counted(left_out).startswith("2 .psd, 1 ")

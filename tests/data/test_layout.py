@@ -31,6 +31,12 @@ class TestManifests:
         assert [sample.key for sample in dataset.splits["val"]] == ["bright/00.jpg", "dark/00.jpg"]
         assert len(dataset.splits["test"]) == 4  # drawn from what is left
 
+    @pytest.mark.parametrize("header", ["image,label", "Path,Class", "filename,label", "filepath, class"])
+    def test_columns_may_have_the_names_that_people_use(self, photos: Path, header: str):
+        (photos / "m.csv").write_text(f"{header}\ndark/00.jpg,night\nbright/00.jpg,day\n")
+        classes, samples = read_manifest(photos / "m.csv")
+        assert (classes, len(samples["train"])) == (("day", "night"), 2)
+
     def test_a_jsonl_may_name_files_anywhere(self, photos: Path, tmp_path: Path):
         lines = [f'{{"path": "{photos / path}", "label": "{label}"}}' for path, label in self.rows(photos)]
         (tmp_path / "m.jsonl").write_text("\n".join(lines) + "\n\n")
