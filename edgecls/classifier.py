@@ -49,8 +49,8 @@ class Prediction:
 
     def top(self, count: int) -> tuple[tuple[str, float], ...]:
         """The `count` best classes with their probabilities. Raises `UsageError` for fewer than one."""
-        if count < 1:
-            raise UsageError(f"the number of best classes must be at least 1, not {count}")
+        if not isinstance(count, int) or count < 1:
+            raise UsageError(f"the number of best classes must be a whole number from 1 on, not {count!r}")
         best = self.probabilities.argsort(kind="stable")[::-1][:count]
         return tuple((self.classes[index], float(self.probabilities[index])) for index in best)
 
@@ -76,7 +76,15 @@ class Classifier:
         return self.decide(self.session.infer(self.card.preprocess(pixels)[None])[0])
 
     def predict_many(self, images: Iterable[NDArray[uint8] | str | Path]) -> Iterator[Prediction]:
-        """Classify images in order, decoding ahead in threads; memory does not grow with their number."""
+        """Classify images in order, decoding ahead in threads; memory does not grow with their number.
+
+        Raises as `predict` does, and `UsageError` for what is no series of images.
+        """
+        if isinstance(images, (str, Path, bytes)) or not isinstance(images, Iterable):
+            raise UsageError(f"give several images, or predict() for one, not {type(images).__name__}")
+        return self._predict_many(images)
+
+    def _predict_many(self, images: Iterable[NDArray[uint8] | str | Path]) -> Iterator[Prediction]:
 
         def prepared(image: NDArray[uint8] | str | Path) -> NDArray[uint8]:
             return self.card.preprocess(read_image(Path(image)) if isinstance(image, (str, Path)) else image)
@@ -121,6 +129,8 @@ def load(
     for throughput. `tell` hears what the runtime builds first, where that takes long (TensorRT's engines). Raises
     `ArtefactError` for files that cannot be trusted and `BackendError` where the runtime is missing.
     """
+    if path is not None and not isinstance(path, (str, Path)):
+        raise UsageError(f"a model is named by its path, not by {type(path).__name__}")
     parallelism = Parallelism(threads, streams, spinning)
     parallelism.check()
     artefact = runs.resolve(path, env.this_machine().name)

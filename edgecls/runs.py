@@ -13,7 +13,7 @@ from pathlib import Path
 from edgecls import backends
 from edgecls.card import CARD_FILE, Card, read_card
 from edgecls.errors import ArtefactError
-from edgecls.storage import expanded, make_folder, require_regular, shortened, writing_to
+from edgecls.storage import expanded, is_folder, make_folder, require_regular, shortened, writing_to
 
 RUNS_VARIABLE = "EDGECLS_RUNS"
 BUNDLES_FOLDER = "bundles"
@@ -112,8 +112,11 @@ def find(path: str | Path) -> Artefact:
 
     Raises `ArtefactError`.
     """
-    place = expanded(path)
-    if place.is_dir():
+    try:
+        place = expanded(path)
+    except OSError as error:
+        raise ArtefactError(f"there is no model at {shortened(path)}: {error.strerror}") from error
+    if is_folder(place):
         return Artefact(place, read_card(place))
     try:
         require_regular(place)

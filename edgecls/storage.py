@@ -87,6 +87,14 @@ def path_error(error: Exception) -> str | None:
 # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def is_folder(path: Path) -> bool:
+    """Whether a folder stands there; not so for names that no folder can have."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def require_regular(path: Path) -> None:
     """Raise an `OSError` that says so where `path` is anything but a regular file, before anybody waits for it."""
     with open_regular(path):

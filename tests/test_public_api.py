@@ -72,3 +72,31 @@ def test_bad_input_is_refused(model: edgecls.Classifier):
 
 def test_softmax_does_not_overflow():
     assert softmax(np.array([1000.0, 1000.0], np.float32)).tolist() == [0.5, 0.5]
+
+
+LOADED = [3, 1.5, b"x", [], object(), "x\0y", "~nosuchuser/x", "x" * 5000, "/dev/zero", "/dev/null", "", "nowhere"]
+
+
+@pytest.mark.parametrize("path", LOADED, ids=lambda path: repr(path)[:20])
+def test_what_is_no_model_is_one_clear_error(path: object):
+    with pytest.raises(edgecls.EdgeclsError):
+        edgecls.load(path)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, "2", 1.5, float("nan"), 10**30], ids=repr)
+@pytest.mark.parametrize("name", ["threads", "streams"])
+def test_threads_and_streams_are_whole_numbers_from_one_on(trained: Artefact, name: str, wrong: object):
+    with pytest.raises(UsageError, match=f"{name} must be at least 1"):
+        edgecls.load(trained.place, **{name: wrong})
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, "a", None], ids=repr)
+def test_no_other_number_of_best_classes_is_told(model: edgecls.Classifier, count: object):
+    with pytest.raises(UsageError, match="whole number from 1 on"):
+        model.predict(np.zeros((8, 8, 3), np.uint8)).top(count)
+
+
+@pytest.mark.parametrize("images", [None, 3, "photo.jpg", b"x"], ids=repr)
+def test_one_image_is_not_many(model: edgecls.Classifier, images: object):
+    with pytest.raises(UsageError, match="give several images"):
+        model.predict_many(images)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Self
 
+MAX_THREADS = 4096
 PROCESSORS = ("x86-vnni", "x86", "arm")
 """The kinds of processors that want different int8."""
 
@@ -69,8 +70,8 @@ class Parallelism:
     def check(self) -> None:
         """Raise `UsageError` for values that make no sense."""
         for name, value in (("threads", self.threads), ("streams", self.streams)):
-            if value is not None and value < 1:
-                raise UsageError(f"--{name} must be at least 1, not {value}")
+            if value is not None and (not isinstance(value, int) or not 1 <= value <= MAX_THREADS):
+                raise UsageError(f"--{name} must be at least 1 and at most {MAX_THREADS}, not {str(value)[:20]}")
 
 
 NO_OPTIONS = BuildOptions()
