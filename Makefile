@@ -1,19 +1,24 @@
 # Two commands for a fresh machine; each does all of its own set-up in .venv:
 #   make demo   the main job: train, export, verify, benchmark, stream, on the embedded data set
 #   make test   the tests; make check adds lint and types
+#   make soak   damaged and made-up input, for as long as SECONDS_EACH says for each kind
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+SECONDS_EACH ?= 120
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint check clean
+.PHONY: demo test soak lint check clean
 
 demo: $(VENV)/.all
 	PATH="$(abspath $(BIN)):$$PATH" sh benchmarks/demo.sh
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+soak: $(VENV)/.dev
+	EDGECLS_FUZZ_SECONDS=$(SECONDS_EACH) $(BIN)/python -m pytest tests/fuzz
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
