@@ -9,12 +9,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 from edgecls.backends.base import missing_package
 from edgecls.errors import MissingExtraError, OutputError, UsageError
 from edgecls.stream.decision import Decision, Event, Health
 from edgecls.stream.frames import Frame
 from edgecls.stream.sinks.base import Sink
+from edgecls.stream.web.guard import LIMITS, Limits
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LATEST_EVENTS = 50
@@ -32,16 +34,19 @@ class WebSink(Sink):
 
     name = "web"
 
-    def __init__(self, address: str, token: str | None = None):
+    def __init__(self, address: str, token: str | None = None, limits: Limits = LIMITS):
         host, _, port = address.rpartition(":")
         host = host.strip("[]") or "127.0.0.1"
         if not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
             raise UsageError(f"--web takes a port, or host:port such as 0.0.0.0:8080, not {address!r}")
+        if token and not token.isprintable():
+            raise UsageError("the page's token takes printable characters only, without line ends")
         for package in ("starlette", "uvicorn", "prometheus_client"):
             if missing_package(package, "web", ""):
                 raise MissingExtraError(package, "web", "the web view")
         self.token = token if token or host in LOOPBACK else secrets.token_urlsafe(16)
         self._host, self._port = host, int(port)
+        self._limits = limits
         self.closing = False
         self._latest: dict[str, tuple[int, Frame]] = {}
         self._encoded: dict[str, tuple[int, bytes]] = {}
@@ -58,14 +63,15 @@ class WebSink(Sink):
         """Where a browser finds the page, token included."""
         host = socket.gethostname() if self._host in ("0.0.0.0", "::") else self._host
         return f"http://{f'[{host}]' if ':' in host else host}:{self._port}/" + (
-            f"?token={self.token}" if self.token else ""
+            f"?token={quote(self.token, safe='')}" if self.token else ""
         )
 
     def open(self, health: Callable[[], Health]) -> None:
         """See `Sink.open`."""
         import uvicorn
 
-        from edgecls.stream.web.app import build
+        from edgecls.stream.web.app import HEADERS, build
+        from edgecls.stream.web.guard import http_protocol
 
         self.health = health
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
@@ -81,8 +87,9 @@ class WebSink(Sink):
             ) from error
         self._port = listening.getsockname()[1]
         config = uvicorn.Config(
-            build(self, self.token), log_level="critical", access_log=False, lifespan="off",
-            timeout_graceful_shutdown=1, limit_concurrency=64,
+            build(self, self.token, self._limits), http=http_protocol(self._limits, HEADERS), ws="none",
+            log_level="critical", access_log=False, lifespan="off", timeout_graceful_shutdown=1,
+            h11_max_incomplete_event_size=self._limits.head_bytes,
         )  # fmt: skip
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(
