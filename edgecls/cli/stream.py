@@ -210,7 +210,7 @@ def stream(
         stack.callback(supervisor.stopping)
         summary = running.run(stop)
     _report(summary, sources[0].live, [path for path in (record, events, log) if path])
-    _fail_for(summary, sinks)
+    _fail_for(summary, running.sinks)
     if received:
         raise typer.Exit(128 + received[0])
 
