@@ -8,11 +8,12 @@ import socket
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from edgecls.backends.base import missing_package
-from edgecls.errors import MissingExtraError, OutputError, UsageError
+from edgecls.errors import MissingExtraError, OutputError, UsageError, first_line
 from edgecls.stream.decision import Decision, Event, Health
 from edgecls.stream.frames import Frame
 from edgecls.stream.sinks.base import Sink
@@ -21,8 +22,28 @@ from edgecls.stream.web.guard import LIMITS, Limits
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LATEST_EVENTS = 50
 JPEG_QUALITY = 80
+LONGEST_TOKEN_BYTES = 1024
 LARGEST_SIDE_PX = 1280
 """Larger pictures are halved until they fit, for the browser's and the network's sake."""
+
+
+def read_token(path: Path) -> str:
+    """The page's token from a file of one line. Raises `UsageError`, which shows nothing of what is in it."""
+    try:
+        if not path.is_file():
+            raise UsageError(f"--web-token-file: {str(path)!r} is no file")
+        with path.open("rb") as stream:
+            token = stream.read(LONGEST_TOKEN_BYTES + 1).decode().strip()
+    except UnicodeDecodeError:
+        raise UsageError(f"--web-token-file: {str(path)!r} is not UTF-8 text") from None
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or first_line(error)
+        raise UsageError(f"--web-token-file: {str(path)!r} cannot be read: {said}") from None
+    if not token or not token.isprintable() or len(token) > LONGEST_TOKEN_BYTES:
+        raise UsageError(
+            f"--web-token-file: {str(path)!r} must hold one line of 1 to {LONGEST_TOKEN_BYTES} printable characters"
+        )
+    return token
 
 
 class WebSink(Sink):
@@ -39,8 +60,10 @@ class WebSink(Sink):
         host = host.strip("[]") or "127.0.0.1"
         if not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
             raise UsageError(f"--web takes a port, or host:port such as 0.0.0.0:8080, not {address!r}")
-        if token and not token.isprintable():
-            raise UsageError("the page's token takes printable characters only, without line ends")
+        if token and (not token.isprintable() or len(token) > LONGEST_TOKEN_BYTES):
+            raise UsageError(
+                f"the page's token takes 1 to {LONGEST_TOKEN_BYTES} printable characters, without line ends"
+            )
         for package in ("starlette", "uvicorn", "prometheus_client"):
             if missing_package(package, "web", ""):
                 raise MissingExtraError(package, "web", "the web view")
