@@ -140,9 +140,8 @@ class TestMqtt:
         outbox.tell(event(1))
         until(lambda: outbox.health().written == 1)
         assert "is away; messages wait" in str(outbox.health().error)
-        begun = time.perf_counter()
         outbox.close()
-        assert time.perf_counter() - begun < 5
+        assert "did not finish" not in str(outbox.error)
 
     @pytest.mark.parametrize("address", ["localhost", "http://host", "mqtt://"])
     def test_another_address_is_refused(self, address: str):
@@ -229,10 +228,9 @@ class TestWebhook:
         outbox = outbox_of(WebhookSink(f"http://127.0.0.1:{free_port()}/hook"))
         for number in range(5):
             outbox.tell(event(number))
-        begun = time.perf_counter()
         outbox.close()
-        assert time.perf_counter() - begun < 12
-        assert outbox.health().failed >= 1
+        assert outbox.health().failed == 5
+        assert "did not finish" not in str(outbox.error)
 
     def test_its_queue_is_bounded_and_what_it_lets_go_is_counted(self, outbox_of: Any):
         outbox = outbox_of(WebhookSink(f"http://127.0.0.1:{free_port()}/hook"))

