@@ -230,6 +230,7 @@ class TestWebhook:
             outbox.tell(event(number))
         outbox.close()
         assert outbox.health().failed == 5
+        assert "did not take an event: Failed to establish a new connection" in str(outbox.error)
         assert "did not finish" not in str(outbox.error)
 
     def test_its_queue_is_bounded_and_what_it_lets_go_is_counted(self, outbox_of: Any):

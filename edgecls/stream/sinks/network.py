@@ -336,4 +336,4 @@ def _origin(address: str) -> tuple[str, str | None, int]:
 def _reason(error: Exception) -> str:
     """What went wrong at last, without urllib3's words around it, which hold the path."""
     said = first_line(getattr(error, "reason", None) or error)
-    return re.sub(r"^(<[^>]*>|HTTPS?Connection(Pool)?\([^)]*\)): ", "", said)
+    return re.sub(r"^(<[^>]*>|\w*(Connection|Pool)\([^)]*\)): ", "", said)
