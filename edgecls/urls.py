@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, unquote_plus, urlsplit
 
 from edgecls.errors import UsageError
 
@@ -51,8 +51,25 @@ class SecretUrl:
         return format(str(self), spec)
 
     def scrubbed(self, text: str) -> str:
-        """A library's message without this address in it."""
-        return text.replace(self._text, str(self))
+        """A library's message without this address in it, nor any of its secrets alone."""
+        text = text.replace(self._text, str(self))
+        for secret in sorted(self._secrets(), key=len, reverse=True):
+            # A short one is hidden where it stands alone, or else hardly a word would be left.
+            alone = r"(?<!\w){}(?!\w)" if len(secret) < 6 else "{}"
+            text = re.sub(alone.format(re.escape(secret)), HIDDEN, text)
+        return text
+
+    def _secrets(self) -> set[str]:
+        """The passwords, values of the query and the like as they stand, and decoded as libraries hand them on."""
+        _, _, rest = self._text.rpartition("://")
+        credentials, _, rest = rest.rpartition("@")
+        user, colon, password = credentials.partition(":")
+        rest, _, fragment = rest.partition("#")
+        rest, _, query = rest.partition("?")
+        values = [part.rpartition("=")[2] for part in query.split("&")]
+        path = rest.partition("/")[2] if self._secret_path else ""
+        secrets = {password if colon else user, query, *values, fragment, path}
+        return {form for secret in secrets for form in (secret, unquote(secret), unquote_plus(secret)) if form}
 
 
 def checked(address: str, schemes: tuple[str, ...], option: str, form: str) -> SplitResult:

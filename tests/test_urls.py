@@ -22,6 +22,23 @@ def test_secrets_are_never_shown(address: str) -> None:
     assert url.reveal() == address
 
 
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("postgresql://me:SECRET@host/db", "password authentication failed: 'SECRET'"),
+        ("postgresql://me:SEC%2FRET%40@host/db", "no such role: SEC/RET@"),
+        ("rtsp://me:a@SECRET@host/s", "bad a@SECRET"),
+        ("http://SECRET@host/", "no user SECRET"), ("http://host/s?key=SECRET+1&x=y", "bad key 'SECRET 1'"),
+        ("http://host/s?SECRET", "GET /s?SECRET"), ("http://host/#SECRET", "no SECRET"),
+        ("http://me:RET@host/", "no user RET"),
+    ],
+)  # fmt: skip
+def test_secrets_alone_are_not_shown_either(address: str, said: str) -> None:
+    scrubbed = SecretUrl(address).scrubbed(said)
+    assert "***" in scrubbed
+    assert "RET" not in scrubbed
+
+
 def test_path_of_a_webhook_is_hidden() -> None:
     assert str(SecretUrl("https://host:1/services/SECRET", secret_path=True)) == "https://host:1/***"
     assert str(SecretUrl("rtsp://host/stream")) == "rtsp://host/stream"

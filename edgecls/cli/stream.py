@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from edgecls.stream.sources import Source
 
 DISPLAYS = ("auto", "window", "terminal", "none")
-TOKEN_VARIABLE = "EDGECLS_WEB_TOKEN"
+TOKEN_VARIABLE, MQTT_VARIABLE, WEBHOOK_VARIABLE = "EDGECLS_WEB_TOKEN", "EDGECLS_MQTT", "EDGECLS_WEBHOOK"
+"""Where secrets can come from: the command line is seen by everybody on a machine."""
 PICTURE, DECISIONS, SINKS, RUNNING = "Picture", "Decisions", "Where to", "Running"
 
 
@@ -105,11 +106,14 @@ def stream(
     mqtt: Annotated[
         str | None,
         typer.Option(
-            help="Send events to a broker: mqtt://[user:password@]host[:port][/prefix].", rich_help_panel=SINKS
+            help="Send events to a broker: mqtt://[user:password@]host[:port][/prefix].",
+            envvar=MQTT_VARIABLE,
+            rich_help_panel=SINKS,
         ),
     ] = None,
     webhook: Annotated[
-        str | None, typer.Option(help="POST events as JSON to this address.", rich_help_panel=SINKS)
+        str | None,
+        typer.Option(help="POST events as JSON to this address.", envvar=WEBHOOK_VARIABLE, rich_help_panel=SINKS),
     ] = None,
     web: Annotated[
         str | None,
@@ -125,6 +129,9 @@ def stream(
             envvar=TOKEN_VARIABLE,
             rich_help_panel=SINKS,
         ),
+    ] = None,
+    web_token_file: Annotated[
+        Path | None, typer.Option(help="A file whose only line is the page's token.", rich_help_panel=SINKS)
     ] = None,
     max_fps: Annotated[
         float | None, typer.Option(help="Decide at most so often a second, for each camera.", rich_help_panel=RUNNING)
@@ -163,11 +170,16 @@ def stream(
     from edgecls.stream.frames import Geometry, Region
     from edgecls.stream.loop import Stream, StreamConfig
     from edgecls.stream.service import Supervisor, unit
+    from edgecls.stream.sinks.web import read_token
     from edgecls.stream.sources import CameraOptions, open_source
     from edgecls.stream.sources.camera import Wanted
     from edgecls.stream.sources.live import Patience
     from edgecls.urls import SecretUrl
 
+    if web_token_file is not None:
+        if web_token is not None:
+            raise UsageError(f"give --web-token-file or the token itself (--web-token, {TOKEN_VARIABLE}), not both")
+        web_token = read_token(web_token_file)
     named = camera or ["0"]
     if display not in DISPLAYS:
         raise UsageError(f"--display takes {', '.join(DISPLAYS)}, not {display!r}")
@@ -210,7 +222,7 @@ def stream(
         stack.callback(supervisor.stopping)
         summary = running.run(stop)
     _report(summary, sources[0].live, [path for path in (record, events, log) if path])
-    _fail_for(summary, sinks)
+    _fail_for(summary, running.sinks)
     if received:
         raise typer.Exit(128 + received[0])
 

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecls.classifier import UNSURE, Prediction
@@ -33,7 +34,8 @@ class Decision:
 
     `prediction` is the network's answer for this frame alone; `label` and `score` are what holds after smoothing.
     `inference_ms` runs from preprocessing to scores, `age_ms` from the frame's capture to the decision. `fps` is the
-    recent rate of the camera's decisions; `captured` and `dropped` count its frames so far.
+    recent rate of the camera's decisions; `captured` and `dropped` count its frames so far. `snapshot` says where the
+    frame is to be kept, if it begins an event and pictures of those are kept.
     """
 
     camera: str
@@ -45,6 +47,7 @@ class Decision:
     fps: float
     captured: int
     dropped: int
+    snapshot: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class Event:
     """A stretch of time in which a camera's decision stayed the same.
 
     `started` and `ended` are ISO times in UTC (`ended` is None while it lasts), `start_s` and `end_s` the same in
-    seconds of the source, `score` the mean over its frames, `snapshot` the picture of its first frame, if kept.
+    seconds of the source, `score` the mean over its frames, `snapshot` where the picture of its first frame is kept
+    soon after, if at all.
     """
 
     id: str

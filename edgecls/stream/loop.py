@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 from edgecls.benchmark.clock import Latency, milliseconds_since, now_ns
 from edgecls.classifier import Classifier
 from edgecls.data.parallel import read_ahead
-from edgecls.errors import OutputError, SourceError, UsageError
+from edgecls.errors import SourceError, UsageError
 from edgecls.evaluate.inference import overlapped
-from edgecls.storage import make_folder, write_bytes
 from edgecls.stream.camera import Camera, one_line, utc_now
 from edgecls.stream.decision import (
     EACH_FRAME,
@@ -34,6 +33,7 @@ from edgecls.stream.decision import (
 from edgecls.stream.frames import Frame
 from edgecls.stream.outbox import Outbox
 from edgecls.stream.sinks.base import Sink
+from edgecls.stream.sinks.files import SnapshotSink
 from edgecls.stream.sources import LiveSource, Source
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ BATCH_PAYS = 0.9
 class StreamConfig:
     """When to end by itself (None means never), how fast to go, and how decisions are made.
 
-    `smoothing` is not used for images that have nothing to do with each other.
+    `smoothing` is not used for images that have nothing to do with each other. `snapshots` is a folder for the first
+    picture of each event, which gets a sink of its own.
     """
 
     duration_s: float | None = None
@@ -91,7 +92,8 @@ class Stream:
     """Classifies the frames of one or many sources with one model, and hands decisions to sinks.
 
     Live sources are decided about in their newest frame; finite ones frame by frame, in turn, while the next are being
-    decoded. Both kinds cannot be mixed. `beat` is called many times a second as long as the loop is alive.
+    decoded. Both kinds cannot be mixed. `beat` is called many times a second as long as the loop is alive. `sinks` are
+    all of them, in the order of their health.
     """
 
     def __init__(
@@ -114,7 +116,9 @@ class Stream:
         self._classifier = classifier
         self._config = config
         self._beat = beat
-        self._outboxes = [Outbox(sink) for sink in sinks]
+        self._snapshots = SnapshotSink(config.snapshots) if config.snapshots else None
+        self.sinks = (*sinks, self._snapshots) if self._snapshots else tuple(sinks)
+        self._outboxes = [Outbox(sink) for sink in self.sinks]
         self._begun_ns = now_ns()
         begun = utc_now()
         threshold = classifier.card.confidence.threshold
@@ -323,28 +327,15 @@ class Stream:
             camera.source.name, prediction, label, score, inference_ms, age_ms, camera.fps(), camera.source.captured,
             camera.dropped,
         )  # fmt: skip
+        ended, begun = camera.events.take(decision, frame.index, frame.at_s, utc_now())
+        if begun and self._snapshots:
+            decision = replace(decision, snapshot=self._snapshots.place(begun))
+            begun = camera.events.with_snapshot(str(decision.snapshot))
         for outbox in self._outboxes:
             outbox.put(frame, decision, wait=not self.live)
-        ended, begun = camera.events.take(decision, frame.index, frame.at_s, utc_now())
-        if begun and self._config.snapshots:
-            begun = self._with_snapshot(camera, frame)
         for event in (ended, begun):
             if event:
                 self._tell(event)
-
-    def _with_snapshot(self, camera: Camera, frame: Frame) -> Event:
-        """Keep the first picture of an event; on a full disk there is an event without one."""
-        from edgecls.opencv import cv2
-
-        assert self._config.snapshots is not None
-        assert camera.events.latest is not None
-        safe = "".join(c if c.isalnum() or c in "-_" else "_" for c in camera.events.latest.id)
-        path = self._config.snapshots / f"{safe}.jpg"
-        try:
-            write_bytes(make_folder(path.parent) / path.name, cv2.imencode(".jpg", frame.image)[1].tobytes())
-        except OutputError:
-            return camera.events.latest
-        return camera.events.with_snapshot(str(path))
 
     def _tell(self, tidings: Event | StateChange) -> None:
         for outbox in self._outboxes:

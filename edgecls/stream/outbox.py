@@ -46,7 +46,7 @@ class Outbox:
 
     def put(self, frame: Frame, decision: Decision, wait: bool) -> None:
         """Queue a decision. With `wait` a full queue is waited for, where the sink wants every frame."""
-        if not self.sink.takes_frames:
+        if not self.sink.takes_frames or not self.sink.wants(decision):
             return
         with self._changed:
             if wait and self.sink.every_frame:

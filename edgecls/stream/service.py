@@ -28,6 +28,8 @@ Type=notify
 ExecStart={command}
 WorkingDirectory={folder}
 User={user}
+# Secrets, as EDGECLS_WEB_TOKEN=, EDGECLS_MQTT=, EDGECLS_WEBHOOK=, in a file that root alone can read:
+EnvironmentFile=-/etc/edgecls.env
 SupplementaryGroups=video
 Restart=always
 RestartSec=5

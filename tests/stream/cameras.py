@@ -23,13 +23,12 @@ def numbered(index: int, size: tuple[int, int] = (64, 48)) -> np.ndarray:
     return np.full((size[1], size[0], 3), index, np.uint8)
 
 
-def until(true: Callable[[], bool], seconds: float = 20.0) -> float:
-    """Wait until something is true; returns how long that took, in seconds."""
+def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Wait until something is true; after so many seconds it hangs."""
     begun = time.perf_counter()
     while not true():
         assert time.perf_counter() - begun < seconds, "it did not happen"
         time.sleep(0.02)
-    return time.perf_counter() - begun
 
 
 class MjpegServer(http.server.ThreadingHTTPServer):

@@ -21,6 +21,9 @@ from tests.stream.test_loop import Remembering
 
 QUICK = Patience(stale_s=0.4, stall_s=1.0, retry_s=0.05, retry_max_s=0.3)
 
+CALM = Patience(stale_s=30.0, stall_s=30.0, retry_s=0.05, retry_max_s=0.3)
+"""Takes a slow machine for no outage: only a lost connection is one."""
+
 
 class Running:
     """A stream in a thread, with the sink that remembers."""
@@ -43,12 +46,10 @@ class Running:
     def camera(self, number: int = 0):
         return self.stream.health().cameras[number]
 
-    def decides(self, number: int = 0) -> float:
-        """Wait for further decisions; returns the seconds until the first of them."""
+    def decides(self, number: int = 0) -> None:
+        """Wait for further decisions."""
         before = self.camera(number).decided
-        waited = until(lambda: self.camera(number).decided > before)
         until(lambda: self.camera(number).decided > before + 5)
-        return waited
 
     def end(self) -> None:
         self._stop.set()
@@ -81,21 +82,20 @@ def start(classifier: edgecls.Classifier) -> Iterator[Callable[..., Running]]:
 class TestMjpeg:
     def test_a_server_that_is_killed_and_restarted(self, start: Callable[..., Running]):
         server = MjpegServer()
-        running = start(server.url)
+        running = start(server.url, patience=CALM)
         running.decides()
         port = server.port
         server.stop()
         until(lambda: running.camera().state is State.RECONNECTING)
-        seen = len(running.sink.frames)
-        time.sleep(0.5)
-        assert len(running.sink.frames) <= seen + 1  # never an invented frame
         again = MjpegServer(port)
-        assert running.decides() < 3
+        running.decides()
         assert running.camera().state is State.LIVE
         assert running.camera().reconnects == 1
         told = [change.state for change in running.sink.states]
         assert told == [State.LIVE, State.RECONNECTING, State.LIVE]
         again.stop()
+        until(lambda: running.camera().state is State.RECONNECTING)
+        assert running.camera().captured <= server.served + again.served  # never an invented frame
 
     def test_a_server_that_freezes_is_stale_and_then_opened_anew(self, start: Callable[..., Running]):
         server = MjpegServer()
@@ -106,7 +106,7 @@ class TestMjpeg:
         assert running.camera().reason == "no frame for 0.4 s"
         until(lambda: running.camera().state is State.RECONNECTING)
         server.frozen = False
-        assert running.decides() < 12
+        running.decides()
         server.stop()
 
     def test_pictures_that_change_their_size(self, start: Callable[..., Running]):
@@ -129,15 +129,15 @@ class TestMjpeg:
 
     def test_one_lost_camera_does_not_stall_the_other(self, start: Callable[..., Running]):
         first, second = MjpegServer(), MjpegServer()
-        running = start(f"door={first.url}", f"gate={second.url}")
+        running = start(f"door={first.url}", f"gate={second.url}", patience=CALM)
         running.decides(0)
         running.decides(1)
         first.stop()
         until(lambda: running.camera(0).state is State.RECONNECTING)
-        before, begun = running.camera(1).decided, time.perf_counter()
+        before = running.camera(1).decided
         until(lambda: running.camera(1).decided > before + 20)
-        assert time.perf_counter() - begun < 3
-        assert running.camera(1).state is State.LIVE
+        assert running.camera(0).state is State.RECONNECTING
+        assert [change.state for change in running.sink.states if change.camera == "gate"] == [State.LIVE]
         second.stop()
 
     def test_patience_can_end(self, start: Callable[..., Running]):
@@ -160,7 +160,7 @@ class TestRtsp:
         server.kill()
         until(lambda: running.camera().state is State.RECONNECTING)
         server = RtspServer(port, (640, 360))
-        assert running.decides() < 15
+        running.decides()
         assert running.sources[0].reconnects == 1
         server.kill()
 
@@ -174,24 +174,24 @@ class TestRtsp:
         until(lambda: running.camera().state in (State.STALE, State.RECONNECTING))
         until(lambda: running.camera().state is State.RECONNECTING)
         server.process.send_signal(signal.SIGCONT)
-        assert running.decides() < 20
+        running.decides()
         server.kill()
 
 
 class Hanging(Device):
-    """Gives a few frames, then never comes back from a read: as a driver that hangs."""
+    """Gives a few frames, then does not come back from a read before it is let go: as a driver that hangs."""
 
     opened: int = 0
+    let_go = threading.Event()
 
     def __init__(self) -> None:
         type(self).opened += 1
         self._left = 5
-        self.release = threading.Event()
 
     def read(self) -> np.ndarray | None:
         self._left -= 1
         if self._left < 0:
-            time.sleep(4)
+            self.let_go.wait()
             return None
         time.sleep(0.01)
         return numbered(self._left)
@@ -202,6 +202,7 @@ def test_a_driver_that_hangs_is_left_behind_and_the_device_opened_anew():
     with LiveSource("hanging", Hanging, patience) as camera:
         frames = iter(camera)
         seen = [next(frames).index for _ in range(8)]
+        Hanging.let_go.set()
     assert seen == sorted(set(seen))
     assert camera.reconnects >= 1
     assert Hanging.opened >= 2

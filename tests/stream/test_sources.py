@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from edgecls.errors import SourceError, UsageError
 from edgecls.opencv import cv2
 from edgecls.stream.frames import Geometry, Region
 from edgecls.stream.sources import CameraOptions, LiveSource, open_source
-from edgecls.stream.sources.camera import Wanted, demo_frame, has_gstreamer
+from edgecls.stream.sources.camera import FilmClock, FilmDevice, Wanted, demo_frame, has_gstreamer
 from edgecls.stream.sources.files import RawSource
 from edgecls.stream.sources.live import Device, Patience
 from tests.stream.cameras import MjpegServer, found, numbered, until
@@ -271,3 +273,64 @@ def test_pipes_and_names_that_are_not_utf8_are_refused_as_films(tmp_path: Path) 
     for path in (str(tmp_path / "fifo"), os.fsdecode(odd)):
         with pytest.raises(SourceError):
             open_source(path, None)
+
+
+def film(path: Path, moments_ms: list[int], codec: str = "mpeg4") -> Path:
+    """A film whose frames, of brightness 10, 20, ..., are shown from these moments on."""
+    import av
+
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream(codec, rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number, moment_ms in enumerate(moments_ms, 1):
+            frame = av.VideoFrame.from_ndarray(numbered(10 * number), format="bgr24")
+            frame.pts, frame.time_base = moment_ms, Fraction(1, 1000)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [("mp4", "mpeg4"), ("mp4", "mjpeg"), ("mkv", "libx264"), ("avi", "mjpeg")]
+)
+@pytest.mark.parametrize("moments_ms", [[0, 40, 2000, 10_000, 10_033], [0, 33, 67, 100], [0, 5000, 10_000], [0]])
+def test_a_films_time_is_its_containers(tmp_path: Path, suffix: str, codec: str, moments_ms: list[int]):
+    with open_source(str(film(tmp_path / f"film.{suffix}", moments_ms, codec)), None) as source:
+        frames = list(source)
+    assert [frame.at_s for frame in frames] == pytest.approx([each / 1000 for each in moments_ms], abs=0.001)
+
+
+def test_a_film_without_time_has_the_one_of_its_rate(tmp_path: Path):
+    with open_source(str(film(tmp_path / "film.h264", [0, 40, 2000], "libx264")), None) as source:
+        assert [frame.at_s for frame in source] == pytest.approx([0, 0.04, 0.08])
+
+
+class Told:
+    """A capture whose container tells these times in ms."""
+
+    def __init__(self, *moments_ms: float):
+        self._moments = iter(moments_ms)
+
+    def get(self, _setting: int) -> float:
+        return next(self._moments)
+
+
+@pytest.mark.parametrize(
+    ("told_ms", "at_s"),
+    [
+        ((0, 0, 0), (0, 0.1, 0.2)), ((0, 200, 200, 500), (0, 0.2, 0.3, 0.5)), ((0, 300, 200, 500), (0, 0.3, 0.4, 0.5)),
+        ((0, 5000, 0, 700), (0, 5, 5.1, 5.8)), ((math.nan, 100, math.inf, 400), (0, 0.1, 0.2, 0.4)),
+        ((-500, 0, 100), (0, 0.1, 0.2)), ((2000, 2500), (2, 2.5)), ((0, 5000, math.nan, 6000), (0, 5, 5.1, 6)),
+    ],
+)  # fmt: skip
+def test_a_films_time_never_stands_or_goes_back(told_ms: tuple[float, ...], at_s: tuple[float, ...]):
+    clock = FilmClock(Told(*told_ms), 10.0)
+    assert [clock.at_s() for _ in told_ms] == pytest.approx(at_s)
+
+
+def test_a_film_as_a_camera_keeps_its_pace_and_shows_long_pictures_again(tmp_path: Path):
+    device = FilmDevice(str(film(tmp_path / "film.mp4", [0, 50, 1250])))
+    seen = [round(float(device.read().mean()), -1) for _ in range(7)]
+    device.close()
+    assert seen == [10, 20, 20, 20, 30, 10, 20]

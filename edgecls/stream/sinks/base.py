@@ -33,6 +33,10 @@ class Sink:
     def open(self, health: Callable[[], Health]) -> None:
         """Begin; `health` gives the stream in figures at any time, from any thread. Raises `OutputError`."""
 
+    def wants(self, decision: Decision) -> bool:  # noqa: ARG002
+        """Whether `write` is to be called with a decision. Called from another thread."""
+        return True
+
     def write(self, frame: Frame, decision: Decision) -> None:
         """Take one decision."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from edgecls.errors import OutputError, UsageError
-from edgecls.storage import make_folder, writing_to
+from edgecls.storage import make_folder, write_bytes, writing_to
 from edgecls.stream.decision import Decision, Event, Health, StateChange
 from edgecls.stream.frames import Frame
 from edgecls.stream.sinks.base import Sink
@@ -28,6 +29,11 @@ SPARE_BYTES = 64 * 1024 * 1024
 LONGEST_REPEAT_S = 2.0
 """Of a longer gap in a live source its recording shows so much."""
 LOG_COLUMNS = ("time_s", "camera", "frame", "label", "score", "frame_label", "frame_score", "inference_ms", "age_ms")
+
+
+def _safe(name: str) -> str:
+    """A name as part of a file's: 240 bytes at most. Two names may become one."""
+    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)[:60]
 
 
 class VideoSink(Sink):
@@ -81,7 +87,9 @@ class VideoSink(Sink):
     def _named(self, camera: str) -> Path:
         stem = self._path.stem
         if len(self._sources) > 1:
-            stem += "-" + "".join(c if c.isalnum() or c in "-_" else "_" for c in camera)
+            named = [_safe(source.name) for source in self._sources]
+            number = [source.name for source in self._sources].index(camera)
+            stem += f"-{named[number]}" + (f"-{number + 1}" if named.count(named[number]) > 1 else "")
         if self._segment_s:
             stem += datetime.now().strftime("-%Y%m%d-%H%M%S")
         return self._path.with_name(stem + self._path.suffix)
@@ -134,6 +142,41 @@ class _Film:
         self._writer.release()
         with writing_to(self.path):
             self.part.replace(self.path)
+
+
+class SnapshotSink(Sink):
+    """The first picture of each event, as JPEG in a folder."""
+
+    name = "snapshots"
+    takes_tidings = False
+    every_frame = True
+    queue = 8
+    durable = True
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def place(self, event: Event) -> Path:
+        """Where an event's picture is kept: of two events in two places, whatever their cameras' names hold."""
+        safe = _safe(event.id)
+        if safe != event.id:
+            safe += "-" + hashlib.sha256(event.id.encode()).hexdigest()[:8]
+        return self._folder / f"{safe}.jpg"
+
+    def open(self, health: Callable[[], Health]) -> None:  # noqa: ARG002
+        """See `Sink.open`."""
+        make_folder(self._folder)
+
+    def wants(self, decision: Decision) -> bool:
+        """See `Sink.wants`."""
+        return decision.snapshot is not None
+
+    def write(self, frame: Frame, decision: Decision) -> None:
+        """See `Sink.write`."""
+        from edgecls.opencv import cv2
+
+        assert decision.snapshot is not None
+        write_bytes(decision.snapshot, cv2.imencode(".jpg", frame.image)[1].tobytes())
 
 
 class LinesSink(Sink):

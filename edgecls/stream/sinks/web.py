@@ -8,19 +8,42 @@ import socket
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from edgecls.backends.base import missing_package
-from edgecls.errors import MissingExtraError, OutputError, UsageError
+from edgecls.errors import MissingExtraError, OutputError, UsageError, first_line
 from edgecls.stream.decision import Decision, Event, Health
 from edgecls.stream.frames import Frame
 from edgecls.stream.sinks.base import Sink
+from edgecls.stream.web.guard import LIMITS, Limits
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LATEST_EVENTS = 50
 JPEG_QUALITY = 80
+LONGEST_TOKEN_BYTES = 1024
 LARGEST_SIDE_PX = 1280
 """Larger pictures are halved until they fit, for the browser's and the network's sake."""
+
+
+def read_token(path: Path) -> str:
+    """The page's token from a file of one line. Raises `UsageError`, which shows nothing of what is in it."""
+    try:
+        if not path.is_file():
+            raise UsageError(f"--web-token-file: {str(path)!r} is no file")
+        with path.open("rb") as stream:
+            token = stream.read(LONGEST_TOKEN_BYTES + 1).decode().strip()
+    except UnicodeDecodeError:
+        raise UsageError(f"--web-token-file: {str(path)!r} is not UTF-8 text") from None
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or first_line(error)
+        raise UsageError(f"--web-token-file: {str(path)!r} cannot be read: {said}") from None
+    if not token or not token.isprintable() or len(token) > LONGEST_TOKEN_BYTES:
+        raise UsageError(
+            f"--web-token-file: {str(path)!r} must hold one line of 1 to {LONGEST_TOKEN_BYTES} printable characters"
+        )
+    return token
 
 
 class WebSink(Sink):
@@ -32,16 +55,21 @@ class WebSink(Sink):
 
     name = "web"
 
-    def __init__(self, address: str, token: str | None = None):
+    def __init__(self, address: str, token: str | None = None, limits: Limits = LIMITS):
         host, _, port = address.rpartition(":")
         host = host.strip("[]") or "127.0.0.1"
         if not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
             raise UsageError(f"--web takes a port, or host:port such as 0.0.0.0:8080, not {address!r}")
+        if token and (not token.isprintable() or len(token) > LONGEST_TOKEN_BYTES):
+            raise UsageError(
+                f"the page's token takes 1 to {LONGEST_TOKEN_BYTES} printable characters, without line ends"
+            )
         for package in ("starlette", "uvicorn", "prometheus_client"):
             if missing_package(package, "web", ""):
                 raise MissingExtraError(package, "web", "the web view")
         self.token = token if token or host in LOOPBACK else secrets.token_urlsafe(16)
         self._host, self._port = host, int(port)
+        self._limits = limits
         self.closing = False
         self._latest: dict[str, tuple[int, Frame]] = {}
         self._encoded: dict[str, tuple[int, bytes]] = {}
@@ -58,14 +86,15 @@ class WebSink(Sink):
         """Where a browser finds the page, token included."""
         host = socket.gethostname() if self._host in ("0.0.0.0", "::") else self._host
         return f"http://{f'[{host}]' if ':' in host else host}:{self._port}/" + (
-            f"?token={self.token}" if self.token else ""
+            f"?token={quote(self.token, safe='')}" if self.token else ""
         )
 
     def open(self, health: Callable[[], Health]) -> None:
         """See `Sink.open`."""
         import uvicorn
 
-        from edgecls.stream.web.app import build
+        from edgecls.stream.web.app import HEADERS, build
+        from edgecls.stream.web.guard import http_protocol
 
         self.health = health
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
@@ -81,8 +110,9 @@ class WebSink(Sink):
             ) from error
         self._port = listening.getsockname()[1]
         config = uvicorn.Config(
-            build(self, self.token), log_level="critical", access_log=False, lifespan="off",
-            timeout_graceful_shutdown=1, limit_concurrency=64,
+            build(self, self.token, self._limits), http=http_protocol(self._limits, HEADERS), ws="none",
+            log_level="critical", access_log=False, lifespan="off", timeout_graceful_shutdown=1,
+            h11_max_incomplete_event_size=self._limits.head_bytes,
         )  # fmt: skip
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(

@@ -23,6 +23,10 @@ READ_TIMEOUT_S = 5.0
 DEMO_FPS = 30.0
 DEMO_HOLD_S = 1.5
 """How long the demonstration shows each image."""
+ANEW_S = 1.0
+"""A film's time that goes back by more begins anew."""
+SHOWN_AGAIN_S = 0.5
+"""How often a film played as a camera gives a picture that it shows for longer."""
 CSI = (
     "nvarguscamerasrc sensor-id={sensor} ! video/x-raw(memory:NVMM){wanted} ! nvvidconv ! video/x-raw,format=BGRx ! "
     "videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false"
@@ -152,6 +156,36 @@ def frame_rate(capture: Any) -> float:
     return rate if 1 <= rate <= 240 else DEFAULT_FPS
 
 
+class FilmClock:
+    """When the frames of a film are due, in s since its first: as its container says, whatever its rate.
+
+    Where the container has no time, or one that stands still or goes back, a frame is due one interval of the nominal
+    rate after the last; where it begins anew, as in films that were joined, it goes on from there.
+    """
+
+    def __init__(self, capture: Any, fps: float):
+        self._capture = capture
+        self._interval_s = 1 / fps
+        self._at_s = -self._interval_s
+        self._told_s = 0.0
+        self._offset_s = 0.0
+
+    def at_s(self) -> float:
+        """The time of the frame that was read last; to be asked for once for each frame."""
+        from edgecls.opencv import cv2
+
+        told_s = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000
+        next_s = self._at_s + self._interval_s
+        if not math.isfinite(told_s):
+            told_s = self._told_s
+        if told_s < self._told_s - ANEW_S:
+            self._offset_s = next_s - told_s
+        self._told_s = told_s
+        due_s = told_s + self._offset_s
+        self._at_s = due_s if due_s > self._at_s else next_s
+        return self._at_s
+
+
 def no_camera(index: int) -> str:
     """What to say where a camera cannot be opened."""
     cameras = found_cameras()
@@ -172,8 +206,14 @@ class Paced(Device):
         """Wait for the next picture's moment; returns it in seconds since the beginning."""
         due_s = self._count / self.fps
         self._count += 1
-        self._closed.wait(max(0.0, due_s - (now_ns() - self._begun_ns) / 1e9))
+        self._wait_until(due_s)
         return due_s
+
+    def _wait_until(self, due_s: float) -> None:
+        self._closed.wait(max(0.0, due_s - self._running_s()))
+
+    def _running_s(self) -> float:
+        return (now_ns() - self._begun_ns) / 1e9
 
     def close(self) -> None:
         """See `Device.close`."""
@@ -193,25 +233,50 @@ class DemoDevice(Paced):
 
 
 class FilmDevice(Paced):
-    """A video file played at its own pace, over and over, as a camera that has no other."""
+    """A video file played at its own pace, or at `fps`, over and over, as a camera that has no other.
+
+    A picture that the film shows for long is given again and again meanwhile, as a camera would see it.
+    """
 
     def __init__(self, path: str, fps: float | None = None):
         from edgecls.opencv import cv2
 
         self._path = path
-        self._film = OpenCvDevice(path, cv2.VideoCapture(path), f"{path} is not a video that OpenCV can decode")
+        self._fixed_fps = fps
+        self._film_begins_s = self._due_s = 0.0
+        self._shown: NDArray[uint8] | None = None
+        self._next: NDArray[uint8] | None = None
+        self._open(cv2.VideoCapture(path), f"{path} is not a video that OpenCV can decode")
         super().__init__(fps or self._film.fps)
+
+    def _open(self, capture: Any, complaint: str) -> None:
+        self._film = OpenCvDevice(self._path, capture, complaint)
+        self._clock = FilmClock(capture, self._film.fps)
 
     def read(self) -> NDArray[uint8] | None:
         """See `Device.read`."""
+        if self._next is None:
+            self._next = self._read_again()
+            due_s = self._film_begins_s + self._clock.at_s()
+            self._due_s = due_s if self._fixed_fps is None else self._due_s + 1 / self._fixed_fps
+        soon_s = self._running_s() + SHOWN_AGAIN_S
+        if self._shown is not None and self._due_s > soon_s:
+            self._wait_until(soon_s)
+            return self._shown
+        self._wait_until(self._due_s)
+        self._shown, self._next = self._next, None
+        return self._shown
+
+    def _read_again(self) -> NDArray[uint8] | None:
+        """The film's next picture, after its last the first."""
         from edgecls.opencv import cv2
 
-        self._next_s()
         try:
             return self._film.read()
         except SourceError:
             self._film.close()
-            self._film = OpenCvDevice(self._path, cv2.VideoCapture(self._path), f"{self._path} is gone")
+            self._open(cv2.VideoCapture(self._path), f"{self._path} is gone")
+            self._film_begins_s = self._due_s + 1 / self._film.fps
             return self._film.read()
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from edgecls.data.parallel import ordered_map
 from edgecls.errors import ImageError, SourceError
 from edgecls.stream.frames import AS_IT_IS, Frame, Geometry
 from edgecls.stream.sources.base import DEFAULT_FPS, Source
-from edgecls.stream.sources.camera import frame_rate
+from edgecls.stream.sources.camera import FilmClock, frame_rate
 
 if TYPE_CHECKING:
     from numpy import uint8
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 
 class FiniteSource(Source):
-    """Numbers pictures and gives them their time."""
+    """Numbers pictures and gives them their time: the film's own, or else one after the other at the nominal rate."""
 
     def __init__(self, name: str, geometry: Geometry = AS_IT_IS):
         self.name = name
         self.geometry = geometry
 
-    def _framed(self, image: NDArray[uint8]) -> Frame:
+    def _framed(self, image: NDArray[uint8], at_s: float | None = None) -> Frame:
         image = self.geometry(image)
         if not image.size:
             raise SourceError(f"{self.name}: the region of --roi lies outside the picture")
         index = self.captured
         self.captured += 1
-        return Frame(image, index, now_ns(), index / self.fps)
+        return Frame(image, index, now_ns(), index / self.fps if at_s is None else at_s)
 
 
 class VideoSource(FiniteSource):
@@ -49,11 +49,12 @@ class VideoSource(FiniteSource):
         self.fps = frame_rate(self._capture)
 
     def __iter__(self) -> Iterator[Frame]:
+        clock = FilmClock(self._capture, self.fps)
         while True:
             ok, image = self._capture.read()
             if not ok:
                 break
-            yield self._framed(image)
+            yield self._framed(image, clock.at_s())
         if not self.captured:
             raise SourceError(f"{self.name} holds no frame that OpenCV can decode")
 

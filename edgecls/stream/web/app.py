@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from html import escape
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from edgecls.stream.decision import Health, State
+from edgecls.stream.web.guard import LIMITS, Limits, Viewers, client_of
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -46,7 +47,7 @@ class Feed(Protocol):
         """The newest picture of a camera as JPEG and its number; None where there is none newer than `after`."""
 
 
-def build(feed: Feed, token: str | None) -> Callable[..., Any]:
+def build(feed: Feed, token: str | None, limits: Limits = LIMITS) -> Callable[..., Any]:
     """The application. Without a token it answers only to a loopback address' own names."""
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
@@ -91,11 +92,13 @@ def build(feed: Feed, token: str | None) -> Callable[..., Any]:
     guard = Middleware(_TokenGuard, token=token) if token else Middleware(
         TrustedHostMiddleware, allowed_hosts=list(LOOPBACK_NAMES)
     )  # fmt: skip
+    limited = [Middleware(_ViewerGuard, viewers=Viewers(limits))]
     routes = [
-        Route("/", index), Route("/api/updates", updates), Route("/api/health", health), Route("/healthz", healthz),
-        Route("/metrics", metrics), Route("/camera/{number}.mjpg", mjpeg), Route("/camera/{number}.jpg", jpeg),
+        Route("/", index), Route("/api/updates", updates, middleware=limited), Route("/api/health", health),
+        Route("/healthz", healthz), Route("/metrics", metrics),
+        Route("/camera/{number}.mjpg", mjpeg, middleware=limited), Route("/camera/{number}.jpg", jpeg),
     ]  # fmt: skip
-    return _SameHeaders(Starlette(routes=routes, middleware=[guard]))
+    return _SameHeaders(Starlette(routes=routes, middleware=[Middleware(_SiteGuard), guard]))
 
 
 def _named(feed: Feed, request: Request) -> str | None:
@@ -139,6 +142,46 @@ class _SameHeaders:
         await self._app(scope, receive, with_headers)
 
 
+class _SiteGuard:
+    """Refuses what other sites ask for through somebody's browser; only a link to the page itself may be there.
+
+    Browsers say where a request comes from in Sec-Fetch-Site (on https and loopback) and Origin; programs send neither.
+    """
+
+    def __init__(self, app: Callable[..., Any]):
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        from starlette.responses import PlainTextResponse
+
+        headers = {name: value.decode("latin-1").lower() for name, value in scope.get("headers", [])}
+        origin = headers.get(b"origin")
+        strange = origin is not None and origin.partition("://")[2] != headers.get(b"host")
+        other = headers.get(b"sec-fetch-site", "none") not in ("none", "same-origin")
+        link = (scope["path"], headers.get(b"sec-fetch-mode"), headers.get(b"sec-fetch-dest")) == (
+            "/", "navigate", "document",
+        )  # fmt: skip
+        if strange or (other and not link):
+            await PlainTextResponse("asked for by another site\n", 403)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
+class _ViewerGuard:
+    """Keeps the number of endless answers within limits."""
+
+    def __init__(self, app: Callable[..., Any], viewers: Viewers):
+        self._app = app
+        self._viewers = viewers
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        from starlette.responses import PlainTextResponse
+
+        with self._viewers.place(client_of(scope.get("client"))) as free:
+            refused = PlainTextResponse("too many viewers\n", 503, {"Retry-After": "10"})
+            await (self._app if free else refused)(scope, receive, send)
+
+
 class _TokenGuard:
     """Lets requests through that know the token: by cookie, as a bearer, or in the address, which sets the cookie."""
 
@@ -160,12 +203,14 @@ class _TokenGuard:
         asked = request.query_params.get("token")
         scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
         if self._knows(asked):
-            response: Any = RedirectResponse("/" + quote(request.url.path.lstrip("/\\")), 303)
+            response: Any = RedirectResponse("/" + quote(scope["path"].lstrip("/\\")), 303)
             response.set_cookie(
-                COOKIE, self._token, max_age=30 * 86400, httponly=True, samesite="strict",
-                secure=request.url.scheme == "https",
+                COOKIE, quote(self._token, safe=""), max_age=30 * 86400, httponly=True, samesite="strict",
+                secure=scope["scheme"] == "https",
             )  # fmt: skip
-        elif self._knows(request.cookies.get(COOKIE)) or (scheme.lower() == "bearer" and self._knows(bearer)):
+        elif self._knows(unquote(request.cookies.get(COOKIE, ""))) or (
+            scheme.lower() == "bearer" and self._knows(bearer)
+        ):
             response = self._app
         else:
             response = HTMLResponse(_door(asked is not None), 401)
