@@ -16,8 +16,8 @@ from edgecls.errors import ArtefactError, DataError, MissingExtraError, OutputEr
 from edgecls.evaluate.inference import GOLDEN_IMAGES, golden_images, labels_of, prepared, scores_of
 from edgecls.evaluate.metrics import measure
 from edgecls.fields import parse_json
-from edgecls.intake.graph import Pixels, output_kind, take_raw_images
-from edgecls.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, Resize
+from edgecls.intake.graph import output_kind, read_classifier, take_raw_images
+from edgecls.preprocess import IMAGENET_MEAN, IMAGENET_STD, MAX_SHIFT, MIN_STD, Preprocess, Resize
 from edgecls.runs import Artefact
 from edgecls.storage import new_folder, read_text, shortened
 
@@ -35,6 +35,7 @@ class ImportConfig:
     """What is known about somebody's model; None means what the architecture or the graph says.
 
     `arch` is an architecture's name for a checkpoint and "none" for an ONNX file. `size_px` is (height, width).
+    `output` names the output of an ONNX file that holds the scores, where it has several.
     """
 
     file: Path
@@ -47,6 +48,7 @@ class ImportConfig:
     crop: float | None = None
     data: str | None = None
     out: Path | None = None
+    output: str | None = None
 
     def check(self) -> None:
         """Raise `UsageError` for values that make no sense together."""
@@ -56,6 +58,8 @@ class ImportConfig:
         if is_graph != (self.arch == NO_ARCH):
             wanted = "an ONNX file goes with --arch none" if is_graph else "a checkpoint needs --arch NAME"
             raise UsageError(f"{wanted}; {self.file.name} with --arch {self.arch} cannot be imported")
+        if self.output is not None and not is_graph:
+            raise UsageError("--output is for ONNX files; a checkpoint's network has one output")
         if not is_graph:
             models.find(self.arch)
         if self.resize not in get_args(Resize):
@@ -66,8 +70,10 @@ class ImportConfig:
             )
         if self.size_px is not None and not all(8 <= side <= 4096 for side in self.size_px):
             raise UsageError(f"--size is between 8 and 4096 pixels, not {'x'.join(map(str, self.size_px))}")
-        if self.std is not None and not all(value > 0 for value in self.std):
-            raise UsageError("--std holds three numbers above 0")
+        if self.std is not None and not all(MIN_STD <= value <= MAX_SHIFT for value in self.std):
+            raise UsageError(f"--std holds numbers from {MIN_STD:g} to {MAX_SHIFT:g}")
+        if self.mean is not None and not all(abs(value) <= MAX_SHIFT for value in self.mean):
+            raise UsageError(f"--mean holds numbers from -{MAX_SHIFT:g} to {MAX_SHIFT:g}")
         if self.out is not None and self.out.exists():
             raise OutputError(f"{self.out} exists already; choose another --out or remove it")
 
@@ -230,16 +236,17 @@ def _graph(
         import onnx  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("onnx", "train", "importing an ONNX file") from error
-    if config.mean is None or config.std is None:
-        raise UsageError(
-            f"{config.file.name} does not say how it wants its pixels; give --mean and --std on a scale of 0 to 1: "
-            "0,0,0 and 1,1,1 where it takes plain 0..1, std 0.00392157,0.00392157,0.00392157 where it takes 0..255"
-        )
+    theirs = read_classifier(config.file, config.output)
+    pixels = theirs.pixels(config.mean, config.std)
+    height, width = size_px = theirs.size_px(config.size_px)
     graph = folder / "raw.onnx"
-    pixels = Pixels(config.mean, config.std)
-    size_px = take_raw_images(config.file, pixels, config.size_px, len(classes), graph)
-    height, width = size_px
-    preprocess = _preprocess(replace(config, size_px=size_px), Preprocess(height, width))
+    take_raw_images(theirs, pixels, size_px, len(classes), graph)
+    known = replace(config, size_px=size_px, mean=pixels.mean, std=pixels.std)
+    preprocess = _preprocess(known, Preprocess(height, width))
+    if theirs.takes_raw_pixels:
+        tell("the graph takes pixels as they are, 0 to 255")
+    if theirs.channels == 1:
+        tell("the graph takes grey images; colour is converted inside, as OpenCV does")
     if config.size_px is None:
         tell(f"the graph takes images of {width}x{height} pixels")
     card = Card("imported", classes, preprocess, target="onnx", lineage=lineage, output=output_kind(graph))

@@ -202,27 +202,6 @@ class TestRefusals:
         with pytest.raises(UsageError, match="takes 32x32 pixels and nothing else"):
             import_model(ImportConfig(graph(), "none", classes, (64, 64), MEAN, STD))
 
-    def test_a_graph_with_a_fixed_batch_inside(self, classes: Path, tmp_path: Path):
-        """A reshape that holds the batch size as a constant cannot compute two images."""
-
-        class Fixed(nn.Module):
-            def forward(self, image: torch.Tensor) -> torch.Tensor:
-                return image.reshape(1, 10, -1).mean(2)
-
-        torch.onnx.export(Fixed(), (torch.zeros(1, 3, 10, 10),), str(tmp_path / "fixed.onnx"), dynamo=False)
-        config = ImportConfig(tmp_path / "fixed.onnx", "none", classes, mean=MEAN, std=STD, out=tmp_path / "run")
-        with pytest.raises(ArtefactError, match="16 images"):
-            import_model(config)
-        assert not (tmp_path / "run").exists()
-
-    def test_graphs_that_are_no_classifier_of_float_images(self, classes: Path, graph: Callable[..., Path]):
-        file = graph()
-        model = onnx.load(file)
-        model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
-        onnx.save(model, file)
-        with pytest.raises(ArtefactError, match="takes uint8 images; only float32 can be imported"):
-            import_model(ImportConfig(file, "none", classes, mean=MEAN, std=STD))
-
     def test_data_of_other_classes(self, trained: Artefact, classes: Path, photos: Path):
         config = ImportConfig(trained.place / "model.safetensors", "simple_cnn", classes, (32, 32), data=str(photos))
         with pytest.raises(DataError, match="bright is no class of this network"):
