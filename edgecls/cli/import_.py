@@ -28,7 +28,9 @@ def import_(
         typer.Option(help="Mean of red, green and blue, or of grey, on a scale of 0 to 1: 0.485,0.456,0.406."),
     ] = None,
     std: Annotated[str | None, typer.Option(help="Standard deviations, on the same scale.")] = None,
-    resize: Annotated[str, typer.Option(help="How an image is brought to size: crop, stretch or letterbox.")] = "crop",
+    resize: Annotated[
+        str | None, typer.Option(help="How an image is brought to size: crop, stretch or letterbox.")
+    ] = None,
     crop: Annotated[
         float | None, typer.Option(help="Share of the sides that crop keeps: 0.875 is resize 256, crop 224.")
     ] = None,
@@ -44,8 +46,8 @@ def import_(
     from edgecls.intake.model import ImportConfig, import_model
 
     config = ImportConfig(
-        file, arch, classes, _size(size), _three("--mean", mean), _three("--std", std), cast("Resize", resize), crop,
-        data, out, output,
+        file, arch, classes, _size(size), _three("--mean", mean), _three("--std", std), cast("Resize | None", resize),
+        crop, data, out, output,
     )  # fmt: skip
     with working(f"importing {file.name}"):
         remarks: list[str] = []

@@ -17,7 +17,7 @@ from edgecls.evaluate.inference import GOLDEN_IMAGES, golden_images, labels_of, 
 from edgecls.evaluate.metrics import measure
 from edgecls.fields import parse_json
 from edgecls.intake.graph import output_kind, read_classifier, take_raw_images
-from edgecls.preprocess import IMAGENET_MEAN, IMAGENET_STD, MAX_SHIFT, MIN_STD, Preprocess, Resize
+from edgecls.preprocess import MAX_SHIFT, MIN_STD, Preprocess, Resize
 from edgecls.runs import Artefact
 from edgecls.storage import new_folder, read_text, shortened
 
@@ -44,7 +44,7 @@ class ImportConfig:
     size_px: tuple[int, int] | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
-    resize: Resize = "crop"
+    resize: Resize | None = None
     crop: float | None = None
     data: str | None = None
     out: Path | None = None
@@ -62,7 +62,7 @@ class ImportConfig:
             raise UsageError("--output is for ONNX files; a checkpoint's network has one output")
         if not is_graph:
             models.find(self.arch)
-        if self.resize not in get_args(Resize):
+        if self.resize is not None and self.resize not in get_args(Resize):
             raise UsageError(f"--resize takes {', '.join(get_args(Resize))}, not {self.resize!r}")
         if self.crop is not None and not 0 < self.crop <= 1:
             raise UsageError(
@@ -154,14 +154,15 @@ def _imagenet_names(pairs: list[list[Any]]) -> list[str]:
 
 def _preprocess(config: ImportConfig, defaults: Preprocess) -> Preprocess:
     height, width = config.size_px or (defaults.height_px, defaults.width_px)
+    resize = config.resize or defaults.resize
     return replace(
         defaults,
         height_px=height,
         width_px=width,
-        resize=config.resize,
+        resize=resize,
         mean=config.mean or defaults.mean,
         std=config.std or defaults.std,
-        crop=config.crop or (defaults.crop if config.resize == "crop" else 1.0),
+        crop=config.crop or (defaults.crop if resize == defaults.resize else 1.0),
     )
 
 
@@ -172,7 +173,7 @@ def _checkpoint(
     weights = _named_as(network, models.read_weights(config.file, tell), tell)
     if not models.load_weights(network, config.arch, weights, str(config.file)):
         raise ArtefactError(_misfit(network, weights, config, len(classes)))
-    preprocess = _preprocess(config, _usual(config.arch))
+    preprocess = _preprocess(config, models.published_preprocess(config.arch))
     assumed = [
         name
         for name, value in (("--size", config.size_px), ("--mean", config.mean), ("--std", config.std))
@@ -201,19 +202,10 @@ def _named_as(
     return dict(zip(own, weights.values(), strict=True))
 
 
-def _usual(arch: str) -> Preprocess:
-    if not arch.startswith(models.TIMM):
-        return Preprocess(224, 224, mean=IMAGENET_MEAN, std=IMAGENET_STD, crop=0.875)
-    settings = models.timm_settings(arch)
-    _, height, width = settings["input_size"]
-    return Preprocess(
-        height, width, mean=tuple(settings["mean"]), std=tuple(settings["std"]), crop=settings["crop_pct"]
-    )
-
-
 def _said(preprocess: Preprocess) -> str:
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (preprocess.mean, preprocess.std))
-    return f"{preprocess.width_px}x{preprocess.height_px} pixels, crop {preprocess.crop:g}, mean {mean}, std {std}"
+    resize = f"crop {preprocess.crop:g}" if preprocess.resize == "crop" else preprocess.resize
+    return f"{preprocess.width_px}x{preprocess.height_px} pixels, {resize}, mean {mean}, std {std}"
 
 
 def _misfit(network: torch.nn.Module, weights: dict[str, Any], config: ImportConfig, classes: int) -> str:

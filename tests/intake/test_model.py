@@ -377,3 +377,58 @@ def test_class_names_that_cannot_be_are_one_clear_error(tmp_path: Path, text: st
     (tmp_path / "labels.json").write_text(text)
     with pytest.raises(DataError, match=r"labels\.json"):
         read_classes(tmp_path / "labels.json")
+
+
+class TestPublishedPreprocessing:
+    """Size, crop, mean and std are those that the weights' authors measured with."""
+
+    @pytest.mark.parametrize("arch", [arch for arch in models.ARCHITECTURES if models.find(arch).weights])
+    def test_every_network_of_torchvision(self, arch: str):
+        import torchvision
+
+        theirs = getattr(torchvision.models, models.find(arch).weights).DEFAULT.transforms()
+        ours = models.published_preprocess(arch)
+        assert [ours.height_px, ours.width_px] == 2 * theirs.crop_size
+        assert ours.crop == pytest.approx(theirs.crop_size[0] / theirs.resize_size[0])
+        assert (list(ours.mean), list(ours.std)) == (theirs.mean, theirs.std)
+
+    @pytest.mark.parametrize(
+        ("arch", "size", "crop", "resize", "mean"),
+        [
+            ("efficientnet_b3", 300, 300 / 320, "crop", 0.485),
+            ("efficientnet_v2_s", 384, 1.0, "crop", 0.485),
+            ("timm/efficientnet_b3.ra2_in1k", 288, 0.875, "crop", 0.485),
+            ("timm/vit_tiny_patch16_224", 224, 0.9, "crop", 0.5),
+            ("timm/convnext_small.fb_in22k_ft_in1k_384", 384, 1.0, "stretch", 0.485),
+        ],
+    )
+    def test_some_that_are_not_usual(self, arch: str, size: int, crop: float, resize: str, mean: float):
+        if arch.startswith("timm/"):
+            pytest.importorskip("timm")
+        found = models.published_preprocess(arch)
+        assert (found.height_px, found.width_px, found.resize, found.mean[0]) == (size, size, resize, mean)
+        assert found.crop == pytest.approx(crop)
+        assert models.usual_size_px(arch, 224) == size
+        assert models.usual_size_px(arch, 64) == 64
+
+    def test_resizing_is_near_to_that_of_the_published_transforms(self):
+        import torchvision
+        from PIL import Image
+
+        grid = np.indices((900, 1200)).sum(0)
+        picture = np.stack([128 + 100 * np.sin(grid / step) for step in (17, 23, 31)], axis=2).astype(np.uint8)
+        theirs = torchvision.models.EfficientNet_B3_Weights.DEFAULT.transforms()(Image.fromarray(picture))
+        ours = models.published_preprocess("efficientnet_b3")
+        image = (ours(picture[..., ::-1]) / 255 - ours.mean) / ours.std
+        assert np.abs(image.transpose(2, 0, 1) - theirs.numpy()).mean() < 0.1
+
+    def test_an_import_takes_them(self, tmp_path: Path):
+        save_file(models.create("efficientnet_b1", 3).state_dict(), tmp_path / "w.safetensors")
+        (tmp_path / "three.txt").write_text("a\nb\nc\n")
+        told: list[str] = []
+        config = ImportConfig(
+            tmp_path / "w.safetensors", "efficientnet_b1", tmp_path / "three.txt", out=tmp_path / "run"
+        )
+        run = import_model(config, told.append)
+        assert run.card.input_shape == (240, 240, 3)
+        assert any("240x240 pixels, crop 0.941176" in line for line in told)
