@@ -12,14 +12,14 @@ from edgecls import backends, env, models, runs
 from edgecls.backends.torch import MODEL_FILE
 from edgecls.card import Card, Golden, Lineage, Quality, with_files, write_card
 from edgecls.data.dataset import Dataset, open_for_classes
-from edgecls.errors import ArtefactError, DataError, MissingExtraError, OutputError, UsageError, first_line
+from edgecls.errors import ArtefactError, MissingExtraError, OutputError, UsageError, first_line
 from edgecls.evaluate.inference import GOLDEN_IMAGES, golden_images, labels_of, prepared, scores_of
 from edgecls.evaluate.metrics import measure
-from edgecls.fields import parse_json
 from edgecls.intake.graph import output_kind, read_classifier, take_raw_images
+from edgecls.intake.labels import read_classes
 from edgecls.preprocess import MAX_SHIFT, MIN_STD, Preprocess, Resize
 from edgecls.runs import Artefact
-from edgecls.storage import new_folder, read_text, shortened
+from edgecls.storage import new_folder
 
 if TYPE_CHECKING:
     import torch
@@ -100,56 +100,6 @@ def import_model(config: ImportConfig, tell: Callable[[str], None] = lambda _: N
             dataset.write(folder)
         write_card(card, folder)
     return Artefact(place, card)
-
-
-def read_classes(file: Path) -> tuple[str, ...]:
-    """Class names in output order: one a line, or JSON.
-
-    In JSON: a list, an object from index to name or from name to index (torchvision's `class_to_idx`), Hugging Face's
-    `config.json`, or ImageNet's class index, whose two cranes and maillots get their synset's number.
-
-    Raises `DataError` for an unreadable file and for names that are empty or come twice.
-    """
-    try:
-        text = read_text(file)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"the classes file {shortened(file)} cannot be read ({reason})") from error
-    if file.suffix.lower() == ".json":
-        names = _json_classes(text, file)
-    else:
-        names = [line.strip() for line in text.splitlines() if line.strip()]
-    if len(names) < 2:
-        raise DataError(f"{file} names {len(names)} classes; a classifier has at least two, one a line")
-    twice = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
-    if twice:
-        raise DataError(f"{file} names the class {min(twice)!r} more than once; make the names differ")
-    return tuple(names)
-
-
-def _json_classes(text: str, file: Path) -> list[str]:
-    try:
-        record = parse_json(text)
-        for key in ("id2label", "class_to_idx", "label2id", "classes", "label_names"):
-            if isinstance(record, dict) and isinstance(record.get(key), (dict, list)):
-                record = record[key]
-        if isinstance(record, dict) and all(type(index) is int for index in record.values()):
-            record = {str(index): name for name, index in record.items()}
-        if isinstance(record, dict):
-            record = [record[str(index)] for index in range(len(record))]
-        if all(isinstance(entry, list) and len(entry) == 2 for entry in record):
-            return _imagenet_names(record)
-        if not isinstance(record, list) or not all(isinstance(entry, (str, int)) for entry in record):
-            raise TypeError
-        return [str(entry).strip() for entry in record]
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise DataError(f'{file} is no JSON list of names nor an object from "0", "1", ... to names') from error
-
-
-def _imagenet_names(pairs: list[list[Any]]) -> list[str]:
-    """Names of [synset, name] pairs; those that several synsets share get theirs."""
-    names = [str(name).strip() for _, name in pairs]
-    return [f"{name} ({pair[0]})" if names.count(name) > 1 else name for name, pair in zip(names, pairs, strict=True)]
 
 
 def _preprocess(config: ImportConfig, defaults: Preprocess) -> Preprocess:

@@ -22,7 +22,8 @@ from edgecls.errors import ArtefactError, DataError, UsageError
 from edgecls.evaluate.inference import scores_of
 from edgecls.export.bundle import ExportConfig, export
 from edgecls.intake.graph import output_kind
-from edgecls.intake.model import ImportConfig, import_model, read_classes
+from edgecls.intake.labels import read_classes
+from edgecls.intake.model import ImportConfig, import_model
 from edgecls.runs import Artefact
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -432,3 +433,62 @@ class TestPublishedPreprocessing:
         run = import_model(config, told.append)
         assert run.card.input_shape == (240, 240, 3)
         assert any("240x240 pixels, crop 0.941176" in line for line in told)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "index,label\n0,cat\n1,dog\n"),
+        ("a.csv", "0,cat\n1,dog\n"),
+        ("a.csv", "1,dog\r\n0,cat\r\n"),
+        ("a.csv", "id;name\n1;dog\n0;cat\n"),
+        ("a.csv", "name,id\ncat,0\ndog,1\n"),
+        ("a.csv", "label,name\n1,dog\n0,cat\n"),
+        ("a.csv", "id,color,name\n0,red,cat\n1,blue,dog\n"),
+        ("a.csv", "\ufeffid,name\n0,cat\n1,dog\n"),
+        ("a.csv", 'id,name\n0,"cat"\n\n1,"dog"\n'),
+        ("a.csv", "name\ncat\ndog\n"),
+        ("a.csv", "cat\ndog\n"),
+        ("a.tsv", "0\tcat\n1\tdog\n"),
+        ("a.txt", "0,cat\n1,dog\n"),
+        ("a.csv", "id,name\n0,cat\n1,dog\n"),
+        ("a.txt", "n00000001\tcat\nn00000002\tdog\n"),
+    ],
+)
+def test_tables_of_labels(tmp_path: Path, name: str, text: str):
+    (tmp_path / name).write_text(text)
+    assert read_classes(tmp_path / name) == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "names"),
+    [
+        ("a.txt", "n01440764\nn01443537\n", ("n01440764", "n01443537")),
+        ("a.txt", "n00000001\tcrane\nn00000002\tcrane\n", ("crane (n00000001)", "crane (n00000002)")),
+        ("a.txt", "tench, Tinca tinca\ngoldfish\n", ("tench, Tinca tinca", "goldfish")),
+        ("a.csv", 'id,name\n1,"b, c"\n0,a\n', ("a", "b, c")),
+        ("a.txt", "1\n0\n2\n", ("1", "0", "2")),
+        ("a.csv", "1\n0\n2\n", ("1", "0", "2")),
+    ],
+)
+def test_names_that_look_like_tables_stay_what_they_are(tmp_path: Path, name: str, text: str, names: tuple[str, ...]):
+    (tmp_path / name).write_text(text)
+    assert read_classes(tmp_path / name) == names
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("id,name\n1,cat\n2,dog\n", "no column that counts its classes from 0"),
+        ("id,name\n0,cat\n0,dog\n", "no column that counts its classes from 0"),
+        ("id,name\n0,cat, big\n1,dog\n", "row 2 has 3 columns and the first has 2"),
+        ("id,name\n0,cat\n1,cat\n", "'cat' more than once"),
+        ('id,name\n0,"cat\n1,dog\n', "cannot be read as a table"),
+        ("", "names 0 classes"),
+        ("0,cat\n1,\n", "the name of class 1 empty"),
+    ],
+)
+def test_tables_that_name_no_classes(tmp_path: Path, text: str, message: str):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_classes(tmp_path / "a.csv")
