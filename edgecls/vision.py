@@ -44,7 +44,7 @@ def import_torchvision() -> Any:
 def no_cache_folder() -> Iterator[None]:
     """Take away the folder that torch's compiler makes for its cache as soon as it is imported, used or not.
 
-    torchvision imports the compiler, and so does torch itself at an optimizer's first step.
+    torchvision and Lightning import the compiler, and so does torch itself for an optimizer.
     """
     chosen = os.environ.get(_CACHE_VARIABLE)
     try:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgecls.errors import MissingExtraError, UsageError
-from edgecls.vision import no_cache_folder
 
 if TYPE_CHECKING:
     import torch
@@ -145,7 +144,6 @@ def _timm_optimizers() -> Any:
     return timm.optim
 
 
-@no_cache_folder()
 def optimizer_for(
     name: str, network: torch.nn.Module, lr: float, weight_decay: float, groups: Sequence[Sequence[str]], decay: float
 ) -> torch.optim.Optimizer:
