@@ -25,6 +25,8 @@ LETTERBOX_GREY = 114
 MAX_SIDE_PX = 8192
 """Of a network's input; a larger one is a mistake in a card."""
 MIN_STD = 1e-6
+MAX_SHIFT = 1e4
+"""Of means and standard deviations; on a scale of 0 to 1 they are about one."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,8 @@ class Preprocess:
     @classmethod
     def from_fields(cls, fields: Fields) -> Preprocess:
         """Read what `to_json` wrote. Raises `ArtefactError` for a geometry that this program does not know."""
-        red, green, blue = fields.numbers("mean", 3, -1e4, 1e4)
-        std_red, std_green, std_blue = fields.numbers("std", 3, MIN_STD, 1e4)
+        red, green, blue = fields.numbers("mean", 3, -MAX_SHIFT, MAX_SHIFT)
+        std_red, std_green, std_blue = fields.numbers("std", 3, MIN_STD, MAX_SHIFT)
         fields.choice("color", ("rgb",), "rgb")
         return cls(
             height_px=fields.integer("height_px", 1, MAX_SIDE_PX),

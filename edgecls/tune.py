@@ -253,7 +253,8 @@ class _Reporting(Watcher):
         limit = self._config.max_latency_ms
         if limit is None:
             return
-        arch, size = self._trial.params["arch"], self._trial.params.get("size_px", dataset.source.default_size_px)
+        arch = self._trial.params["arch"]
+        size = self._trial.params.get("size_px") or models.usual_size_px(arch, dataset.source.default_size_px)
         found = self._latency_ms(arch, len(dataset.classes), size)
         self._trial.set_user_attr(LATENCY, found)
         if found > limit:

@@ -8,10 +8,15 @@ nothing is changed.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from edgecls.errors import MissingExtraError
 
+_CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
@@ -21,14 +26,32 @@ def import_torchvision() -> Any:
         import torch
     except ImportError as error:
         raise MissingExtraError("torch", "train", "this step") from error
-    try:
-        import torchvision
-    except ImportError as error:
-        raise MissingExtraError("torchvision", "train", "this step") from error
-    except RuntimeError as error:
-        if "torchvision::nms" not in str(error):
-            raise
-        for name in ("nms", "qnms"):
-            torch.library.define(f"torchvision::{name}", _SCHEMA)
-        import torchvision
+    with no_cache_folder():
+        try:
+            import torchvision
+        except ImportError as error:
+            raise MissingExtraError("torchvision", "train", "this step") from error
+        except RuntimeError as error:
+            if "torchvision::nms" not in str(error):
+                raise
+            for name in ("nms", "qnms"):
+                torch.library.define(f"torchvision::{name}", _SCHEMA)
+            import torchvision
     return torchvision
+
+
+@contextmanager
+def no_cache_folder() -> Iterator[None]:
+    """Take away the folder that torch's compiler makes for its cache as soon as it is imported, used or not.
+
+    torchvision and Lightning import the compiler, and so does torch itself for an optimizer.
+    """
+    chosen = os.environ.get(_CACHE_VARIABLE)
+    try:
+        yield
+    finally:
+        made = os.environ.get(_CACHE_VARIABLE)
+        if chosen is None and made is not None:
+            del os.environ[_CACHE_VARIABLE]  # it is set on import too; a compiler that is used makes its folder again
+            with suppress(OSError):
+                Path(made).rmdir()  # only where it is empty

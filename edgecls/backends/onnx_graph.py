@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,46 @@ def constants_of(graph: Any) -> dict[str, Any]:
     return constants
 
 
+def graphs_inside(graph: Any) -> Iterator[Any]:
+    """A graph and the bodies of its If, Loop and Scan nodes, at any depth."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from graphs_inside(attribute.g)
+
+
+def inputs_of(node: Any) -> set[str]:
+    """The tensors that a node reads, those that its bodies take from around it included."""
+    bodies = [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+    inside = {name for body in bodies for graph in graphs_inside(body) for each in graph.node for name in each.input}
+    given_out = {output.name for body in bodies for graph in graphs_inside(body) for output in graph.output}
+    return {*node.input, *inside, *given_out}
+
+
 def replace_nodes(graph: Any, nodes: Iterable[Any]) -> None:
     """Give a graph these nodes, which may be its own, in this order."""
     copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)
+
+
+def drop_unused(graph: Any) -> None:
+    """Take out nodes and constants that nothing reads any more."""
+    producers = {output: node for node in graph.node for output in node.output}
+    used: set[str] = set()
+    open_ends = [output.name for output in graph.output]
+    while open_ends:
+        name = open_ends.pop()
+        if name not in used:
+            used.add(name)
+            open_ends.extend(inputs_of(producers[name]) if name in producers else ())
+    replace_nodes(graph, [node for node in graph.node if used.intersection(node.output)])
+    tensors = [
+        type(tensor).FromString(tensor.SerializeToString()) for tensor in graph.initializer if tensor.name in used
+    ]
+    del graph.initializer[:]
+    graph.initializer.extend(tensors)
 
 
 def embed_card(graph: Path, card: Card, out: Path) -> None:

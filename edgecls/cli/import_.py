@@ -24,15 +24,21 @@ def import_(
     classes: Annotated[Path, typer.Option(help="Class names in output order: one a line, or JSON.")],
     size: Annotated[str | None, typer.Option(help="The network's input in pixels: 224, or 320x240.")] = None,
     mean: Annotated[
-        str | None, typer.Option(help="Mean of red, green and blue on a scale of 0 to 1: 0.485,0.456,0.406.")
+        str | None,
+        typer.Option(help="Mean of red, green and blue, or of grey, on a scale of 0 to 1: 0.485,0.456,0.406."),
     ] = None,
     std: Annotated[str | None, typer.Option(help="Standard deviations, on the same scale.")] = None,
-    resize: Annotated[str, typer.Option(help="How an image is brought to size: crop, stretch or letterbox.")] = "crop",
+    resize: Annotated[
+        str | None, typer.Option(help="How an image is brought to size: crop, stretch or letterbox.")
+    ] = None,
     crop: Annotated[
         float | None, typer.Option(help="Share of the sides that crop keeps: 0.875 is resize 256, crop 224.")
     ] = None,
     data: Annotated[
         str | None, typer.Option(help="Folder with one folder of images per class, to measure with and calibrate on.")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(help="The output of an ONNX file that holds the scores, where it has several.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; a new one under runs/ unless given.")] = None,
 ) -> None:
@@ -40,8 +46,8 @@ def import_(
     from edgecls.intake.model import ImportConfig, import_model
 
     config = ImportConfig(
-        file, arch, classes, _size(size), _three("--mean", mean), _three("--std", std), cast("Resize", resize), crop,
-        data, out,
+        file, arch, classes, _size(size), _three("--mean", mean), _three("--std", std), cast("Resize | None", resize),
+        crop, data, out, output,
     )  # fmt: skip
     with working(f"importing {file.name}"):
         remarks: list[str] = []
@@ -73,7 +79,10 @@ def _three(option: str, text: str | None) -> tuple[float, float, float] | None:
     if text is None:
         return None
     try:
-        red, green, blue = parse_numbers(text, float)
+        numbers = parse_numbers(text, float)
+        red, green, blue = 3 * numbers if len(numbers) == 1 else numbers
     except ValueError as error:
-        raise UsageError(f"{option} takes three numbers such as 0.485,0.456,0.406, not {text!r}") from error
+        raise UsageError(
+            f"{option} takes three numbers such as 0.485,0.456,0.406, or one for all, not {text!r}"
+        ) from error
     return red, green, blue

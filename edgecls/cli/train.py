@@ -44,7 +44,10 @@ def train(
     lr: Annotated[
         float | None, typer.Option(help="Peak learning rate; suits architecture and weights unless given.")
     ] = None,
-    size: Annotated[int | None, typer.Option(help="Side of the network's input in pixels; 224, digits 64.")] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(help="Side of the network's input in pixels; what its weights were made for, digits 64."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of splits, weights and augmentation.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; a new one under runs/ unless given.")] = None,
     resume: Annotated[

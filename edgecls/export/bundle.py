@@ -15,7 +15,7 @@ from edgecls.backends.base import PROCESSORS, BuildOptions
 from edgecls.benchmark.clock import milliseconds_since, now_ns
 from edgecls.benchmark.run import BenchmarkConfig, Row, benchmark, gain_over
 from edgecls.card import CARD_FILE, Card, Golden, Quality, check_files, write_card
-from edgecls.errors import BackendError, DataError, UsageError, VerificationError
+from edgecls.errors import UsageError, VerificationError
 from edgecls.export import calibration
 from edgecls.export.calibration import Calibration
 from edgecls.export.fine_tune import fine_tune
@@ -243,7 +243,8 @@ class _Workshop:
         self._tell(f"{rung.name}: quantizing")
         try:
             [bundle] = self._timed(self._verified(self._quantized(rung)), glance=True)
-        except (BackendError, DataError, UsageError) as error:
+        except Exception as error:
+            # Quantizers and runtimes raise whatever they meet in a graph; another recipe may get past it.
             return skipped(rung, milliseconds_since(begun) / 1000, error)
         return Attempt(rung, milliseconds_since(begun) / 1000, bundle)
 

@@ -18,6 +18,7 @@ from edgecls.models import write_weights
 from edgecls.runs import Artefact
 from edgecls.train.augment import Augmentation
 from edgecls.train.batches import TrainingBatches
+from edgecls.vision import no_cache_folder
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +29,7 @@ BATCH_SIZE = 32
 RANGE_MOMENTUM = 0.05
 
 
+@no_cache_folder()
 def fine_tune(run: Artefact, epochs: int, out: Path, tell: Callable[[str], None] = lambda _: None) -> None:
     """Write fine-tuned weights of a torch run as safetensors to `out`.
 

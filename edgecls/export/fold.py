@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from edgecls.backends.onnx_graph import constants_of, replace_nodes
+from edgecls.backends.onnx_graph import constants_of, drop_unused, replace_nodes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -113,24 +113,6 @@ def _add_padding(convolution: Any, padding: list[int]) -> None:
     attribute.ints.extend(padding)
 
 
-def drop_unused(graph: Any) -> None:
-    """Take out nodes and constants that nothing reads any more."""
-    producers = {output: node for node in graph.node for output in node.output}
-    used: set[str] = set()
-    open_ends = [output.name for output in graph.output]
-    while open_ends:
-        name = open_ends.pop()
-        if name not in used:
-            used.add(name)
-            open_ends.extend(producers[name].input if name in producers else ())
-    replace_nodes(graph, [node for node in graph.node if used.intersection(node.output)])
-    tensors = [
-        type(tensor).FromString(tensor.SerializeToString()) for tensor in graph.initializer if tensor.name in used
-    ]
-    del graph.initializer[:]
-    graph.initializer.extend(tensors)
-
-
 class _Folder:
     """Goes through the nodes in order and remembers what is known; `found` are the constants that it worked out."""
 
@@ -150,7 +132,7 @@ class _Folder:
         """Look at one node; whether its output is now known, so that the node can go."""
         import numpy as np
 
-        if node.op_type == "Constant":
+        if node.op_type == "Constant" or any(attribute.HasField("g") for attribute in node.attribute):
             return False
         dimensions = self._partial_shape(node)
         if dimensions is not None:

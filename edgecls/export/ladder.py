@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from edgecls.card import MIN_GAIN, Quality
-from edgecls.errors import BackendError, DataError, UsageError, VerificationError
+from edgecls.errors import BackendError, EdgeclsError, VerificationError, first_line
 from edgecls.export.recipe import Recipe, Rung
 from edgecls.runs import Artefact
 
@@ -165,6 +165,7 @@ def _refusal(made: Sequence[Attempt], attempts: Sequence[Attempt], aim: Aim) -> 
     )
 
 
-def skipped(rung: Rung, seconds: float, error: BackendError | DataError | UsageError) -> Attempt:
-    """A rung that could not be tried."""
-    return Attempt(rung, seconds, reason=str(error))
+def skipped(rung: Rung, seconds: float, error: Exception) -> Attempt:
+    """A rung that could not be tried, and why: our own errors say it, others are named with their first line."""
+    reason = str(error) if isinstance(error, EdgeclsError) else f"{type(error).__name__}: {first_line(error)}"
+    return Attempt(rung, seconds, reason=reason)

@@ -55,12 +55,17 @@ class HeldOut:
 
 
 def measure_quality(bundle: Artefact, held_out: HeldOut) -> Quality:
-    """Compare a bundle with its parent, through its own runtime or, where that cannot run, its stand-in."""
+    """Compare a bundle with its parent, through its own runtime or, where that cannot run, its stand-in.
+
+    Raises `VerificationError` for scores that are no numbers.
+    """
     import numpy as np
 
     session, runtime = open_or_stand_in(bundle)
     with session:
         scores = scores_of(session, held_out.images)
+    if not np.isfinite(scores).all():
+        raise VerificationError(f"{bundle.card.name} gives scores that are not finite numbers")
     quality = Quality(
         split=held_out.split,
         images=len(scores),

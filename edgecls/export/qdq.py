@@ -132,7 +132,7 @@ def _options(names_kept: bool) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what matters is told as an exception
     if names_kept:  # further rewriting merges nodes and renames them
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     return options

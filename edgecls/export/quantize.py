@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecls.backends.onnx_graph import LAYERS, NORMALIZE_PREFIX, replace_nodes
+from edgecls.backends.onnx_graph import LAYERS, NORMALIZE_PREFIX, drop_unused, replace_nodes
 from edgecls.card import INPUT_NAME
 from edgecls.data.parallel import chunked
 from edgecls.errors import BackendError, MissingExtraError, first_line
-from edgecls.export.fold import drop_unused
 from edgecls.export.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -287,7 +286,7 @@ def _quiet() -> Iterator[None]:
     """Silence the quantizer's advice, which is meant for people who call it themselves, and its progress bars."""
     import onnxruntime
 
-    onnxruntime.set_default_logger_severity(3)
+    onnxruntime.set_default_logger_severity(4)
     loggers = [logging.getLogger(), logging.getLogger("nncf")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -12,14 +12,14 @@ from edgecls import backends, env, models, runs
 from edgecls.backends.torch import MODEL_FILE
 from edgecls.card import Card, Golden, Lineage, Quality, with_files, write_card
 from edgecls.data.dataset import Dataset, open_for_classes
-from edgecls.errors import ArtefactError, DataError, MissingExtraError, OutputError, UsageError, first_line
+from edgecls.errors import ArtefactError, MissingExtraError, OutputError, UsageError, first_line
 from edgecls.evaluate.inference import GOLDEN_IMAGES, golden_images, labels_of, prepared, scores_of
 from edgecls.evaluate.metrics import measure
-from edgecls.fields import parse_json
-from edgecls.intake.graph import Pixels, output_kind, take_raw_images
-from edgecls.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, Resize
+from edgecls.intake.graph import output_kind, read_classifier, take_raw_images
+from edgecls.intake.labels import read_classes
+from edgecls.preprocess import MAX_SHIFT, MIN_STD, Preprocess, Resize
 from edgecls.runs import Artefact
-from edgecls.storage import new_folder, read_text, shortened
+from edgecls.storage import new_folder
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +35,7 @@ class ImportConfig:
     """What is known about somebody's model; None means what the architecture or the graph says.
 
     `arch` is an architecture's name for a checkpoint and "none" for an ONNX file. `size_px` is (height, width).
+    `output` names the output of an ONNX file that holds the scores, where it has several.
     """
 
     file: Path
@@ -43,10 +44,11 @@ class ImportConfig:
     size_px: tuple[int, int] | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
-    resize: Resize = "crop"
+    resize: Resize | None = None
     crop: float | None = None
     data: str | None = None
     out: Path | None = None
+    output: str | None = None
 
     def check(self) -> None:
         """Raise `UsageError` for values that make no sense together."""
@@ -56,9 +58,11 @@ class ImportConfig:
         if is_graph != (self.arch == NO_ARCH):
             wanted = "an ONNX file goes with --arch none" if is_graph else "a checkpoint needs --arch NAME"
             raise UsageError(f"{wanted}; {self.file.name} with --arch {self.arch} cannot be imported")
+        if self.output is not None and not is_graph:
+            raise UsageError("--output is for ONNX files; a checkpoint's network has one output")
         if not is_graph:
             models.find(self.arch)
-        if self.resize not in get_args(Resize):
+        if self.resize is not None and self.resize not in get_args(Resize):
             raise UsageError(f"--resize takes {', '.join(get_args(Resize))}, not {self.resize!r}")
         if self.crop is not None and not 0 < self.crop <= 1:
             raise UsageError(
@@ -66,8 +70,10 @@ class ImportConfig:
             )
         if self.size_px is not None and not all(8 <= side <= 4096 for side in self.size_px):
             raise UsageError(f"--size is between 8 and 4096 pixels, not {'x'.join(map(str, self.size_px))}")
-        if self.std is not None and not all(value > 0 for value in self.std):
-            raise UsageError("--std holds three numbers above 0")
+        if self.std is not None and not all(MIN_STD <= value <= MAX_SHIFT for value in self.std):
+            raise UsageError(f"--std holds numbers from {MIN_STD:g} to {MAX_SHIFT:g}")
+        if self.mean is not None and not all(abs(value) <= MAX_SHIFT for value in self.mean):
+            raise UsageError(f"--mean holds numbers from -{MAX_SHIFT:g} to {MAX_SHIFT:g}")
         if self.out is not None and self.out.exists():
             raise OutputError(f"{self.out} exists already; choose another --out or remove it")
 
@@ -96,66 +102,17 @@ def import_model(config: ImportConfig, tell: Callable[[str], None] = lambda _: N
     return Artefact(place, card)
 
 
-def read_classes(file: Path) -> tuple[str, ...]:
-    """Class names in output order: one a line, or JSON.
-
-    In JSON: a list, an object from index to name or from name to index (torchvision's `class_to_idx`), Hugging Face's
-    `config.json`, or ImageNet's class index, whose two cranes and maillots get their synset's number.
-
-    Raises `DataError` for an unreadable file and for names that are empty or come twice.
-    """
-    try:
-        text = read_text(file)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"the classes file {shortened(file)} cannot be read ({reason})") from error
-    if file.suffix.lower() == ".json":
-        names = _json_classes(text, file)
-    else:
-        names = [line.strip() for line in text.splitlines() if line.strip()]
-    if len(names) < 2:
-        raise DataError(f"{file} names {len(names)} classes; a classifier has at least two, one a line")
-    twice = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
-    if twice:
-        raise DataError(f"{file} names the class {min(twice)!r} more than once; make the names differ")
-    return tuple(names)
-
-
-def _json_classes(text: str, file: Path) -> list[str]:
-    try:
-        record = parse_json(text)
-        for key in ("id2label", "class_to_idx", "label2id", "classes", "label_names"):
-            if isinstance(record, dict) and isinstance(record.get(key), (dict, list)):
-                record = record[key]
-        if isinstance(record, dict) and all(type(index) is int for index in record.values()):
-            record = {str(index): name for name, index in record.items()}
-        if isinstance(record, dict):
-            record = [record[str(index)] for index in range(len(record))]
-        if all(isinstance(entry, list) and len(entry) == 2 for entry in record):
-            return _imagenet_names(record)
-        if not isinstance(record, list) or not all(isinstance(entry, (str, int)) for entry in record):
-            raise TypeError
-        return [str(entry).strip() for entry in record]
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise DataError(f'{file} is no JSON list of names nor an object from "0", "1", ... to names') from error
-
-
-def _imagenet_names(pairs: list[list[Any]]) -> list[str]:
-    """Names of [synset, name] pairs; those that several synsets share get theirs."""
-    names = [str(name).strip() for _, name in pairs]
-    return [f"{name} ({pair[0]})" if names.count(name) > 1 else name for name, pair in zip(names, pairs, strict=True)]
-
-
 def _preprocess(config: ImportConfig, defaults: Preprocess) -> Preprocess:
     height, width = config.size_px or (defaults.height_px, defaults.width_px)
+    resize = config.resize or defaults.resize
     return replace(
         defaults,
         height_px=height,
         width_px=width,
-        resize=config.resize,
+        resize=resize,
         mean=config.mean or defaults.mean,
         std=config.std or defaults.std,
-        crop=config.crop or (defaults.crop if config.resize == "crop" else 1.0),
+        crop=config.crop or (defaults.crop if resize == defaults.resize else 1.0),
     )
 
 
@@ -166,7 +123,7 @@ def _checkpoint(
     weights = _named_as(network, models.read_weights(config.file, tell), tell)
     if not models.load_weights(network, config.arch, weights, str(config.file)):
         raise ArtefactError(_misfit(network, weights, config, len(classes)))
-    preprocess = _preprocess(config, _usual(config.arch))
+    preprocess = _preprocess(config, models.published_preprocess(config.arch))
     assumed = [
         name
         for name, value in (("--size", config.size_px), ("--mean", config.mean), ("--std", config.std))
@@ -195,19 +152,10 @@ def _named_as(
     return dict(zip(own, weights.values(), strict=True))
 
 
-def _usual(arch: str) -> Preprocess:
-    if not arch.startswith(models.TIMM):
-        return Preprocess(224, 224, mean=IMAGENET_MEAN, std=IMAGENET_STD, crop=0.875)
-    settings = models.timm_settings(arch)
-    _, height, width = settings["input_size"]
-    return Preprocess(
-        height, width, mean=tuple(settings["mean"]), std=tuple(settings["std"]), crop=settings["crop_pct"]
-    )
-
-
 def _said(preprocess: Preprocess) -> str:
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (preprocess.mean, preprocess.std))
-    return f"{preprocess.width_px}x{preprocess.height_px} pixels, crop {preprocess.crop:g}, mean {mean}, std {std}"
+    resize = f"crop {preprocess.crop:g}" if preprocess.resize == "crop" else preprocess.resize
+    return f"{preprocess.width_px}x{preprocess.height_px} pixels, {resize}, mean {mean}, std {std}"
 
 
 def _misfit(network: torch.nn.Module, weights: dict[str, Any], config: ImportConfig, classes: int) -> str:
@@ -230,16 +178,17 @@ def _graph(
         import onnx  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("onnx", "train", "importing an ONNX file") from error
-    if config.mean is None or config.std is None:
-        raise UsageError(
-            f"{config.file.name} does not say how it wants its pixels; give --mean and --std on a scale of 0 to 1: "
-            "0,0,0 and 1,1,1 where it takes plain 0..1, std 0.00392157,0.00392157,0.00392157 where it takes 0..255"
-        )
+    theirs = read_classifier(config.file, config.output)
+    pixels = theirs.pixels(config.mean, config.std)
+    height, width = size_px = theirs.size_px(config.size_px)
     graph = folder / "raw.onnx"
-    pixels = Pixels(config.mean, config.std)
-    size_px = take_raw_images(config.file, pixels, config.size_px, len(classes), graph)
-    height, width = size_px
-    preprocess = _preprocess(replace(config, size_px=size_px), Preprocess(height, width))
+    take_raw_images(theirs, pixels, size_px, len(classes), graph)
+    known = replace(config, size_px=size_px, mean=pixels.mean, std=pixels.std)
+    preprocess = _preprocess(known, Preprocess(height, width))
+    if theirs.takes_raw_pixels:
+        tell("the graph takes pixels as they are, 0 to 255")
+    if theirs.channels == 1:
+        tell("the graph takes grey images; colour is converted inside, as OpenCV does")
     if config.size_px is None:
         tell(f"the graph takes images of {width}x{height} pixels")
     card = Card("imported", classes, preprocess, target="onnx", lineage=lineage, output=output_kind(graph))

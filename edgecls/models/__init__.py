@@ -7,9 +7,11 @@ from edgecls.models.architectures import (
     Architecture,
     create,
     find,
+    published_preprocess,
     require_torch,
     timm_settings,
     usual_preprocess,
+    usual_size_px,
 )
 from edgecls.models.deploy import channels_last, deployable, visit_batch_norms
 from edgecls.models.weights import (
@@ -23,6 +25,6 @@ from edgecls.models.weights import (
 
 __all__ = [
     "ARCHITECTURES", "DEFAULT_ARCH", "TIMM", "Architecture", "channels_last", "create", "deployable", "find",
-    "imagenet_weights", "load_weights", "packaged_weights", "read_weights", "require_torch", "restore", "timm_settings",
-    "usual_preprocess", "visit_batch_norms", "write_weights",
+    "imagenet_weights", "load_weights", "packaged_weights", "published_preprocess", "read_weights", "require_torch",
+    "restore", "timm_settings", "usual_preprocess", "usual_size_px", "visit_batch_norms", "write_weights",
 ]  # fmt: skip

@@ -133,7 +133,7 @@ class Trainer:
                 f"--batch-size {config.batch_size} must be a multiple of the {fabric.world_size} processes times the "
                 f"{config.accumulate} pieces that each computes it in"
             )
-        size = config.size_px or dataset.source.default_size_px
+        size = config.size_px or models.usual_size_px(config.arch, dataset.source.default_size_px)
         self.preprocess = models.usual_preprocess(config.arch, size)
         self.card = _card(config, dataset, self.preprocess)
         self.network = network = models.create(config.arch, len(dataset.classes))

@@ -12,6 +12,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from edgecls.errors import MissingExtraError, UsageError
+from edgecls.vision import no_cache_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,9 +31,10 @@ def launch(precision: str, deterministic: bool) -> Fabric:
     import torch
 
     try:
-        from lightning_fabric import Fabric
-        from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
-        from lightning_fabric.strategies import DDPStrategy
+        with no_cache_folder():
+            from lightning_fabric import Fabric
+            from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+            from lightning_fabric.strategies import DDPStrategy
     except ImportError as error:
         raise MissingExtraError("lightning-fabric", "train", "training") from error
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)

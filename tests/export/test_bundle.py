@@ -322,3 +322,72 @@ def test_the_graph_holds_nothing_that_is_not_used(bundle: Callable[[str, str], A
         used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
         made = {name for node in graph.node for name in node.output} | {tensor.name for tensor in graph.initializer}
         assert made <= used
+
+
+class Meddling:
+    """What goes wrong with a candidate, wherever it is on its way."""
+
+    STEPS = ("quantize", "build", "measure_quality", "benchmark")
+
+    @staticmethod
+    def into(step: str, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let that step fail for the first int8 candidate only."""
+        failed: list[str] = []
+
+        def failing(original: Callable, concerns: Callable[..., bool]) -> Callable:
+            def call(*arguments: object, **options: object) -> object:
+                if not failed and concerns(*arguments, **options):
+                    failed.append(step)
+                    raise error
+                return original(*arguments, **options)
+
+            return call
+
+        if step == "quantize":
+            monkeypatch.setattr(exporting.Quantizer, step, failing(exporting.Quantizer.quantize, lambda *_: True))
+        elif step == "build":
+            backend = type(exporting.backends.find("onnx"))
+            int8 = lambda _self, _graph, card, *_: card.precision == "int8"  # noqa: E731
+            monkeypatch.setattr(backend, step, failing(backend.build, int8))
+        else:
+            monkeypatch.setattr(exporting, step, failing(getattr(exporting, step), lambda *_: True))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("two\nlines"), KeyError("x"), MemoryError(), OSError("gone")], ids=repr)
+@pytest.mark.parametrize("step", Meddling.STEPS)
+def test_a_candidate_that_fails_is_a_row_with_its_reason_and_the_search_goes_on(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception
+):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        'quantizer = "onnxruntime"\nactivations = "uint8"\nsymmetric = false\nsamples = 16\n'
+        '[[rung]]\nname = "one"\n[[rung]]\nname = "two"\n'
+    )
+    Meddling.into(step, error, monkeypatch)
+    card = export(ExportConfig("onnx", run, "int8", recipe=recipe, max_drop_points=100.0)).card
+    first, second = card.lineage.ladder
+    assert first["reason"].startswith(type(error).__name__)
+    assert "\n" not in first["reason"]
+    assert first["agreement"] is None
+    assert second["rung"] == "two"
+    assert second["reason"] is None
+
+
+def test_where_every_candidate_fails_the_reasons_are_told_and_nothing_is_written(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def failing(*_: object) -> None:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr(exporting.Quantizer, "quantize", failing)
+    with pytest.raises(VerificationError, match=r"no recipe could be applied \(.*: ZeroDivisionError: by"):
+        export(ExportConfig("onnx", run, "int8"))
+    assert not (run / "bundles").exists() or not list((run / "bundles").iterdir())
+
+
+def test_scores_that_are_no_numbers_are_no_candidate(run: Path, monkeypatch: pytest.MonkeyPatch):
+    from edgecls.export import parity
+
+    monkeypatch.setattr(parity, "scores_of", lambda _session, images: np.full((len(images), 10), np.nan, np.float32))
+    with pytest.raises(VerificationError, match="not finite"):
+        export(ExportConfig("onnx", run, "int8"))

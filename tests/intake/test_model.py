@@ -22,7 +22,8 @@ from edgecls.errors import ArtefactError, DataError, UsageError
 from edgecls.evaluate.inference import scores_of
 from edgecls.export.bundle import ExportConfig, export
 from edgecls.intake.graph import output_kind
-from edgecls.intake.model import ImportConfig, import_model, read_classes
+from edgecls.intake.labels import read_classes
+from edgecls.intake.model import ImportConfig, import_model
 from edgecls.runs import Artefact
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -202,27 +203,6 @@ class TestRefusals:
         with pytest.raises(UsageError, match="takes 32x32 pixels and nothing else"):
             import_model(ImportConfig(graph(), "none", classes, (64, 64), MEAN, STD))
 
-    def test_a_graph_with_a_fixed_batch_inside(self, classes: Path, tmp_path: Path):
-        """A reshape that holds the batch size as a constant cannot compute two images."""
-
-        class Fixed(nn.Module):
-            def forward(self, image: torch.Tensor) -> torch.Tensor:
-                return image.reshape(1, 10, -1).mean(2)
-
-        torch.onnx.export(Fixed(), (torch.zeros(1, 3, 10, 10),), str(tmp_path / "fixed.onnx"), dynamo=False)
-        config = ImportConfig(tmp_path / "fixed.onnx", "none", classes, mean=MEAN, std=STD, out=tmp_path / "run")
-        with pytest.raises(ArtefactError, match="16 images"):
-            import_model(config)
-        assert not (tmp_path / "run").exists()
-
-    def test_graphs_that_are_no_classifier_of_float_images(self, classes: Path, graph: Callable[..., Path]):
-        file = graph()
-        model = onnx.load(file)
-        model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
-        onnx.save(model, file)
-        with pytest.raises(ArtefactError, match="takes uint8 images; only float32 can be imported"):
-            import_model(ImportConfig(file, "none", classes, mean=MEAN, std=STD))
-
     def test_data_of_other_classes(self, trained: Artefact, classes: Path, photos: Path):
         config = ImportConfig(trained.place / "model.safetensors", "simple_cnn", classes, (32, 32), data=str(photos))
         with pytest.raises(DataError, match="bright is no class of this network"):
@@ -398,3 +378,117 @@ def test_class_names_that_cannot_be_are_one_clear_error(tmp_path: Path, text: st
     (tmp_path / "labels.json").write_text(text)
     with pytest.raises(DataError, match=r"labels\.json"):
         read_classes(tmp_path / "labels.json")
+
+
+class TestPublishedPreprocessing:
+    """Size, crop, mean and std are those that the weights' authors measured with."""
+
+    @pytest.mark.parametrize("arch", [arch for arch in models.ARCHITECTURES if models.find(arch).weights])
+    def test_every_network_of_torchvision(self, arch: str):
+        import torchvision
+
+        theirs = getattr(torchvision.models, models.find(arch).weights).DEFAULT.transforms()
+        ours = models.published_preprocess(arch)
+        assert [ours.height_px, ours.width_px] == 2 * theirs.crop_size
+        assert ours.crop == pytest.approx(theirs.crop_size[0] / theirs.resize_size[0])
+        assert (list(ours.mean), list(ours.std)) == (theirs.mean, theirs.std)
+
+    @pytest.mark.parametrize(
+        ("arch", "size", "crop", "resize", "mean"),
+        [
+            ("efficientnet_b3", 300, 300 / 320, "crop", 0.485),
+            ("efficientnet_v2_s", 384, 1.0, "crop", 0.485),
+            ("timm/efficientnet_b3.ra2_in1k", 288, 0.875, "crop", 0.485),
+            ("timm/vit_tiny_patch16_224", 224, 0.9, "crop", 0.5),
+            ("timm/convnext_small.fb_in22k_ft_in1k_384", 384, 1.0, "stretch", 0.485),
+        ],
+    )
+    def test_some_that_are_not_usual(self, arch: str, size: int, crop: float, resize: str, mean: float):
+        if arch.startswith("timm/"):
+            pytest.importorskip("timm")
+        found = models.published_preprocess(arch)
+        assert (found.height_px, found.width_px, found.resize, found.mean[0]) == (size, size, resize, mean)
+        assert found.crop == pytest.approx(crop)
+        assert models.usual_size_px(arch, 224) == size
+        assert models.usual_size_px(arch, 64) == 64
+
+    def test_resizing_is_near_to_that_of_the_published_transforms(self):
+        import torchvision
+        from PIL import Image
+
+        grid = np.indices((900, 1200)).sum(0)
+        picture = np.stack([128 + 100 * np.sin(grid / step) for step in (17, 23, 31)], axis=2).astype(np.uint8)
+        theirs = torchvision.models.EfficientNet_B3_Weights.DEFAULT.transforms()(Image.fromarray(picture))
+        ours = models.published_preprocess("efficientnet_b3")
+        image = (ours(picture[..., ::-1]) / 255 - ours.mean) / ours.std
+        assert np.abs(image.transpose(2, 0, 1) - theirs.numpy()).mean() < 0.1
+
+    def test_an_import_takes_them(self, tmp_path: Path):
+        save_file(models.create("efficientnet_b1", 3).state_dict(), tmp_path / "w.safetensors")
+        (tmp_path / "three.txt").write_text("a\nb\nc\n")
+        told: list[str] = []
+        config = ImportConfig(
+            tmp_path / "w.safetensors", "efficientnet_b1", tmp_path / "three.txt", out=tmp_path / "run"
+        )
+        run = import_model(config, told.append)
+        assert run.card.input_shape == (240, 240, 3)
+        assert any("240x240 pixels, crop 0.941176" in line for line in told)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "index,label\n0,cat\n1,dog\n"),
+        ("a.csv", "0,cat\n1,dog\n"),
+        ("a.csv", "1,dog\r\n0,cat\r\n"),
+        ("a.csv", "id;name\n1;dog\n0;cat\n"),
+        ("a.csv", "name,id\ncat,0\ndog,1\n"),
+        ("a.csv", "label,name\n1,dog\n0,cat\n"),
+        ("a.csv", "id,color,name\n0,red,cat\n1,blue,dog\n"),
+        ("a.csv", "\ufeffid,name\n0,cat\n1,dog\n"),
+        ("a.csv", 'id,name\n0,"cat"\n\n1,"dog"\n'),
+        ("a.csv", "name\ncat\ndog\n"),
+        ("a.csv", "cat\ndog\n"),
+        ("a.tsv", "0\tcat\n1\tdog\n"),
+        ("a.txt", "0,cat\n1,dog\n"),
+        ("a.csv", "id,name\n0,cat\n1,dog\n"),
+        ("a.txt", "n00000001\tcat\nn00000002\tdog\n"),
+    ],
+)
+def test_tables_of_labels(tmp_path: Path, name: str, text: str):
+    (tmp_path / name).write_text(text)
+    assert read_classes(tmp_path / name) == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "names"),
+    [
+        ("a.txt", "n01440764\nn01443537\n", ("n01440764", "n01443537")),
+        ("a.txt", "n00000001\tcrane\nn00000002\tcrane\n", ("crane (n00000001)", "crane (n00000002)")),
+        ("a.txt", "tench, Tinca tinca\ngoldfish\n", ("tench, Tinca tinca", "goldfish")),
+        ("a.csv", 'id,name\n1,"b, c"\n0,a\n', ("a", "b, c")),
+        ("a.txt", "1\n0\n2\n", ("1", "0", "2")),
+        ("a.csv", "1\n0\n2\n", ("1", "0", "2")),
+    ],
+)
+def test_names_that_look_like_tables_stay_what_they_are(tmp_path: Path, name: str, text: str, names: tuple[str, ...]):
+    (tmp_path / name).write_text(text)
+    assert read_classes(tmp_path / name) == names
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("id,name\n1,cat\n2,dog\n", "no column that counts its classes from 0"),
+        ("id,name\n0,cat\n0,dog\n", "no column that counts its classes from 0"),
+        ("id,name\n0,cat, big\n1,dog\n", "row 2 has 3 columns and the first has 2"),
+        ("id,name\n0,cat\n1,cat\n", "'cat' more than once"),
+        ('id,name\n0,"cat\n1,dog\n', "cannot be read as a table"),
+        ("", "names 0 classes"),
+        ("0,cat\n1,\n", "the name of class 1 empty"),
+    ],
+)
+def test_tables_that_name_no_classes(tmp_path: Path, text: str, message: str):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_classes(tmp_path / "a.csv")

@@ -1,0 +1,34 @@
+"""Importing torch's family leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["import", "none.pt", "--arch", "resnet18", "--classes", "classes.txt"],
+        ["import", "classes.txt", "--arch", "resnet18", "--classes", "classes.txt"],
+        ["import", "classes.txt", "--arch", "timm/none", "--classes", "classes.txt"],
+        ["train", "--arch", "resnet18", "--data", "none"],
+        ["train", "--arch", "simple_cnn", "--epochs", "1", "--size", "32", "--out", "run"],
+    ],
+    ids=["missing file", "no checkpoint", "unknown network", "missing data", "training"],
+)
+def test_no_command_leaves_something_among_the_temporary_files(tmp_path: Path, arguments: list[str]):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    variables = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
+    subprocess.run(
+        [sys.executable, "-m", "edgecls", *arguments],
+        cwd=tmp_path, env={**variables, "TMPDIR": str(temporary)}, capture_output=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert not list(temporary.iterdir())
+    assert "run" not in arguments or (tmp_path / "run" / "card.json").is_file()
