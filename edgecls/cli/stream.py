@@ -106,7 +106,7 @@ def stream(
     mqtt: Annotated[
         str | None,
         typer.Option(
-            help="Send events to a broker: mqtt://[user:password@]host[:port][/prefix].",
+            help="Send events to a broker: mqtt://\\[user:password@]host\\[:port]\\[/prefix].",
             envvar=MQTT_VARIABLE,
             rich_help_panel=SINKS,
         ),

@@ -1,0 +1,38 @@
+"""Every verb explains itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from typer.main import get_command
+from typer.testing import Result
+
+from edgecls.cli import app
+
+
+def commands() -> Iterator[tuple[tuple[str, ...], Any]]:
+    def walk(command: Any, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+        yield words, command
+        for name, inner in getattr(command, "commands", {}).items():
+            yield from walk(inner, (*words, name))
+
+    yield from walk(get_command(app), ())
+
+
+@pytest.mark.parametrize(
+    ("words", "command"), list(commands()), ids=lambda v: " ".join(v) if isinstance(v, tuple) else ""
+)
+def test_help_tells_every_option_and_loses_no_word_to_markup(
+    cli: Callable[..., Result], words: tuple[str, ...], command: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setenv("TERMINAL_WIDTH", "400")
+    result = cli(*words, "--help")
+    assert result.exit_code == 0, result.output
+    for parameter in command.params:
+        if parameter.opts[0].startswith("--") and not getattr(parameter, "hidden", False):
+            assert max(parameter.opts, key=len) in result.output
+    if words == ("stream",):
+        assert "mqtt://[user:password@]host[:port][/prefix]" in result.output
