@@ -14,6 +14,7 @@ from edgecls.backends.onnx_graph import (
     drop_unused,
     graphs_inside,
     inputs_of,
+    replace_nodes,
 )
 from edgecls.card import INPUT_NAME, OUTPUT_NAME, Output
 from edgecls.errors import ArtefactError, UsageError, first_line
@@ -254,10 +255,27 @@ def _read_model(graph: Path) -> Any:
             model = onnx.inliner.inline_local_functions(model)
         if opset < OLDEST_OPSET:
             model = onnx.version_converter.convert_version(model, OPSET)
+        _sort_nodes(model.graph)
     except (DecodeError, StopIteration, OSError, RuntimeError, ValueError, onnx.checker.ValidationError) as error:
         raise ArtefactError(f"{graph} cannot be read as an ONNX model ({first_line(error)})") from error
     model.ir_version = max(model.ir_version, OLDEST_IR)
     return model
+
+
+def _sort_nodes(graph: Any) -> None:
+    """Put what makes a tensor before what reads it; ONNX Runtime's quantizer appends its nodes at the end.
+
+    Raises `ValueError` for a graph with a circle.
+    """
+    from graphlib import TopologicalSorter
+
+    makers = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
+    needs = {
+        index: {makers[name] for name in inputs_of(node) if name in makers} - {index}
+        for index, node in enumerate(graph.node)
+    }
+    nodes = list(graph.node)
+    replace_nodes(graph, [nodes[index] for index in TopologicalSorter(needs).static_order()])
 
 
 def _out_of_the_way(model: Any, image: str, scores: str) -> tuple[str, str]:

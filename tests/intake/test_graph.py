@@ -315,3 +315,14 @@ def test_names_that_are_ours_too_do_not_matter(tmp_path: Path, bring: Callable[.
     wanted = theirs(tmp_path / "theirs.onnx", planes(normalized(IMAGES)))
     np.testing.assert_allclose(ours(run), wanted, atol=1e-4)
     np.testing.assert_allclose(ours(export(ExportConfig("onnx", run.place))), wanted, atol=1e-4)
+
+
+def test_nodes_in_another_order_than_they_are_computed_in(tmp_path: Path, bring: Callable[..., Artefact]):
+    images = planes(normalized(IMAGES))
+    file = exported(Network(), torch.from_numpy(images[:1]), tmp_path / "theirs.onnx")
+    model = onnx.load(file)
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in reversed(model.graph.node)]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, file)
+    np.testing.assert_allclose(ours(bring(file, **KNOWN)), theirs(file, images), atol=1e-4)
