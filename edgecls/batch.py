@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from edgecls.classifier import Classifier, Prediction
-from edgecls.data.images import read_image
+from edgecls.data.images import Colour, read_image
 from edgecls.data.parallel import ordered_map
 from edgecls.errors import DataError, ImageError, MissingExtraError, UsageError
 from edgecls.evaluate.inference import overlapped
@@ -56,16 +56,16 @@ class Answer:
         return row
 
 
-def classify(classifier: Classifier, paths: Iterable[Path]) -> Iterator[Answer]:
+def classify(classifier: Classifier, paths: Iterable[Path], background: Colour | None = None) -> Iterator[Answer]:
     """Classify image files in order; decoding runs ahead in threads while the model computes.
 
-    A file that cannot be read gets an answer that says so.
+    A file that cannot be read gets an answer that says so. Transparent images lie over `background`; see `read_image`.
     """
     unreadable: list[Answer] = []
 
     def prepared(path: Path) -> tuple[Path, NDArray[uint8] | None, str | None]:
         try:
-            return path, classifier.card.preprocess(read_image(path)), None
+            return path, classifier.card.preprocess(read_image(path, background)), None
         except ImageError as error:
             return path, None, str(error)
 

@@ -31,16 +31,24 @@ def predict(
         typer.Option(help="A bundle, a model file or a run; the fastest verified bundle of the latest run."),
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many classes to tell for each image.")] = 1,
+    background: Annotated[
+        str | None,
+        typer.Option(
+            help="Lay transparent images over this colour: black, grey, white or #rrggbb. Otherwise their pixels have the "
+            "colour that is stored below the transparency, as in training."
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Write a .csv, .jsonl or .parquet file instead of printing.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")] = False,
     threads: Annotated[int | None, typer.Option(help="Processor threads; the runtime's choice unless given.")] = None,
 ) -> None:
     """Classify images: tell label and score of each."""
     from edgecls.batch import classify, listed, table
-    from edgecls.data.images import counted, image_paths
+    from edgecls.data.images import counted, image_paths, parse_colour
 
     if bool(images) == (list_file is not None):
         raise UsageError("give images or folders, or --list FILE; see edgecls predict --help")
+    colour = parse_colour(background) if background is not None else None
     left_out: Counter[str] = Counter()
     named = image_paths(images, left_out) if images else None
     paths: Iterable[Path] = named if named is not None else listed(list_file or Path("-"))
@@ -52,7 +60,7 @@ def predict(
             messages.print(f"model: {shown(classifier.place)}", soft_wrap=True)
             if left_out:
                 messages.print(f"left out, no images: {counted(left_out)}", soft_wrap=True)
-        answers = classify(classifier, paths)
+        answers = classify(classifier, paths, colour)
         for answer in _watched(answers, len(named) if named else None) if out else answers:
             count += 1
             if answer.error is not None:

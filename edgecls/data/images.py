@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgecls.errors import DataError, ImageError, first_line
+from edgecls.errors import DataError, ImageError, UsageError, first_line
 from edgecls.storage import read_bytes, shortened
 
 if TYPE_CHECKING:
@@ -90,20 +90,34 @@ def image_paths(places: Iterable[Path], left_out: Counter[str] | None = None) ->
     return paths
 
 
-def read_image(path: Path) -> NDArray[uint8]:
+Colour = tuple[int, int, int]
+"""Blue, green and red, each 0 to 255."""
+_COLOURS = {"black": "#000000", "grey": "#808080", "white": "#ffffff"}
+
+
+def parse_colour(text: str) -> Colour:
+    """Read black, grey, white or #rrggbb. Raises `UsageError`."""
+    digits = _COLOURS.get(text.lower(), text)
+    if not re.fullmatch("#[0-9A-Fa-f]{6}", digits):
+        raise UsageError(f"a colour is one of {', '.join(_COLOURS)}, or such as #20c0ff; not {text!r}")
+    return int(digits[5:7], 16), int(digits[3:5], 16), int(digits[1:3], 16)
+
+
+def read_image(path: Path, background: Colour | None = None) -> NDArray[uint8]:
     """Decode an image file to BGR uint8 (H, W, 3), turned upright by its EXIF orientation.
 
     Grey, palette, 16-bit, CMYK and transparent images become 8-bit BGR; of an animation the first frame is taken.
+    Transparent pixels have the colour that is stored below their transparency, or lie over `background`.
     Raises `ImageError` for a file that is missing, empty, truncated or not an image.
     """
     try:
         content = read_bytes(path, MAX_FILE_BYTES)
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL
         raise ImageError(f"cannot read {shortened(path)}: {getattr(error, 'strerror', None) or error}") from error
-    return decode_image(content, shortened(path))
+    return decode_image(content, shortened(path), background)
 
 
-def decode_image(content: bytes, name: str) -> NDArray[uint8]:
+def decode_image(content: bytes, name: str, background: Colour | None = None) -> NDArray[uint8]:
     """Decode the bytes of an image file; see `read_image`. `name` stands in the error."""
     import numpy as np
 
@@ -122,7 +136,22 @@ def decode_image(content: bytes, name: str) -> NDArray[uint8]:
     if image is None:
         limit = f"or has more than {MAX_PIXELS} pixels ({PIXELS_VARIABLE} sets another limit)"
         raise ImageError(f"{name} is not an image that OpenCV can decode, {limit}")
-    return image.astype(np.uint8, copy=False)
+    image = image.astype(np.uint8, copy=False)
+    return image if background is None else _over(background, image, content)
+
+
+def _over(background: Colour, image: NDArray[uint8], content: bytes) -> NDArray[uint8]:
+    """The image (H, W, 3) over a colour, by the transparency that its file holds."""
+    import numpy as np
+
+    from edgecls.opencv import cv2
+
+    stored = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if stored is None or stored.ndim != 3 or stored.shape[2] != 4 or stored.shape[:2] != image.shape[:2]:
+        return image
+    opacity = stored[..., 3:].astype(np.float32) / np.iinfo(stored.dtype).max
+    blended: NDArray[uint8] = np.rint(image * opacity + np.float32(background) * (1 - opacity)).astype(np.uint8)
+    return blended
 
 
 def _decode_heic(content: bytes, name: str) -> NDArray[uint8]:

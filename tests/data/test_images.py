@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecls.data.images import counted, decode_image, find_images, read_image
-from edgecls.errors import ImageError
+from edgecls.data.images import counted, decode_image, find_images, parse_colour, read_image
+from edgecls.errors import ImageError, UsageError
 from edgecls.opencv import cv2
 
 
@@ -180,3 +180,29 @@ def test_files_are_judged_by_their_content_where_their_names_do_not_say(tmp_path
     assert [path.name for path in find_images(tmp_path, left_out)] == ["a.tmp", "noname", "photo.dat"]
     assert left_out == {".psd": 2, ".txt": 1, "without suffix": 1}
     assert counted(left_out).startswith("2 .psd, 1 ")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_transparent_pixels_lie_over_the_colour_that_was_asked_for(dtype: type):
+    image = np.zeros((2, 3, 4), dtype)
+    image[..., 2] = np.iinfo(dtype).max  # red
+    image[:, 1, 3], image[:, 2, 3] = np.iinfo(dtype).max // 2, np.iinfo(dtype).max
+    content = cv2.imencode(".png", image)[1].tobytes()
+    assert decode_image(content, "x")[0].tolist() == [[0, 0, 255]] * 3
+    over_white = decode_image(content, "x", parse_colour("white"))[0].tolist()
+    assert over_white[0] == [255, 255, 255]
+    assert over_white[1] == pytest.approx([128, 128, 255], abs=1)
+    assert over_white[2] == [0, 0, 255]
+    assert decode_image(content, "x", parse_colour("#102030"))[0, 0].tolist() == [0x30, 0x20, 0x10]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".bmp"])
+def test_without_transparency_a_background_changes_nothing(suffix: str):
+    content = encoded(suffix)
+    assert (decode_image(content, "x", (0, 255, 0)) == decode_image(content, "x")).all()
+
+
+@pytest.mark.parametrize("text", ["", "red", "#12345", "#1234567", "#gggggg", "\u00b2", "white "])
+def test_what_is_no_colour_is_refused(text: str):
+    with pytest.raises(UsageError, match="black, grey, white"):
+        parse_colour(text)
