@@ -34,8 +34,8 @@ def predict(
     background: Annotated[
         str | None,
         typer.Option(
-            help="Lay transparent images over black, grey, white or #rrggbb. Otherwise their pixels have the colour that "
-            "is stored below the transparency, as in training."
+            help="Lay transparent images over black, grey, white or #rrggbb. Otherwise their pixels have the "
+            "colour that is stored below the transparency, as in training."
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write a .csv, .jsonl or .parquet file instead of printing.")] = None,

@@ -150,9 +150,8 @@ def _over(background: Colour, image: NDArray[uint8], content: bytes) -> NDArray[
     if stored is None or stored.ndim != 3 or stored.shape[2] != 4 or stored.shape[:2] != image.shape[:2]:
         return image
     opacity = stored[..., 3:].astype(np.float32) / np.iinfo(stored.dtype).max
-    blended: NDArray[uint8] = np.rint(image * opacity + np.array(background, np.float32) * (1 - opacity)).astype(
-        np.uint8
-    )
+    mixed = image * opacity + np.array(background, np.float32) * (1 - opacity)
+    blended: NDArray[uint8] = np.rint(mixed).astype(np.uint8)
     return blended
 
 
