@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import threading
@@ -20,7 +21,7 @@ from edgecls.card import Golden
 from edgecls.errors import OutputError, UsageError
 from edgecls.opencv import cv2
 from edgecls.runs import Artefact
-from edgecls.stream.decision import EACH_FRAME
+from edgecls.stream.decision import EACH_FRAME, Health
 from edgecls.stream.loop import Stream, StreamConfig
 from edgecls.stream.sinks.web import WebSink, read_token
 from edgecls.stream.sources import CameraOptions, open_source
@@ -329,3 +330,20 @@ def test_every_answer_has_the_headers_and_none_leads_away(method: str, path: str
     assert sent[0]["status"] == status
     assert {name.lower() for name in HEADERS} <= headers.keys()
     assert not headers.get("location", "").startswith(("//", "/\\", "http"))
+
+
+def test_serving_leaves_the_log_handlers_of_others_alone():
+    class Handler(logging.Handler):
+        closed = False
+
+        def close(self) -> None:
+            self.closed = True
+            super().close()
+
+    handler = Handler()
+    sink = WebSink("0")
+    try:
+        sink.open(lambda: Health("model", 1.0, (), ()))
+        assert not handler.closed
+    finally:
+        sink.close()

@@ -109,9 +109,10 @@ class WebSink(Sink):
                 f"the web view cannot listen on {self._host}:{self._port}: {error.strerror}; choose another --web"
             ) from error
         self._port = listening.getsockname()[1]
+        # Without a configuration of its own: uvicorn would close the log handlers of everybody else in this process.
         config = uvicorn.Config(
             build(self, self.token, self._limits), http=http_protocol(self._limits, HEADERS), ws="none",
-            log_level="critical", access_log=False, lifespan="off", timeout_graceful_shutdown=1,
+            log_config=None, log_level="critical", access_log=False, lifespan="off", timeout_graceful_shutdown=1,
             h11_max_incomplete_event_size=self._limits.head_bytes,
         )  # fmt: skip
         self._server = uvicorn.Server(config)
