@@ -171,7 +171,7 @@ def _state_dicts(value: Any, key: str, depth: int = 3) -> Iterator[tuple[str, di
     if not isinstance(value, Mapping) or not depth:
         return
     tensors = {name: each for name, each in value.items() if isinstance(name, str) and isinstance(each, torch.Tensor)}
-    if any(tensor.is_floating_point() and tensor.dim() > 1 for tensor in tensors.values()):
+    if any(tensor.is_floating_point() and tensor.dim() for tensor in tensors.values()):
         yield key, tensors
     for name, each in value.items():
         if name not in NO_WEIGHTS:
