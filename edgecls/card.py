@@ -7,6 +7,7 @@ itself, less what can only be known after the file is written (hashes, quality),
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -29,6 +30,8 @@ OUTPUT_NAME = "scores"
 EMBEDDED_KEY = "edgecls_card"
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 Output = Literal["logits", "probabilities"]
+IMPORTED = "imported"
+"""The architecture of networks that came as a graph."""
 MIN_GAIN = 1.05
 """What lowered precision must gain over float32 to be recommended: less is within the noise of a measurement."""
 
@@ -200,7 +203,7 @@ class Card:
             arch=fields.text("arch"),
             classes=fields.names("classes"),
             preprocess=Preprocess.from_fields(fields.within("preprocess")),
-            target=fields.text("target"),
+            target=_target(fields),
             precision=fields.choice("precision", PRECISIONS),
             confidence=_confidence(fields.within("confidence")),
             runtime=_runtime(fields.within("runtime")) if fields.has("runtime") else None,
@@ -209,6 +212,8 @@ class Card:
             schema=schema,
             output=fields.choice("output", get_args(Output), "logits"),
         )
+        if card.arch == IMPORTED and not fields.has("output"):
+            fields.fail("output", "logits or probabilities, which older programs guessed: import the network again")
         if fields.has("io") and record["io"] != card.to_json()["io"]:
             fields.fail("io", f"what classes and preprocess say ({card.to_json()['io']})")
         return card
@@ -253,6 +258,13 @@ class Card:
             "reverse_input_channels": "True",
             "output_raw_scores": "True",
         }
+
+
+def _target(fields: Fields) -> str:
+    name = fields.text("target")
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or name.startswith("."):
+        fields.fail("target", "the name of a backend")
+    return name
 
 
 def _confidence(fields: Fields) -> Confidence:

@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 
 from edgecls.errors import ArtefactError
 
+MAX_DEPTH = 64
+"""Of objects and lists inside each other; what we write stays far below."""
 _SHOWN = 60
 """Characters of a wrong value that an error shows."""
 
@@ -16,13 +18,26 @@ _SHOWN = 60
 def parse_json(text: str) -> Any:
     """The values in a JSON text. Raises `ValueError` for what is none, NaN, Infinity and endless nesting among it."""
 
+    def finite(text: str) -> float:
+        value = float(text)
+        return value if math.isfinite(value) else refuse(text)
+
     def refuse(name: str) -> NoReturn:
         raise ValueError(f"{name} is no JSON number")
 
     try:
-        return json.loads(text, parse_constant=refuse)
+        values = json.loads(text, parse_constant=refuse, parse_float=finite)
+        flat = _is_flat(values, MAX_DEPTH)
     except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        flat = False
+    if not flat:
+        raise ValueError("it is nested too deeply")
+    return values
+
+
+def _is_flat(value: Any, depth: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return depth > 0 and all(_is_flat(each, depth - 1) for each in inner)
 
 
 class Fields:
@@ -49,7 +64,8 @@ class Fields:
 
     def within(self, name: str) -> Fields:
         """The fields of an object inside this one; of none where that is missing."""
-        return Fields(self._record.get(name) or {}, self._origin, f"{self._prefix}{name}.")
+        value = self._record.get(name)
+        return Fields({} if value is None else value, self._origin, f"{self._prefix}{name}.")
 
     def text(self, name: str, default: str | None = None) -> str:
         """A string, not an empty one unless that is the default."""
@@ -105,7 +121,7 @@ class Fields:
     def names(self, name: str) -> tuple[str, ...]:
         """At least one string, none of them empty and no two alike."""
         values = self._record.get(name)
-        if not isinstance(values, list) or not values or not all(isinstance(v, str) and v.strip() for v in values):
+        if not isinstance(values, list) or not values or not all(map(_is_name, values)):
             self.fail(name, "a list of names")
         if repeated := next((value for value in values if values.count(value) > 1), None) if _repeats(values) else None:
             self.fail(name, f"a list of names that differ ({repeated!r} stands there twice)")
@@ -135,6 +151,10 @@ class Fields:
     def items(self, name: str) -> Iterator[tuple[str, Any]]:
         """Keys and values of an object, of none where it is missing."""
         yield from (self.mapping(name) or {}).items()
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and "\0" not in value
 
 
 def _is_number(value: Any, low: float, high: float) -> bool:

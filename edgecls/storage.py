@@ -8,6 +8,7 @@ over. Everything that a user names is read here: regular files only, up to a lim
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import os
@@ -309,12 +310,12 @@ def sync_folder(folder: Path) -> None:
 
 def take_name(finished: Path, place: Path) -> None:
     """Give a file or folder that was written elsewhere on the same file system its name, so that it survives a power
-    cut whole; a file at `place` is replaced. Raises `OutputError`.
+    cut whole; what stands at `place` is replaced. Raises `OutputError`.
     """
     with writing_to(place):
         if finished.is_dir():
             _sync_tree(finished)
-            finished.rename(place)
+            _replace_folder(finished, place)
             sync_folder(place.parent)
         else:
             sync_file(finished)
@@ -408,18 +409,32 @@ def _write_through(place: Path, content: bytes) -> None:
 
 
 def _replace_folder(new: Path, place: Path) -> None:
+    """Give a folder the name of another one, which goes; the name stands for one of them at every moment."""
     if not place.exists():
         new.rename(place)
         return
-    old = Path(tempfile.mkdtemp(dir=place.parent, prefix=f"{_prefix(place)}old."))
-    place.rename(old / place.name)
     try:
-        new.rename(place)
-    except OSError:
-        (old / place.name).rename(place)
-        raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+        _exchange(new, place)
+        old = new
+    except OSError:  # not on every file system
+        old = Path(tempfile.mkdtemp(dir=place.parent, prefix=f"{_prefix(place)}old.")) / place.name
+        place.rename(old)
+        try:
+            new.rename(place)
+        except OSError:
+            old.rename(place)
+            raise
+    shutil.rmtree(old if old == new else old.parent, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Let two paths change places at once (Linux' renameat2). Raises `OSError` where the system cannot."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if rename(here, os.fsencode(one), here, os.fsencode(other), exchange):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(other))
 
 
 # ── formats ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -235,7 +235,6 @@ class _Search:
             shutil.rmtree(place)
             return
         self._best = val_top1
-        shutil.rmtree(self._config.folder / BEST_FOLDER, ignore_errors=True)
         take_name(place, self._config.folder / BEST_FOLDER)
 
 

@@ -116,7 +116,7 @@ def test_only_a_trained_run_is_a_parent(trained: Artefact):
 WRONG: dict[str, list[object]] = {
     "schema": [-1, 0, True, "1", 1.5],
     "arch": ["", 3, None],
-    "target": ["", [], None],
+    "target": ["", [], None, "../../x", ".hidden", "a b"],
     "precision": ["int4", 8, None],
     "output": ["scores", 3],
     "classes": [[], ["a", "a"], ["a", ""], ["a", 3], [["a"], ["b"]], "ab", {}, None],
@@ -129,7 +129,9 @@ WRONG: dict[str, list[object]] = {
     "preprocess.std": [[0, 1, 1], [-1, 1, 1], [1, 1], [True, 1, 1], None],
     "preprocess.crop": [0, -1, 1.5, "1"],
     "preprocess.color": ["bgr"],
-    "confidence": [3, ["x"]],
+    "confidence": [3, ["x"], [], 0, ""],
+    "quality": [0, [], ""],
+    "lineage": [0, ""],
     "confidence.temperature": [0, -1, 1e300, "1", True],
     "confidence.threshold": [-0.1, 1.1, "x"],
     "runtime.name": [3],
@@ -235,3 +237,18 @@ def test_a_bundle_that_agrees_less_than_its_card_claims_fails_though_its_scores_
     with pytest.raises(VerificationError, match="golden answers agree"):
         replay_golden(Artefact(place, read_card(place)))
     assert replay_golden(artefact).agreement == 1.0
+
+
+def test_an_imported_network_from_before_the_kind_of_output_is_to_be_imported_again(tmp_path: Path):
+    record = {**CARD.to_json(), "arch": "imported"}
+    del record["output"]
+    (tmp_path / "card.json").write_text(json.dumps(record))
+    with pytest.raises(ArtefactError, match="import the network again"):
+        read_card(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["1e999", "[" * 70 + "]" * 70, "NaN"], ids=["infinite", "deep", "nan"])
+def test_what_is_passed_on_as_it_is_can_be_written_again(tmp_path: Path, value: str):
+    (tmp_path / "card.json").write_text(json.dumps(edited("lineage.recipe", {"a": "HERE"})).replace('"HERE"', value))
+    with pytest.raises(ArtefactError, match=r"card\.json"):
+        read_card(tmp_path)

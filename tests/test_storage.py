@@ -424,3 +424,16 @@ def test_errors_over_paths_are_told_as_such(error: Exception, said: str | None):
     found = path_error(error)
     assert found is None if said is None else said in (found or "")
     assert len(found or "") < 400
+
+
+def test_a_folder_that_replaces_another_is_there_at_every_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    place, new = tmp_path / "place", tmp_path / "new"
+    for folder, text in ((place, "old"), (new, "new")):
+        folder.mkdir()
+        (folder / "x").write_text(text)
+    renamed: list[Path] = []
+    monkeypatch.setattr(Path, "rename", lambda self, _to: renamed.append(self))
+    take_name(new, place)
+    assert (place / "x").read_text() == "new"
+    assert not renamed, "a moment without the folder"
+    assert [path.name for path in tmp_path.iterdir()] == ["place"]

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import threading
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -124,8 +125,8 @@ class Session(ABC):
         self.card = card
         self._process = os.getpid()
         self._state = threading.Condition()
-        self._calls = 0
-        self._closed = False
+        self._calls: Counter[int] = Counter()  # by thread
+        self._closed = self._freed = False
         _open_sessions.add(self)
 
     def infer(self, images: NDArray[uint8]) -> NDArray[float32]:
@@ -144,11 +145,18 @@ class Session(ABC):
         """Free what the runtime holds, after the calls that are running; nothing can be asked of it afterwards."""
         if os.getpid() != self._process:
             return  # the runtime's threads did not come along into this process, and would be waited for
+        own = threading.get_ident()
         with self._state:
-            if self._closed:
-                return
             self._closed = True
-            self._state.wait_for(lambda: not self._calls)
+            self._state.wait_for(lambda: not any(calls for thread, calls in self._calls.items() if thread != own))
+        self._free()
+
+    def _free(self) -> None:
+        """Free what the runtime holds, once, unless a call of this thread is under it: closed by a signal's handler."""
+        with self._state:
+            if self._freed or self._calls.total():
+                return
+            self._freed = True
         self._close()
 
     @contextmanager
@@ -162,13 +170,20 @@ class Session(ABC):
         with self._state:
             if self._closed:
                 raise BackendError("this model is closed; load it again")
-            self._calls += 1
+            self._calls[threading.get_ident()] += 1
         try:
             yield
         finally:
-            with self._state:
-                self._calls -= 1
-                self._state.notify_all()
+            self._end_call()
+
+    def _end_call(self) -> None:
+        with self._state:
+            self._calls[threading.get_ident()] -= 1
+            self._calls += Counter()  # forgets threads without calls
+            self._state.notify_all()
+            closed = self._closed
+        if closed:
+            self._free()
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a session holds a runtime's memory and cannot be pickled; open the model where it is needed")

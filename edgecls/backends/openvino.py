@@ -166,7 +166,9 @@ class OpenVinoBackend(Backend):
         return Runtime(self.package, self.version() or "", options.device or "CPU"), [MODEL_FILE, WEIGHTS_FILE]
 
 
-@cache
+_core_made = threading.Lock()
+
+
 def _core() -> Any:
     """The one OpenVINO core of the process.
 
@@ -174,6 +176,12 @@ def _core() -> Any:
     there before. Cores that go in another order than they came leave a stack behind that is no more, and the next
     Ctrl-C or SIGTERM crashes the process.
     """
+    with _core_made:
+        return _only_core()
+
+
+@cache
+def _only_core() -> Any:
     import openvino
 
     return openvino.Core()

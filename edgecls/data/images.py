@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgecls.errors import DataError, ImageError, UsageError, first_line
 from edgecls.storage import read_bytes, shortened
@@ -127,8 +127,8 @@ def decode_image(content: bytes, name: str, background: Colour | None = None) ->
         raise ImageError(f"{name} is empty")
     if is_truncated(content):
         raise ImageError(f"{name} is truncated: the file ends before the image does")
-    if content[4:8] == b"ftyp" and content[8:12] in _HEIC_BRANDS:
-        return _decode_heic(content, name)
+    if content[4:8] == b"ftyp" and content[8:12] in _HEIC_BRANDS and b"avif" not in content[8:64]:
+        return _decode_heic(content, name, background)
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error:
@@ -147,21 +147,35 @@ def _over(background: Colour, image: NDArray[uint8], content: bytes) -> NDArray[
     from edgecls.opencv import cv2
 
     stored = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    if stored is None or stored.ndim != 3 or stored.shape[2] != 4 or stored.shape[:2] != image.shape[:2]:
+    if stored is None or stored.ndim != 3 or stored.shape[2] != 4:
         return image
-    opacity = stored[..., 3:].astype(np.float32) / np.iinfo(stored.dtype).max
-    mixed = image * opacity + np.array(background, np.float32) * (1 - opacity)
+    # Stored as in the file; the image was turned by its EXIF orientation, in one of eight ways.
+    for quarter_turns in range(4):
+        turned = np.rot90(stored, quarter_turns)
+        for each in (turned, turned[:, ::-1]):
+            colours = each[..., :3] if each.dtype == np.uint8 else each[..., :3] >> 8
+            if colours.shape == image.shape and cv2.absdiff(colours.astype(np.uint8), image).max() <= 1:
+                return _blended(image, each[..., 3], background)
+    raise ImageError("the transparency of an image does not fit its colours")
+
+
+def _blended(image: NDArray[uint8], opacity: NDArray[Any], background: Colour) -> NDArray[uint8]:
+    """Colours (H, W, 3) over one colour by an opacity (H, W) of whole numbers."""
+    import numpy as np
+
+    share = opacity[..., None].astype(np.float32) / np.iinfo(opacity.dtype).max
+    mixed = image * share + np.array(background, np.float32) * (1 - share)
     blended: NDArray[uint8] = np.rint(mixed).astype(np.uint8)
     return blended
 
 
-def _decode_heic(content: bytes, name: str) -> NDArray[uint8]:
+def _decode_heic(content: bytes, name: str, background: Colour | None) -> NDArray[uint8]:
     """Decode what telephones make; turned upright by the file's own transformations."""
     import io
 
     import numpy as np
 
-    from edgecls.opencv import MAX_PIXELS, PIXELS_VARIABLE
+    from edgecls.opencv import MAX_PIXELS, PIXELS_VARIABLE, cv2
 
     try:
         import pillow_heif
@@ -174,7 +188,10 @@ def _decode_heic(content: bytes, name: str) -> NDArray[uint8]:
         pixels = np.asarray(image)
     except (ValueError, OSError, RuntimeError, EOFError, SyntaxError) as error:
         raise ImageError(f"{name} is a HEIC image that cannot be decoded ({first_line(error)})") from error
-    return np.ascontiguousarray(pixels[..., :3], np.uint8)
+    if pixels.ndim == 2:
+        return cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR)
+    colours = np.ascontiguousarray(pixels[..., :3], np.uint8)
+    return _blended(colours, pixels[..., 3], background) if pixels.shape[2] == 4 and background else colours
 
 
 def is_truncated(content: bytes) -> bool:

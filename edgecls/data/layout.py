@@ -105,7 +105,7 @@ def read_manifest(file: Path) -> tuple[tuple[str, ...], dict[str, list[Sample]]]
     """Class names in order and the samples of each split that a manifest names. Raises `DataError` with the line."""
     rows: dict[str, tuple[str, str]] = {}
     for number, given in _rows(file):
-        row = {_COLUMNS.get(name, name): value for name, value in given.items()}
+        row = {_COLUMNS.get(name, name): value for name, value in given.items()} | given
         missing = [name for name in ("path", "label") if not row.get(name)]
         if missing:
             raise DataError(

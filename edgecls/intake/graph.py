@@ -20,7 +20,7 @@ from edgecls.card import INPUT_NAME, OUTPUT_NAME, Output
 from edgecls.errors import ArtefactError, UsageError, first_line
 
 if TYPE_CHECKING:
-    from numpy import uint8
+    from numpy import float32, uint8
     from numpy.typing import NDArray
 
 OLDEST_OPSET = 13
@@ -108,16 +108,21 @@ class Classifier:
 
 
 _PASS_ON = frozenset(
-    "Cast DequantizeLinear Flatten Identity QuantizeLinear Reshape Squeeze Transpose Unsqueeze".split()  # noqa: SIM905
+    {"Cast", "Clip", "Concat", "DequantizeLinear", "Dropout", "Flatten", "Identity", "QuantizeLinear", "Reshape"}
+    | {"Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 )
 """Operators that leave the values of scores what they are."""
+_SIGMOIDS = ("Sigmoid", "HardSigmoid", "QLinearSigmoid")
+_SOFTMAXES = ("Softmax", "QLinearSoftmax")
 
 
-def output_kind(graph: Path) -> Output:
+def output_kind(graph: Path, scores: NDArray[float32] | None = None) -> Output:
     """Whether an ONNX classifier gives logits or probabilities, by the operator that makes its first output.
 
-    Raises `ArtefactError` for a sigmoid: there several classes may be true at once, which no single label can say.
+    `scores` (N, C) of several images speak where no single operator does: a softmax may be written in several. Raises
+    `ArtefactError` for a sigmoid: there several classes may be true at once, which no single label can say.
     """
+    import numpy as np
     import onnx
 
     model = onnx.load(graph, load_external_data=False)
@@ -126,12 +131,15 @@ def output_kind(graph: Path) -> Output:
     while node is not None and node.op_type in _PASS_ON:
         node = makers.get(node.input[0])
     operator = node.op_type if node is not None else ""
-    if operator in ("Sigmoid", "HardSigmoid"):
+    if operator in _SIGMOIDS:
         raise ArtefactError(
             f"the network ends in a {operator}: several classes may be true of an image at once, and edgecls names "
             "one; export the network without it where just one is true"
         )
-    return "probabilities" if operator == "Softmax" else "logits"
+    if operator in _SOFTMAXES:
+        return "probabilities"
+    summed = scores is not None and bool((scores >= 0).all()) and np.allclose(scores.sum(axis=1), 1, atol=1e-3)
+    return "probabilities" if summed else "logits"
 
 
 def read_classifier(file: Path, output: str | None = None) -> Classifier:
@@ -194,7 +202,7 @@ def _listed(values: Any, most: int = 10) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def take_raw_images(theirs: Classifier, pixels: Pixels, size_px: tuple[int, int], classes: int, out: Path) -> None:
+def take_raw_images(theirs: Classifier, pixels: Pixels, size_px: tuple[int, int], classes: int, out: Path) -> Output:
     """Write somebody's classifier to `out` so that it takes raw images.
 
     It then takes (N, h, w, 3) uint8 RGB and gives (N, C) float32; N is free, normalization is inside. Both graphs are
@@ -215,6 +223,7 @@ def take_raw_images(theirs: Classifier, pixels: Pixels, size_px: tuple[int, int]
             f"{theirs.file} cannot be run on several images at once ({reason}); export it again with a free (dynamic) "
             "batch dimension"
         )
+    return output_kind(out, wanted)
 
 
 def _changed(theirs: Classifier, pixels: Pixels, size_px: tuple[int, int], classes: int, flatten: bool) -> Any:

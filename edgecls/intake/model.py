@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 from edgecls import backends, env, models, runs
 from edgecls.backends.torch import MODEL_FILE
-from edgecls.card import Card, Golden, Lineage, Quality, with_files, write_card
+from edgecls.card import IMPORTED, Card, Golden, Lineage, Quality, with_files, write_card
 from edgecls.data.dataset import Dataset, open_for_classes
 from edgecls.errors import ArtefactError, MissingExtraError, OutputError, UsageError, first_line
 from edgecls.evaluate.inference import GOLDEN_IMAGES, golden_images, labels_of, prepared, scores_of
 from edgecls.evaluate.metrics import measure
-from edgecls.intake.graph import output_kind, read_classifier, take_raw_images
+from edgecls.intake.graph import read_classifier, take_raw_images
 from edgecls.intake.labels import read_classes
 from edgecls.preprocess import MAX_SHIFT, MIN_STD, Preprocess, Resize
 from edgecls.runs import Artefact
@@ -182,7 +182,7 @@ def _graph(
     pixels = theirs.pixels(config.mean, config.std)
     height, width = size_px = theirs.size_px(config.size_px)
     graph = folder / "raw.onnx"
-    take_raw_images(theirs, pixels, size_px, len(classes), graph)
+    output = take_raw_images(theirs, pixels, size_px, len(classes), graph)
     known = replace(config, size_px=size_px, mean=pixels.mean, std=pixels.std)
     preprocess = _preprocess(known, Preprocess(height, width))
     if theirs.takes_raw_pixels:
@@ -191,7 +191,7 @@ def _graph(
         tell("the graph takes grey images; colour is converted inside, as OpenCV does")
     if config.size_px is None:
         tell(f"the graph takes images of {width}x{height} pixels")
-    card = Card("imported", classes, preprocess, target="onnx", lineage=lineage, output=output_kind(graph))
+    card = Card(IMPORTED, classes, preprocess, target="onnx", lineage=lineage, output=output)
     card = backends.find("onnx").build(graph, card, folder)
     graph.unlink()
     return card

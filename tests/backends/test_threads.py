@@ -113,6 +113,15 @@ def test_closing_waits_for_the_calls_of_other_threads(model: Classifier, images:
     assert outcomes <= {"answer", "this model is closed; load it again"}
 
 
+def test_a_model_can_be_closed_by_a_signal_in_the_middle_of_a_call(model: Classifier, images: np.ndarray):
+    with model.session.in_use():  # where a handler would interrupt a call
+        model.close()
+        with pytest.raises(BackendError, match="closed"):
+            model.predict(images[0])
+    with pytest.raises(BackendError, match="closed"):
+        model.predict(images[0])
+
+
 FORKED = """
 import os, signal, sys
 import numpy as np

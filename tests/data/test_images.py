@@ -206,3 +206,30 @@ def test_without_transparency_a_background_changes_nothing(suffix: str):
 def test_what_is_no_colour_is_refused(text: str):
     with pytest.raises(UsageError, match="black, grey, white"):
         parse_colour(text)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("shape", [(40, 60), (50, 50)], ids=str)
+def test_transparency_is_turned_with_the_picture(orientation: int, shape: tuple[int, int]):
+    colours = np.random.default_rng(0).integers(0, 255, (*shape, 3), dtype=np.uint8)
+    transparent = np.dstack([colours, np.full(shape, 255, np.uint8)])
+    transparent[: shape[0] // 2, :, 3] = 0
+    stream = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(cv2.cvtColor(transparent, cv2.COLOR_BGRA2RGBA)).save(stream, "PNG", exif=exif)
+    plain, found = (decode_image(stream.getvalue(), "x", background) for background in (None, (9, 9, 9)))
+    hidden = (found == 9).all(axis=2)
+    assert hidden.mean() == pytest.approx(0.5, abs=0.01)
+    assert (found[~hidden] == plain[~hidden]).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA"])
+def test_grey_and_transparent_telephone_pictures_are_colour_pictures(mode: str):
+    heif = pytest.importorskip("pillow_heif")
+    picture = Image.new(mode, (64, 48), {"L": 200, "RGBA": (200, 200, 200, 0)}[mode])
+    stream = io.BytesIO()
+    heif.from_pillow(picture).save(stream, quality=100)
+    found = decode_image(stream.getvalue(), "x", (0, 0, 255) if mode == "RGBA" else None)
+    assert found.shape == (48, 64, 3)
+    assert found[24, 32] == pytest.approx([0, 0, 255] if mode == "RGBA" else [200] * 3, abs=4)

@@ -37,6 +37,14 @@ class TestManifests:
         classes, samples = read_manifest(photos / "m.csv")
         assert (classes, len(samples["train"])) == (("day", "night"), 2)
 
+    def test_our_own_names_of_columns_come_first(self, photos: Path):
+        (photos / "m.csv").write_text(
+            "filename,path,class,label\nx.jpg,dark/00.jpg,3,night\ny.jpg,bright/00.jpg,5,day\n"
+        )
+        classes, samples = read_manifest(photos / "m.csv")
+        assert classes == ("day", "night")
+        assert samples["train"][0].key == "dark/00.jpg"
+
     def test_a_jsonl_may_name_files_anywhere(self, photos: Path, tmp_path: Path):
         lines = [f'{{"path": "{photos / path}", "label": "{label}"}}' for path, label in self.rows(photos)]
         (tmp_path / "m.jsonl").write_text("\n".join(lines) + "\n\n")

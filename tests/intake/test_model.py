@@ -263,16 +263,24 @@ def test_an_imported_run_is_the_latest_run(trained: Artefact, classes: Path):
 
 
 @pytest.mark.parametrize(
-    "nodes", [["Softmax"], ["Softmax", "Flatten"], ["Softmax", "Identity"], ["Relu"], ["LogSoftmax"]], ids=str
+    "nodes",
+    [["Softmax"], ["Softmax", "Clip"], ["Softmax", "Flatten"], ["Softmax", "Identity"], ["Relu"], ["LogSoftmax"]],
+    ids=str,
 )
 def test_what_the_scores_are_is_decided_from_the_graph(tmp_path: Path, nodes: list[str]):
     assert output_kind(_ends_in(nodes, tmp_path)) == ("probabilities" if "Softmax" in nodes else "logits")
 
 
-@pytest.mark.parametrize("nodes", [["Sigmoid"], ["Sigmoid", "Flatten"], ["HardSigmoid"]], ids=str)
+@pytest.mark.parametrize("nodes", [["Sigmoid"], ["Sigmoid", "Flatten"], ["Sigmoid", "Clip"], ["HardSigmoid"]], ids=str)
 def test_a_network_whose_classes_may_all_be_true_is_refused(tmp_path: Path, nodes: list[str]):
     with pytest.raises(ArtefactError, match="several classes may be true"):
         output_kind(_ends_in(nodes, tmp_path))
+
+
+def test_a_softmax_of_several_operators_is_seen_by_its_scores(tmp_path: Path):
+    graph = _ends_in(["Relu"], tmp_path)
+    assert output_kind(graph, np.float32([[0.5, 0.25, 0.25], [0, 1, 0]])) == "probabilities"
+    assert output_kind(graph, np.float32([[0.5, 0.25, 0.25], [0, 2, 0]])) == "logits"
 
 
 def _ends_in(operators: list[str], folder: Path) -> Path:
