@@ -12,13 +12,17 @@ from edgecls.fields import parse_json
 from edgecls.storage import read_text, shortened
 
 TABLES = (".csv", ".tsv")
-NAME_COLUMNS = ("name", "class_name", "label_name", "label", "class", "category")
+NAME_COLUMNS = ("name", "class_name", "label_name", "label", "class", "category", "species")
 """Headers of the column of names, the surest first."""
+HEADERS = (*NAME_COLUMNS, "classes", "labels", "names", "categories", "class_names", "label_names")
+"""Headers of a single column."""
+_NUMBERED_LINE = re.compile(r"\s*([0-9]+)(?:\s*[:=]\s*(?=\D)|[.)]?\s+)(\S.*)")
+"""A line that begins with its class's index: "0 cat", "0: cat", "0=cat", "0. cat", "0) cat"; not "0.5 l" or "0:30"."""
 _SYNSET = re.compile(r"n\d{8}")
 
 
 def read_classes(file: Path) -> tuple[str, ...]:
-    """Class names in output order: one a line, a table, or JSON.
+    """Class names in output order: one a line, with its index before it or without, a table, or JSON.
 
     A table (CSV with commas, semicolons or tabs; a header is optional) has a column that counts from 0, or is in output
     order and begins with WordNet's synsets, as timm's lists do.
@@ -53,9 +57,28 @@ def _listed(text: str, file: Path) -> list[str]:
     if file.suffix.lower() in TABLES:
         return _table(lines, file)
     # A name may hold a comma, so only a text that is numbered, or has a tab in each line, is a table.
-    if lines and (all("\t" in line for line in lines) or _numbered([line.split(",", 1) for line in lines]) is not None):
+    if lines and (all("\t" in line for line in lines) or any(_is_table(lines, separator) for separator in ",;")):
         return _table(lines, file)
-    return [line.strip() for line in lines]
+    return _without_index(lines) or _without_index(lines[1:]) or [line.strip() for line in lines]
+
+
+def _is_table(lines: list[str], separator: str) -> bool:
+    """Whether a column of the lines, without or with a header, counts from 0."""
+    rows = [line.split(separator, 1) for line in lines]
+    headed = len(rows) > 2 and len(rows[0]) == 2
+    return _numbered(rows) is not None or (headed and _numbered(rows[1:]) is not None)
+
+
+def _without_index(lines: list[str]) -> list[str]:
+    """The names of lines that begin with the running index, from 0 and in any order; else none.
+
+    Where the names would be the same without their numbers ("0 euro", "1 euro"), these are a part of them.
+    """
+    found = [_NUMBERED_LINE.fullmatch(line) for line in lines]
+    names = {int(match[1]): match[2].strip() for match in found if match}
+    if len(lines) < 2 or names.keys() != set(range(len(lines))) or len(set(names.values())) < len(names):
+        return []
+    return [names[index] for index in range(len(lines))]
 
 
 def _table(lines: list[str], file: Path) -> list[str]:
@@ -72,9 +95,10 @@ def _table(lines: list[str], file: Path) -> list[str]:
             "that hold a comma in quotes"
         )
     if not rows or len(rows[0]) == 1:
-        headed = bool(rows) and rows[0][0].lower() in (*NAME_COLUMNS, "classes", "labels", "names")
-        return [row[0] for row in rows[headed:]]
-    header = [cell.lower() for cell in rows[0]]
+        headed = bool(rows) and _header(rows[0][0]) in HEADERS
+        names = [row[0] for row in rows[headed:]]
+        return _without_index(names) or names
+    header = [_header(cell) for cell in rows[0]]
     for head, body in (([], rows), (header, rows[1:])):
         counted = _numbered(body)
         if counted is not None:
@@ -83,6 +107,10 @@ def _table(lines: list[str], file: Path) -> list[str]:
         if body and all(_SYNSET.fullmatch(row[0]) for row in body):
             return _imagenet_names([[row[0], row[1]] for row in body])
     raise DataError(f"{file} has no column that counts its classes from 0, each number once")
+
+
+def _header(cell: str) -> str:
+    return cell.lower().replace(" ", "_")
 
 
 def _numbered(rows: list[list[str]]) -> int | None:
@@ -105,6 +133,7 @@ def _json_classes(text: str, file: Path) -> list[str]:
             if isinstance(record, dict) and isinstance(record.get(key), (dict, list)):
                 record = record[key]
         if isinstance(record, dict) and all(type(index) is int for index in record.values()):
+            _check_indices(list(record.values()), file)
             record = {str(index): name for name, index in record.items()}
         if isinstance(record, dict):
             record = [record[str(index)] for index in range(len(record))]
@@ -115,6 +144,12 @@ def _json_classes(text: str, file: Path) -> list[str]:
         return [str(entry).strip() for entry in record]
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise DataError(f'{file} is no JSON list of names nor an object from "0", "1", ... to names') from error
+
+
+def _check_indices(indices: list[int], file: Path) -> None:
+    """Raise `DataError` for an index that two names share: one of them would be lost."""
+    if twice := {index for index in indices if indices.count(index) > 1}:
+        raise DataError(f"{file} gives the index {min(twice)} to several classes; each has an index of its own, from 0")
 
 
 def _imagenet_names(pairs: list[list[Any]]) -> list[str]:

@@ -120,7 +120,7 @@ def _checkpoint(
     config: ImportConfig, classes: tuple[str, ...], lineage: Lineage, folder: Path, tell: Callable[[str], None]
 ) -> Card:
     network = models.create(config.arch, len(classes))
-    weights = _named_as(network, models.read_weights(config.file, tell), tell)
+    weights = models.read_weights(config.file, tell, network.state_dict())
     if not models.load_weights(network, config.arch, weights, str(config.file)):
         raise ArtefactError(_misfit(network, weights, config, len(classes)))
     preprocess = _preprocess(config, models.published_preprocess(config.arch))
@@ -136,20 +136,6 @@ def _checkpoint(
     models.write_weights(network, folder / MODEL_FILE)
     card = Card(config.arch, classes, preprocess, target="torch", lineage=lineage)
     return with_files(card, folder, [MODEL_FILE])
-
-
-def _named_as(
-    network: torch.nn.Module, weights: dict[str, torch.Tensor], tell: Callable[[str], None]
-) -> dict[str, torch.Tensor]:
-    """The weights under this network's names, where another implementation of it named every tensor differently.
-
-    They are matched one by one in order, and only where all shapes agree.
-    """
-    own = network.state_dict()
-    if own.keys() & weights.keys() or [t.shape for t in own.values()] != [t.shape for t in weights.values()]:
-        return weights
-    tell("the tensors have other names than this architecture's; matched by order and shape, so check with --data")
-    return dict(zip(own, weights.values(), strict=True))
 
 
 def _said(preprocess: Preprocess) -> str:

@@ -44,8 +44,10 @@ def start(network: torch.nn.Module, arch: str, weights: str, dataset: Dataset) -
         require_regular(file)
     except OSError as error:
         raise ArtefactError(f"cannot read the weights {shortened(file)}: {error.strerror}") from error
-    whole = load_weights(network, arch, read_weights(file), str(file))
-    return StartingPoint(True, f"weights: {file}{'' if whole else ' (a new last layer for these classes)'}")
+    said: list[str] = []
+    whole = load_weights(network, arch, read_weights(file, said.append, network.state_dict()), str(file))
+    line = f"weights: {file}{'' if whole else ' (a new last layer for these classes)'}"
+    return StartingPoint(True, "; ".join([line, *said]))
 
 
 def _automatic(network: torch.nn.Module, arch: str, dataset: Dataset) -> StartingPoint:

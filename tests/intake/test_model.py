@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections import defaultdict, deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -293,6 +295,37 @@ def _ends_in(operators: list[str], folder: Path) -> Path:
     return folder / "ends.onnx"
 
 
+class Settings(dict):
+    """A mapping with attributes, as yacs, Lightning and others keep their settings in."""
+
+    def __init__(self, *args: object, **values: object):
+        super().__init__(*args, **values)
+        self.__dict__["frozen"] = False
+
+
+class Losses(list):
+    """A list of a class of its own."""
+
+
+class Executed:
+    """Calls a function where it is unpickled."""
+
+    calls: list[int] = []  # noqa: RUF012
+
+    def __reduce__(self) -> tuple:
+        return Executed.calls.append, (1,)
+
+
+def under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {prefix + name: value for name, value in tensors.items()}
+
+
+BESIDE = {
+    "val_acc.confmat": torch.ones(3, 3).long(), "class_weights": torch.ones(3), "loss_function.weight": torch.ones(3)
+}  # fmt: skip
+"""What a Lightning module keeps beside its network."""
+
+
 class TestCheckpointsOfOthers:
     """What the usual trainers write around a network's tensors."""
 
@@ -327,6 +360,119 @@ class TestCheckpointsOfOthers:
         found = models.read_weights(tmp_path / "x.pt", told.append)
         assert torch.equal(found["fc.bias"], averaged["fc.bias"])
         assert "taken: state_dict_ema, not state_dict" in told[0]
+
+    @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "before torch 1.6"])
+    @pytest.mark.parametrize(
+        "wrap",
+        [
+            lambda t: {"state_dict": t, "hyper_parameters": Settings(lr=0.1, inner=Settings(name="x"))},
+            lambda t: {"state_dict": t, "history": defaultdict(list, {"loss": [1.0, 2.0]})},
+            lambda t: {"state_dict": t, "window": deque([1, 2], maxlen=5), "losses": Losses([3, 4])},
+            lambda t: {"state_dict": Settings(t)},
+            lambda t: defaultdict(dict, {"state_dict": t, "settings": {"paths": [Path("x")]}}),
+        ],
+        ids=["attributes", "defaultdict", "lists", "weights in one", "all in one"],
+    )
+    def test_subclasses_of_mappings_and_lists_are_read_as_plain_ones(self, tmp_path: Path, tensors, wrap, legacy: bool):
+        torch.save(wrap(tensors), tmp_path / "x.pt", _use_new_zipfile_serialization=not legacy)
+        found = models.read_weights(tmp_path / "x.pt")
+        assert all(torch.equal(found[name], value) for name, value in tensors.items())
+
+    @pytest.mark.parametrize("content", [Executed(), {"w": torch.ones(3, 3), "x": Executed()}], ids=["alone", "beside"])
+    @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "before torch 1.6"])
+    def test_nothing_that_a_file_names_is_run(self, tmp_path: Path, content: object, legacy: bool):
+        torch.save(content, tmp_path / "x.pt", _use_new_zipfile_serialization=not legacy)
+        with suppress(ArtefactError):
+            models.read_weights(tmp_path / "x.pt")
+        assert Executed.calls == []
+
+    @pytest.mark.parametrize("kind", ["attributes on a list", "protocol 4", "TorchScript"])
+    def test_what_only_running_it_could_read_is_told_in_our_own_words(self, tmp_path: Path, tensors, kind: str):
+        if kind == "TorchScript":
+            torch.jit.script(nn.Linear(2, 2)).save(tmp_path / "x.pt")
+        elif kind == "protocol 4":
+            torch.save({"state_dict": tensors, "more": Foreign()}, tmp_path / "x.pt", pickle_protocol=4)
+        else:
+            losses = Losses([1.0, 2.0])
+            losses.best = 1.0
+            torch.save({"state_dict": tensors, "losses": losses}, tmp_path / "x.pt")
+        with pytest.raises(ArtefactError, match=r"state_dict\(\)|no checkpoint") as told:
+            models.read_weights(tmp_path / "x.pt")
+        assert "weights_only" not in str(told.value)
+
+    @pytest.mark.parametrize(
+        ("wrap", "taken"),
+        [
+            *[(lambda s, p=p: {"state_dict": under(p, s.plain)}, "plain")
+              for p in ("resnet.", "student.", "_model.", "base_model.", "a.b.c.")],
+            (lambda s: under("model.", s.plain) | under("ema_model.", s.averaged), "averaged"),
+            (lambda s: under("online_model.", s.plain) | under("ema_model.", s.averaged), "averaged"),
+            (lambda s: under("model_ema.module.", s.averaged) | under("model.", s.plain), "averaged"),
+            (lambda s: s.plain | under("ema.", s.averaged), "averaged"),
+            (lambda s: {**s.plain, "ema": s.averaged}, "averaged"),
+            (lambda s: {"swa": {"n": torch.ones(()), **under("module.", s.averaged)}, "m": s.plain}, "averaged"),
+            (lambda s: under("model.", s.plain) | {"ema_model.fc.bias": s.averaged["fc.bias"]}, "plain"),
+            (lambda s: under("model.", s.plain) | BESIDE, "plain"),
+            (lambda s: s.plain | BESIDE, "plain"),
+            (lambda s: under("model.", s.plain) | {"fc.weight": s.averaged["fc.weight"]}, "plain"),
+            (lambda s: {"model.fc.weight": s.averaged["fc.weight"], "model": s.plain}, "plain"),
+            (lambda s: {"model": s.plain, "teacher": s.deeper}, "plain"),
+            (lambda s: {"teacher": s.deeper, "model": s.plain}, "plain"),
+            (lambda s: under("model.", s.plain) | under("teacher.", s.deeper), "plain"),
+            (lambda s: {"model": s.wider, "other": s.plain}, "plain"),
+        ],
+    )  # fmt: skip
+    def test_of_all_tensors_those_that_fit_the_network_are_taken(self, tmp_path: Path, tensors, wrap, taken: str):
+        averaged = {n: value + 1 if value.dim() else value for n, value in tensors.items()}
+        wider = {**tensors, "fc.weight": torch.ones(7, 512), "fc.bias": torch.ones(7)}
+        deeper = models.create("resnet34", 3).state_dict()
+        torch.save(
+            wrap(argparse.Namespace(plain=tensors, averaged=averaged, deeper=deeper, wider=wider)), tmp_path / "x.pt"
+        )
+        network, told = models.create("resnet18", 3), []
+        found = models.read_weights(tmp_path / "x.pt", told.append, network.state_dict())
+        assert models.load_weights(network, "resnet18", found, "x.pt")
+        wanted = averaged if taken == "averaged" else tensors
+        assert all(torch.equal(value, wanted[name]) for name, value in network.state_dict().items())
+
+    def test_what_was_not_taken_is_said(self, tmp_path: Path, tensors):
+        content = under("model.", tensors) | under("ema_model.", tensors) | {"val_acc.confmat": torch.ones(3, 3)}
+        torch.save({"state_dict": content}, tmp_path / "x.pt")
+        told: list[str] = []
+        models.read_weights(tmp_path / "x.pt", told.append, tensors)
+        assert told == [
+            "x.pt holds several sets of weights; taken: state_dict.ema_model, not state_dict.model",
+            "x.pt: left out, as no part of the network: state_dict.val_acc.confmat",
+        ]
+
+    @pytest.mark.parametrize("extra", ["layer5.0.weight", "neck.weight", "layer1.2.bn1.weight", "fc.1.weight"])
+    @pytest.mark.parametrize("prefix", ["", "model."])
+    def test_a_tensor_that_the_network_lacks_says_that_it_is_another(self, tensors, extra: str, prefix: str):
+        with pytest.raises(ArtefactError, match=f"another network than resnet18, which has no {extra}"):
+            models.load_weights(
+                models.create("resnet18", 3), "resnet18", under(prefix, tensors | {extra: torch.ones(4)}), "x.pt"
+            )
+
+    @pytest.mark.parametrize("prefix", ["", "a.b."])
+    def test_a_last_layer_of_another_size_stays_fresh(self, tmp_path: Path, tensors, prefix: str):
+        torch.save(under(prefix, tensors), tmp_path / "x.pt")
+        network = models.create("resnet18", 7)
+        found = models.read_weights(tmp_path / "x.pt", own=network.state_dict())
+        assert not models.load_weights(network, "resnet18", found, "x.pt")
+        assert torch.equal(network.state_dict()["conv1.weight"], tensors["conv1.weight"])
+
+    @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16], ids=str)
+    def test_short_floating_point_is_read_as_its_values(self, tmp_path: Path, tensors, dtype: torch.dtype):
+        short = {name: value.to(dtype) if value.is_floating_point() else value for name, value in tensors.items()}
+        torch.save(short, tmp_path / "x.pt")
+        network = models.create("resnet18", 3)
+        assert models.load_weights(network, "resnet18", models.read_weights(tmp_path / "x.pt"), "x.pt")
+        assert torch.equal(network.state_dict()["conv1.weight"], short["conv1.weight"].float())
+
+    def test_whole_numbers_are_no_weights(self, tensors):
+        tensors["conv1.weight"] = tensors["conv1.weight"].to(torch.int8)
+        with pytest.raises(ArtefactError, match=r"conv1\.weight is of the type torch\.int8"):
+            models.load_weights(models.create("resnet18", 3), "resnet18", tensors, "x.pt")
 
     @pytest.mark.parametrize(("deeper", "arch"), [("resnet34", "resnet18"), ("efficientnet_b1", "efficientnet_b0")])
     def test_a_deeper_network_is_not_read_as_a_shallower(self, deeper: str, arch: str):
@@ -377,6 +523,33 @@ class Foreign:
 def test_class_names_are_read_as_others_keep_them(tmp_path: Path, text: str, names: tuple[str, ...]):
     (tmp_path / "labels.json").write_text(text)
     assert read_classes(tmp_path / "labels.json") == names
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *[("a.txt", f"0{mark}cat\n1{mark}dog\n") for mark in (" ", ": ", ":", "=", " = ", ". ", ") ", "  ")],
+        ("a.txt", "1 dog\n0 cat\n"),
+        ("a.txt", "index species\n0 cat\n1 dog\n"),
+        ("a.txt", "id,species\n0,cat\n1,dog\n"),
+        ("a.txt", "0;cat\n1;dog\n"),
+        ("a.csv", "0 cat\n1 dog\n"),
+        ("a.csv", "species,id\ncat,0\ndog,1\n"),
+        ("a.csv", "id,family,species\n0,pets,cat\n1,pets,dog\n"),
+        ("a.csv", "species\ncat\ndog\n"),
+        ("a.csv", "Class Name\ncat\ndog\n"),
+    ],
+)
+def test_indices_and_headers_are_no_part_of_the_names(tmp_path: Path, name: str, text: str):
+    (tmp_path / name).write_text(text)
+    assert read_classes(tmp_path / name) == ("cat", "dog")
+
+
+@pytest.mark.parametrize("text", ['{"cat": 0, "dog": 0, "bird": 1}', '{"label2id": {"cat": 0, "dog": 1, "bird": 1}}'])
+def test_an_index_of_two_names_is_refused(tmp_path: Path, text: str):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(DataError, match="to several classes"):
+        read_classes(tmp_path / "a.json")
 
 
 @pytest.mark.parametrize(
@@ -477,6 +650,12 @@ def test_tables_of_labels(tmp_path: Path, name: str, text: str):
         ("a.csv", 'id,name\n1,"b, c"\n0,a\n', ("a", "b, c")),
         ("a.txt", "1\n0\n2\n", ("1", "0", "2")),
         ("a.csv", "1\n0\n2\n", ("1", "0", "2")),
+        ("a.txt", "1 cat\n2 dog\n", ("1 cat", "2 dog")),
+        ("a.txt", "0 euro\n1 euro\n2 euro\n", ("0 euro", "1 euro", "2 euro")),
+        ("a.txt", "0.5 litres\n1.0 litres\n", ("0.5 litres", "1.0 litres")),
+        ("a.txt", "0:30\n1:45\n", ("0:30", "1:45")),
+        ("a.txt", "0 cat\ndog\n", ("0 cat", "dog")),
+        ("a.txt", "species\nlabel\n", ("species", "label")),
     ],
 )
 def test_names_that_look_like_tables_stay_what_they_are(tmp_path: Path, name: str, text: str, names: tuple[str, ...]):
