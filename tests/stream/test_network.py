@@ -419,3 +419,39 @@ def test_a_sink_that_fails_goes_on_with_the_next(outbox_of: Any):
     until(lambda: sink.seen == ["door-0", "door-2"])
     assert outbox.health().failed == 1
     assert outbox.error == "not this one"
+
+
+def test_a_deadline_that_is_renewed_while_it_ends_is_over(monkeypatch: pytest.MonkeyPatch):
+    stopping: list[threading.Thread] = []
+
+    class Hurry(threading.Event):
+        """Lets another thread stop the deadline in the midst of its renewal."""
+
+        def is_set(self) -> bool:
+            stopping.append(threading.Thread(target=deadline.stop))
+            stopping[-1].start()
+            stopping[-1].join(0.1)
+            return True
+
+    monkeypatch.setattr(network, "HURRIED_S", 0.05)
+    deadline = network._Deadline(Hurry())
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        deadline.watch(ours)
+        deadline.renew()
+        for thread in stopping:
+            thread.join()
+        time.sleep(0.2)
+        assert not deadline.passed
+        ours.sendall(b"not shut down")
+
+
+def test_a_deadline_ends_the_reading(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(network, "CALL_TIMEOUT_S", 0.05)
+    deadline = network._Deadline(threading.Event())
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.settimeout(20)
+        deadline.watch(ours)
+        assert ours.recv(1) == b""
+        assert deadline.passed

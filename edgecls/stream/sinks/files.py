@@ -7,12 +7,13 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from edgecls.errors import OutputError, UsageError
-from edgecls.storage import make_folder, write_bytes, writing_to
+from edgecls.storage import make_folder, take_name, write_bytes, writing_to
 from edgecls.stream.decision import Decision, Event, Health, StateChange
 from edgecls.stream.frames import Frame
 from edgecls.stream.sinks.base import Sink
@@ -99,10 +100,11 @@ class VideoSink(Sink):
         self.written.append(film.path)
 
     def close(self) -> None:
-        """Finish the files and give them their names."""
-        for film in self._films.values():
-            self._finish(film)
-        self._films = {}
+        """Finish the files and give them their names, each whatever becomes of the others."""
+        with ExitStack() as stack:
+            for film in self._films.values():
+                stack.callback(self._finish, film)
+            self._films = {}
 
 
 class _Film:
@@ -140,8 +142,7 @@ class _Film:
     def finish(self) -> None:
         """Complete the file and give it its name."""
         self._writer.release()
-        with writing_to(self.path):
-            self.part.replace(self.path)
+        take_name(self.part, self.path)
 
 
 class SnapshotSink(Sink):
