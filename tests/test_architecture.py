@@ -11,8 +11,8 @@ import edgecls
 
 ROOT = Path(edgecls.__file__).parent
 FLOORS = [
-    {"errors"}, {"storage", "opencv", "vision", "fields", "urls"}, {"preprocess"}, {"card"}, {"data", "models"},
-    {"runs", "backends"}, {"env", "evaluate"},
+    {"errors"}, {"storage", "opencv", "vision", "fields", "urls", "bounds"}, {"preprocess"}, {"card"},
+    {"data", "models"}, {"runs", "backends"}, {"env", "evaluate"},
     {"classifier"}, {"batch"}, {"train", "intake", "benchmark"}, {"export", "stream"}, {"tune"},
     {"report"}, {"cli"},
 ]  # fmt: skip

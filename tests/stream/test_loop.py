@@ -454,3 +454,12 @@ def test_no_two_cameras_share_a_file(tmp_path: Path, digits_video: Path):
     places = {sink.place(event) for event in events}
     assert len(places) == 5
     assert all(len(place.name.encode()) < 256 and place.parent == tmp_path for place in places)
+
+
+def test_a_slow_pace_keeps_no_film_from_its_end(digits_video: Path, classifier: edgecls.Classifier):
+    beats: list[int] = []
+    config = StreamConfig(duration_s=1.0, max_fps=0.001)
+    with open_source(str(digits_video), None) as source:
+        summary = Stream([source], classifier, (), config, lambda: beats.append(1)).run(threading.Event())
+    assert 1 <= summary.decided <= 2
+    assert len(beats) >= 3  # a supervisor hears of it all the while
