@@ -358,7 +358,6 @@ class TestOddWebhooks:
             (b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n", b"x", 0.01, "within 0.4 s", 1),
             (b"HTTP/1.1 503 No\r\n\r\n", b"x" * 65536, 0, "503 No", 2),
             (b"HTTP/1.1 404 No\r\n\r\n", b"x" * 65536, 0, "404 No", 1),
-            (b"HTTP/1.1 200 OK\r\n", b"x", 0.01, "within 0.4 s", 1),
             (b"", b"H", 0.01, "within 0.4 s", 2),
             (b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n", 0.001, "within 0.4 s", 2),
             (b"", b"", 0.1, "within 0.4 s", 2),
@@ -371,6 +370,11 @@ class TestOddWebhooks:
         assert outbox.health().failed == 1
         assert told in str(outbox.error)
         assert len(server.requests) == attempts
+
+    def test_nor_do_headers_without_an_end_keep_it(self, answered: Any):
+        outbox = answered(lambda _: endless(b"HTTP/1.1 200 OK\r\n", b"x", 0.01))[1]
+        assert outbox.health().failed == 1
+        assert "within 0.4 s" in str(outbox.error)
 
     @pytest.mark.parametrize("answer", [b"nonsense" + LAST, b"\0" * 99 + LAST, b"HTTP/1.1 abc\r\n\r\n" + LAST])
     def test_nonsense_is_a_failure(self, answered: Any, answer: bytes):
