@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from edgecls import backends, models
 from edgecls.backends.torch import MODEL_FILE
 from edgecls.benchmark.clock import Latency, sample_session
+from edgecls.bounds import LONGEST_S, check_bounds
 from edgecls.card import Card
 from edgecls.errors import MissingExtraError, OutputError, UsageError, first_line
 from edgecls.export.graph import float_graph
@@ -65,10 +66,11 @@ class TuneConfig:
         """Raise `UsageError` for values that make no sense."""
         if self.trials < 1:
             raise UsageError(f"--trials must be at least 1, not {self.trials}")
+        if self.timeout_s is not None:
+            check_bounds("--minutes", self.timeout_s / 60, 0.0, LONGEST_S / 60)
         if self.epochs is not None and not 1 <= self.epochs[0] <= self.epochs[1]:
             raise UsageError("--epochs is a number or a range such as 5-15, of at least 1")
-        if self.max_latency_ms is not None and not 0 < self.max_latency_ms < math.inf:
-            raise UsageError(f"--max-latency-ms must be above 0, not {self.max_latency_ms:g}")
+        check_bounds("--max-latency-ms", self.max_latency_ms, 1e-6, 1e9)
         for arch in self.archs:
             for size in self.sizes_px or (None,):
                 replace(self.base, arch=arch, size_px=size).check()

@@ -11,8 +11,8 @@ import edgecls
 
 ROOT = Path(edgecls.__file__).parent
 FLOORS = [
-    {"errors"}, {"storage", "opencv", "vision", "fields", "urls"}, {"preprocess"}, {"card"}, {"data", "models"},
-    {"runs", "backends"}, {"env", "evaluate"},
+    {"errors"}, {"storage", "opencv", "vision", "fields", "urls", "bounds"}, {"preprocess"}, {"card"},
+    {"data", "models"}, {"runs", "backends"}, {"env", "evaluate"},
     {"classifier"}, {"batch"}, {"train", "intake", "benchmark"}, {"export", "stream"}, {"tune"},
     {"report"}, {"cli"},
 ]  # fmt: skip
@@ -53,3 +53,13 @@ def test_only_backends_know_the_targets_by_name():
             if isinstance(node, ast.Compare):
                 words = {leaf.value for leaf in ast.walk(node) if isinstance(leaf, ast.Constant)}
                 assert not words & {"onnx", "openvino", "tensorrt"}, f"{path.name}:{node.lineno}"
+
+
+def test_only_storage_gives_files_their_names():
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if path.stem != "storage" and isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                renames = node.func.attr in ("rename", "move") or (
+                    node.func.attr == "replace" and len(node.args) == 1 and not node.keywords
+                )
+                assert not renames, f"{path.name}:{node.lineno} takes no care of a power cut; see storage.take_name"

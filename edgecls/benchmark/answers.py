@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgecls.benchmark.suite import Measured
-from edgecls.errors import UsageError
+from edgecls.bounds import check_bounds
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,9 @@ class Limits:
 
     def check(self) -> None:
         """Raise `UsageError` for values that make no sense."""
-        if self.max_latency_ms is not None and self.max_latency_ms <= 0:
-            raise UsageError(f"--max-latency-ms must be above 0, not {self.max_latency_ms:g}")
-        if self.min_accuracy is not None and not 0 < self.min_accuracy <= 1:
-            raise UsageError(f"--min-accuracy is a fraction such as 0.97, not {self.min_accuracy:g}")
-        if self.max_size_mb is not None and self.max_size_mb <= 0:
-            raise UsageError(f"--max-size-mb must be above 0, not {self.max_size_mb:g}")
+        check_bounds("--max-latency-ms", self.max_latency_ms, 1e-6, 1e9)
+        check_bounds("--min-accuracy, a fraction such as 0.97,", self.min_accuracy, 1e-6, 1.0)
+        check_bounds("--max-size-mb", self.max_size_mb, 1e-6, 1e9)
 
     def broken_by(self, result: Measured) -> list[str]:
         """What a result does not keep to, in words."""

@@ -10,8 +10,9 @@ from edgecls import env
 from edgecls.backends import Parallelism
 from edgecls.benchmark.clock import Latency, sample_session
 from edgecls.benchmark.measure import inputs
+from edgecls.bounds import LONGEST_S, MOST, check_bounds
 from edgecls.card import write_card
-from edgecls.errors import OutputError, UsageError
+from edgecls.errors import OutputError
 from edgecls.runs import Artefact
 
 if TYPE_CHECKING:
@@ -28,10 +29,9 @@ class BenchmarkConfig:
 
     def check(self) -> None:
         """Raise `UsageError` for values that make no sense."""
-        if self.rounds < 1 or self.seconds <= 0:
-            raise UsageError("--rounds must be at least 1 and --seconds above 0")
-        if self.threads is not None and self.threads < 1:
-            raise UsageError(f"--threads must be at least 1, not {self.threads}")
+        check_bounds("--rounds", self.rounds, 1, MOST)
+        check_bounds("--seconds", self.seconds, 1e-3, LONGEST_S)
+        check_bounds("--threads", self.threads, 1, MOST)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from edgecls.benchmark.clock import Latency
 from edgecls.benchmark.measure import Task, Visit
 from edgecls.benchmark.run import Row
 from edgecls.benchmark.statistics import Interval, again
+from edgecls.bounds import LONGEST_S, MOST, check_bounds
 from edgecls.errors import ArtefactError, UsageError
 from edgecls.runs import Artefact
 from edgecls.storage import write_text
@@ -45,8 +46,8 @@ class SuiteConfig:
 
     def check(self) -> None:
         """Raise `UsageError` for values that make no sense."""
-        if self.rounds < 2 or self.seconds <= 0:
-            raise UsageError("--rounds must be at least 2, so that there is a spread, and --seconds above 0")
+        check_bounds("--rounds (which needs a spread)", self.rounds, 2, MOST)
+        check_bounds("--seconds", self.seconds, 1e-3, LONGEST_S)
         for name, values in (("threads", self.threads), ("batch", self.batches), ("streams", self.streams)):
             if not values or any(value is not None and value < 1 for value in values):
                 raise UsageError(f"--{name} takes numbers of at least 1, separated by commas")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +18,7 @@ from edgecls.errors import OutputError, UsageError
 if TYPE_CHECKING:
     from edgecls.stream.loop import Summary
     from edgecls.stream.sinks.base import Sink
+    from edgecls.stream.sinks.web import WebSink
     from edgecls.stream.sources import Source
 
 DISPLAYS = ("auto", "window", "terminal", "none")
@@ -169,12 +170,11 @@ def stream(
     from edgecls.stream.decision import Smoothing
     from edgecls.stream.frames import Geometry, Region
     from edgecls.stream.loop import Stream, StreamConfig
-    from edgecls.stream.service import Supervisor, unit
+    from edgecls.stream.service import Supervisor
     from edgecls.stream.sinks.web import read_token
     from edgecls.stream.sources import CameraOptions, open_source
     from edgecls.stream.sources.camera import Wanted
     from edgecls.stream.sources.live import Patience
-    from edgecls.urls import SecretUrl
 
     if web_token_file is not None:
         if web_token is not None:
@@ -192,12 +192,9 @@ def stream(
     )  # fmt: skip
     options.check()
     if systemd:
-        given = [
-            argument for argument in sys.argv[sys.argv.index(context.info_name or "") + 1 :] if argument != "--systemd"
-        ]
-        if "--display" not in given:
-            given += ["--display", "none"]
-        print(unit(given, [str(SecretUrl(each)) for each in named]), end="")
+        after = sys.argv[sys.argv.index(context.info_name or "") + 1 :]
+        given = [argument for argument in after if argument != "--systemd"]
+        print(_unit(given, named, mqtt, webhook, web_token), end="")
         return
     supervisor = Supervisor()
     with ExitStack() as stack:
@@ -225,6 +222,43 @@ def stream(
     _fail_for(summary, running.sinks)
     if received:
         raise typer.Exit(128 + received[0])
+
+
+def _unit(
+    given: list[str], cameras: Sequence[str], mqtt: str | None, webhook: str | None, web_token: str | None
+) -> str:
+    """The systemd unit for these arguments; says which of them are secrets and where they belong."""
+    from edgecls.stream.service import SECRETS_FILE, unit
+    from edgecls.urls import SecretUrl
+
+    addresses = {f"EDGECLS_CAMERA_{number}": SecretUrl(each) for number, each in enumerate(cameras)}
+    addresses |= {MQTT_VARIABLE: SecretUrl(mqtt or ""), WEBHOOK_VARIABLE: SecretUrl(webhook or "", secret_path=True)}
+    secrets = {name: address.reveal() for name, address in addresses.items() if address.holds_secrets}
+    secrets |= {TOKEN_VARIABLE: web_token} if web_token else {}
+    secrets = {name: secret for name, secret in secrets.items() if any(secret in argument for argument in given)}
+    if secrets:
+        messages.print(
+            f"the unit holds no secrets: write {', '.join(f'{name}=…' for name in secrets)} into {SECRETS_FILE}, "
+            "one a line, readable by root alone",
+            soft_wrap=True,
+        )
+    if not any(argument.partition("=")[0] == "--display" for argument in given):
+        given = [*given, "--display", "none"]
+    return unit(given, [str(SecretUrl(each)) for each in cameras], secrets)
+
+
+def _announced(page: WebSink) -> Callable[[str], None]:
+    """Says where the page is; whole only on a terminal, as what is written elsewhere is read by others too."""
+    from edgecls.urls import SecretUrl
+
+    def tell(url: str) -> None:
+        if messages.is_terminal or not page.token:
+            messages.print(f"web view: {url}", soft_wrap=True)
+        else:
+            hint = f"; its token was drawn and is not shown here: choose one by {TOKEN_VARIABLE} or --web-token-file"
+            messages.print(f"web view: {SecretUrl(url)}{hint if page.drawn else ''}", soft_wrap=True)
+
+    return tell
 
 
 @contextmanager
@@ -260,7 +294,6 @@ def _kept(
     from edgecls.stream.sinks.files import EventSink, LogSink, VideoSink
     from edgecls.stream.sinks.network import MqttSink, WebhookSink
     from edgecls.stream.sinks.web import WebSink
-    from edgecls.urls import SecretUrl
 
     sinks: list[Sink] = []
     if segment is not None and record is None:
@@ -277,9 +310,7 @@ def _kept(
         sinks.append(WebhookSink(webhook))
     if web is not None:
         page = WebSink(web, web_token)
-        page.announce = lambda url: messages.print(
-            f"web view: {url if messages.is_terminal else SecretUrl(url)}", soft_wrap=True
-        )
+        page.announce = _announced(page)
         sinks.append(page)
     return sinks
 

@@ -10,12 +10,20 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgecls.bounds import check_bounds
 from edgecls.classifier import UNSURE, Prediction
-from edgecls.errors import UsageError
 
 if TYPE_CHECKING:
     from numpy import float32
     from numpy.typing import NDArray
+
+
+DAY_S = 86_400.0
+"""Of smoothing at most."""
+MOST_VOTES = 10_000
+"""Of a majority; they are counted at each frame."""
+LARGEST_LEAD = 0.99
+"""No other class could ever have more."""
 
 
 class State(str, Enum):
@@ -114,14 +122,11 @@ class Smoothing:
 
     def check(self) -> None:
         """Raise `UsageError` for values that make no sense."""
-        if self.seconds < 0 or self.dwell_s < 0:
-            raise UsageError("--smooth and --dwell are seconds, 0 or more")
-        if self.majority is not None and self.majority < 1:
-            raise UsageError("--majority takes a number of frames, 1 or more")
-        if not 0 <= self.hysteresis < 1:
-            raise UsageError("--hysteresis lies from 0 to below 1")
-        if self.min_confidence is not None and not 0 <= self.min_confidence <= 1:
-            raise UsageError("--min-confidence lies from 0 to 1")
+        check_bounds("--smooth", self.seconds, 0.0, DAY_S, "seconds")
+        check_bounds("--majority", self.majority, 1, MOST_VOTES, "frames")
+        check_bounds("--hysteresis", self.hysteresis, 0.0, LARGEST_LEAD)
+        check_bounds("--dwell", self.dwell_s, 0.0, DAY_S, "seconds")
+        check_bounds("--min-confidence", self.min_confidence, 0.0, 1.0)
 
 
 SMOOTHED = Smoothing()

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 
 MAX_SIDE_PX = 65_535
-"""Of a picture that a region lies in."""
+"""Of a picture that a camera is asked for, or that a region lies in."""
+SLOWEST_FPS, FASTEST_FPS = 1e-3, 1e4
+"""Of pictures and decisions: from one in a quarter of an hour, for what is watched for weeks, to high-speed cameras."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecls.benchmark.clock import Latency, milliseconds_since, now_ns
+from edgecls.bounds import LONGEST_S, MOST, check_bounds
 from edgecls.classifier import Classifier
 from edgecls.data.parallel import read_ahead
 from edgecls.errors import SourceError, UsageError
@@ -30,7 +31,7 @@ from edgecls.stream.decision import (
     State,
     StateChange,
 )
-from edgecls.stream.frames import Frame
+from edgecls.stream.frames import FASTEST_FPS, SLOWEST_FPS, Frame
 from edgecls.stream.outbox import Outbox
 from edgecls.stream.sinks.base import Sink
 from edgecls.stream.sinks.files import SnapshotSink
@@ -44,6 +45,8 @@ KEPT = 20_000
 """Latest latencies that the summary is made of; memory stays bounded on a stream that never ends."""
 TICK_S = 0.1
 """How often a loop without frames looks at its cameras, its limits and its signals."""
+SHORTEST_S = 1e-3
+"""Of a stream that is to end by itself."""
 BATCH_PAYS = 0.9
 """A batch is used where it takes less than this share of single inferences."""
 
@@ -64,12 +67,9 @@ class StreamConfig:
 
     def check(self) -> None:
         """Raise `UsageError` for values that make no sense."""
-        if self.duration_s is not None and self.duration_s <= 0:
-            raise UsageError("--duration must be above 0 seconds")
-        if self.frames is not None and self.frames < 1:
-            raise UsageError("--frames must be at least 1")
-        if self.max_fps is not None and self.max_fps <= 0:
-            raise UsageError("--max-fps must be above 0")
+        check_bounds("--duration", self.duration_s, SHORTEST_S, LONGEST_S, "seconds")
+        check_bounds("--frames", self.frames, 1, MOST)
+        check_bounds("--max-fps", self.max_fps, SLOWEST_FPS, FASTEST_FPS, "decisions a second")
         self.smoothing.check()
 
 
@@ -228,13 +228,19 @@ class Stream:
         """What to infer next and with whom, not faster than `max_fps`, until the stream is to end."""
         for camera, frame, pixels in prepared:
             if self._config.max_fps:
-                stop.wait(max(0.0, (camera.due_ns - now_ns()) / 1e9))
+                self._await_turn(camera, stop)
                 camera.was_due(self._config.max_fps)
             self._beat()
             if stop.is_set() or self._is_over():
                 return
             camera.taken += 1
             yield (camera, frame, now_ns()), pixels[None]
+
+    def _await_turn(self, camera: Camera, stop: threading.Event) -> None:
+        """Wait, alive, until a camera's next decision is due or the stream is to end."""
+        while not (stop.is_set() or self._is_over()) and (left_ns := camera.due_ns - now_ns()) > 0:
+            self._beat()
+            stop.wait(min(left_ns / 1e9, TICK_S))
 
     def _prepared(self) -> Iterator[tuple[Camera, Frame, NDArray[uint8]]]:
         """The frames of all finite sources in turn, with their network inputs."""

@@ -10,7 +10,7 @@ import os
 import shlex
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgecls.benchmark.clock import milliseconds_since, now_ns
@@ -29,7 +29,7 @@ ExecStart={command}
 WorkingDirectory={folder}
 User={user}
 # Secrets, as EDGECLS_WEB_TOKEN=, EDGECLS_MQTT=, EDGECLS_WEBHOOK=, in a file that root alone can read:
-EnvironmentFile=-/etc/edgecls.env
+EnvironmentFile={optional}{file}
 SupplementaryGroups=video
 Restart=always
 RestartSec=5
@@ -43,13 +43,28 @@ WantedBy=multi-user.target
 """
 
 
-def unit(arguments: Sequence[str], cameras: Sequence[str]) -> str:
-    """A systemd unit that runs `edgecls stream` with these arguments, from here, as this user."""
+SECRETS_FILE = "/etc/edgecls.env"
+"""Where the unit takes secrets from: units themselves can be read by everybody."""
+
+
+def unit(arguments: Sequence[str], cameras: Sequence[str], secrets: Mapping[str, str] | None = None) -> str:
+    """A systemd unit that runs `edgecls stream` with these arguments, from here, as this user.
+
+    `secrets`, from names of variables to what is secret in the arguments, are not written: `SECRETS_FILE` is to.
+    """
     import getpass
 
-    command = [sys.executable, "-m", "edgecls", "stream", *arguments]
-    escaped = shlex.join(command).replace("%", "%%").replace("$", "$$")
-    return UNIT.format(what=", ".join(cameras), command=escaped, folder=Path.cwd(), user=getpass.getuser())
+    marks = {f"@{name}@": secret for name, secret in (secrets or {}).items()}
+    words = [sys.executable, "-m", "edgecls", "stream", *arguments]
+    for mark, secret in marks.items():
+        words = [word.replace(secret, mark) for word in words]
+    command = shlex.join(words).replace("%", "%%").replace("$", "$$")
+    for mark in marks:
+        command = command.replace(mark, f"${{{mark.strip('@')}}}")
+    return UNIT.format(
+        what=", ".join(cameras).replace("%", "%%"), command=command, folder=str(Path.cwd()).replace("%", "%%"),
+        user=getpass.getuser(), optional="" if secrets else "-", file=SECRETS_FILE,
+    )  # fmt: skip
 
 
 class Supervisor:

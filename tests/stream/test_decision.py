@@ -90,7 +90,7 @@ def test_after_an_outage_the_past_is_forgotten():
 @pytest.mark.parametrize(
     ("smoothing", "words"),
     [
-        (Smoothing(seconds=-1), "--smooth and --dwell"),
+        (Smoothing(seconds=-1), "--smooth"),
         (Smoothing(majority=0), "--majority"),
         (Smoothing(hysteresis=1.0), "--hysteresis"),
         (Smoothing(min_confidence=1.5), "--min-confidence"),

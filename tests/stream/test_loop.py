@@ -186,6 +186,27 @@ def test_a_recording_is_playable_and_annotated(digits_video: Path, classifier: e
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["seen.mp4"]
 
 
+def test_a_recording_is_on_the_disk_before_it_has_its_name(
+    digits_video: Path, classifier: edgecls.Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    synced: list[int] = []
+    monkeypatch.setattr("os.fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
+    source = open_source(str(digits_video), None)
+    running([source], classifier, VideoSink(tmp_path / "seen.mp4", [source]))
+    assert synced == [(tmp_path / "seen.mp4").stat().st_ino, tmp_path.stat().st_ino]
+
+
+def test_a_recording_that_cannot_have_its_name_keeps_no_other_from_its_own(
+    digits_video: Path, classifier: edgecls.Classifier, tmp_path: Path
+):
+    sources = [open_source(f"{name}={digits_video}", None) for name in ("a", "b", "c")]
+    (tmp_path / "seen-b.mp4").mkdir()
+    summary = running(sources, classifier, VideoSink(tmp_path / "seen.mp4", sources))
+    assert "seen-b.mp4" in str(summary.sinks[0].error)
+    assert (tmp_path / "seen-a.mp4").is_file()
+    assert (tmp_path / "seen-c.mp4").is_file()
+
+
 def test_a_minute_of_a_live_source_lasts_a_minute_in_its_recording(classifier: edgecls.Classifier, tmp_path: Path):
     source = open_source("demo", Golden.read(classifier.place))
     running([source], classifier, VideoSink(tmp_path / "seen.mp4", [source]), duration_s=2.0, max_fps=5)
@@ -433,3 +454,12 @@ def test_no_two_cameras_share_a_file(tmp_path: Path, digits_video: Path):
     places = {sink.place(event) for event in events}
     assert len(places) == 5
     assert all(len(place.name.encode()) < 256 and place.parent == tmp_path for place in places)
+
+
+def test_a_slow_pace_keeps_no_film_from_its_end(digits_video: Path, classifier: edgecls.Classifier):
+    beats: list[int] = []
+    config = StreamConfig(duration_s=1.0, max_fps=0.001)
+    with open_source(str(digits_video), None) as source:
+        summary = Stream([source], classifier, (), config, lambda: beats.append(1)).run(threading.Event())
+    assert 1 <= summary.decided <= 2
+    assert len(beats) >= 3  # a supervisor hears of it all the while

@@ -358,7 +358,6 @@ class TestOddWebhooks:
             (b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n", b"x", 0.01, "within 0.4 s", 1),
             (b"HTTP/1.1 503 No\r\n\r\n", b"x" * 65536, 0, "503 No", 2),
             (b"HTTP/1.1 404 No\r\n\r\n", b"x" * 65536, 0, "404 No", 1),
-            (b"HTTP/1.1 200 OK\r\n", b"x", 0.01, "within 0.4 s", 1),
             (b"", b"H", 0.01, "within 0.4 s", 2),
             (b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n", 0.001, "within 0.4 s", 2),
             (b"", b"", 0.1, "within 0.4 s", 2),
@@ -371,6 +370,11 @@ class TestOddWebhooks:
         assert outbox.health().failed == 1
         assert told in str(outbox.error)
         assert len(server.requests) == attempts
+
+    def test_nor_do_headers_without_an_end_keep_it(self, answered: Any):
+        outbox = answered(lambda _: endless(b"HTTP/1.1 200 OK\r\n", b"x", 0.01))[1]
+        assert outbox.health().failed == 1
+        assert "within 0.4 s" in str(outbox.error)
 
     @pytest.mark.parametrize("answer", [b"nonsense" + LAST, b"\0" * 99 + LAST, b"HTTP/1.1 abc\r\n\r\n" + LAST])
     def test_nonsense_is_a_failure(self, answered: Any, answer: bytes):
@@ -419,3 +423,39 @@ def test_a_sink_that_fails_goes_on_with_the_next(outbox_of: Any):
     until(lambda: sink.seen == ["door-0", "door-2"])
     assert outbox.health().failed == 1
     assert outbox.error == "not this one"
+
+
+def test_a_deadline_that_is_renewed_while_it_ends_is_over(monkeypatch: pytest.MonkeyPatch):
+    stopping: list[threading.Thread] = []
+
+    class Hurry(threading.Event):
+        """Lets another thread stop the deadline in the midst of its renewal."""
+
+        def is_set(self) -> bool:
+            stopping.append(threading.Thread(target=deadline.stop))
+            stopping[-1].start()
+            stopping[-1].join(0.1)
+            return True
+
+    monkeypatch.setattr(network, "HURRIED_S", 0.05)
+    deadline = network._Deadline(Hurry())
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        deadline.watch(ours)
+        deadline.renew()
+        for thread in stopping:
+            thread.join()
+        time.sleep(0.2)
+        assert not deadline.passed
+        ours.sendall(b"not shut down")
+
+
+def test_a_deadline_ends_the_reading(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(network, "CALL_TIMEOUT_S", 0.05)
+    deadline = network._Deadline(threading.Event())
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.settimeout(20)
+        deadline.watch(ours)
+        assert ours.recv(1) == b""
+        assert deadline.passed

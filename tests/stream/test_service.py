@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -69,6 +71,26 @@ def test_the_unit_runs_the_command_that_asked_for_it(cli: Callable[..., Result],
     assert "--camera 'rtsp://door/live?a=100%%' --events 'seen it.jsonl'" in text
     assert "WatchdogSec=" in text
     assert f"WorkingDirectory={Path.cwd()}" in text
+
+
+@pytest.mark.parametrize("form", ["{} {}", "{}={}"])
+def test_the_unit_holds_no_secrets_and_says_where_they_belong(form: str, tmp_path: Path):
+    secrets = {
+        "--camera": "rtsp://me:CAMERA's$ECRET@door/live", "--mqtt": "mqtt://me:BROKER@host/prefix",
+        "--webhook": "http://host/HOOK", "--web-token": "TO KEN",
+    }  # fmt: skip
+    given = [word for option, secret in secrets.items() for word in form.format(option, secret).split(" ", 1)]
+    if form == "{}={}":
+        given = [form.format(option, secret) for option, secret in secrets.items()]
+    done = subprocess.run([sys.executable, "-m", "edgecls", "stream", *given, "--web", "0.0.0.0:8000", "--systemd"],
+                          capture_output=True, text=True, cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    names = ["EDGECLS_CAMERA_0", "EDGECLS_MQTT", "EDGECLS_WEBHOOK", "EDGECLS_WEB_TOKEN"]
+    started = next(line for line in done.stdout.splitlines() if line.startswith("ExecStart="))
+    assert re.findall(r"(?<!\$)\$\{(\w+)\}", started) == names
+    assert not re.search("CAMERA's|ECRET@|BROKER|HOOK@|/HOOK|TO KEN", done.stdout + done.stderr)
+    assert all(f"{name}=…" in done.stderr for name in names)
+    assert "EnvironmentFile=/etc/edgecls.env" in done.stdout
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")

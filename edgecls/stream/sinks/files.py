@@ -7,12 +7,14 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from edgecls.bounds import LONGEST_S, check_bounds
 from edgecls.errors import OutputError, UsageError
-from edgecls.storage import make_folder, write_bytes, writing_to
+from edgecls.storage import make_folder, take_name, write_bytes, writing_to
 from edgecls.stream.decision import Decision, Event, Health, StateChange
 from edgecls.stream.frames import Frame
 from edgecls.stream.sinks.base import Sink
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv")
 SPARE_BYTES = 64 * 1024 * 1024
 """Free space at which a recording is finished while it still can be."""
+SHORTEST_SEGMENT_S = 1.0
+"""Segments are named by the second."""
 LONGEST_REPEAT_S = 2.0
 """Of a longer gap in a live source its recording shows so much."""
 LOG_COLUMNS = ("time_s", "camera", "frame", "label", "score", "frame_label", "frame_score", "inference_ms", "age_ms")
@@ -52,8 +56,8 @@ class VideoSink(Sink):
     def __init__(self, path: Path, sources: Sequence[Source], segment_s: float | None = None):
         if path.suffix.lower() not in VIDEO_SUFFIXES:
             raise UsageError(f"--record takes a .mp4, .avi or .mkv file, not {path.name}")
-        if segment_s is not None and segment_s <= 0:
-            raise UsageError("--segment must be above 0 minutes")
+        minutes = None if segment_s is None else segment_s / 60
+        check_bounds("--segment", minutes, SHORTEST_SEGMENT_S / 60, LONGEST_S / 60, "minutes")
         self._path = path
         self._sources = sources
         self._segment_s = segment_s
@@ -99,10 +103,11 @@ class VideoSink(Sink):
         self.written.append(film.path)
 
     def close(self) -> None:
-        """Finish the files and give them their names."""
-        for film in self._films.values():
-            self._finish(film)
-        self._films = {}
+        """Finish the files and give them their names, each whatever becomes of the others."""
+        with ExitStack() as stack:
+            for film in self._films.values():
+                stack.callback(self._finish, film)
+            self._films = {}
 
 
 class _Film:
@@ -140,8 +145,7 @@ class _Film:
     def finish(self) -> None:
         """Complete the file and give it its name."""
         self._writer.release()
-        with writing_to(self.path):
-            self.part.replace(self.path)
+        take_name(self.part, self.path)
 
 
 class SnapshotSink(Sink):

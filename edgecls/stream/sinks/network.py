@@ -221,10 +221,11 @@ class WebhookSink(Sink):
 
 
 class _Deadline:
-    """Ends the reading from a socket when its time is over, whatever still drips in."""
+    """Ends the reading from a socket when its time is over, whatever still drips in. Any thread may call it."""
 
     def __init__(self, hurry: threading.Event):
         self._hurry = hurry
+        self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
         self._watched: socket.socket | None = None
         self.passed = False
@@ -236,31 +237,38 @@ class _Deadline:
 
     def watch(self, watched: socket.socket) -> None:
         """Begin anew, with the socket of an attempt."""
-        self.stop()
-        self.passed, self._watched = False, watched
-        self.renew()
+        with self._lock:
+            self.passed, self._watched = False, watched
+            self._restart()
 
     def renew(self) -> None:
         """Count from now on."""
-        if self._watched is None:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = threading.Timer(self.seconds, self._pass, [self._watched])
-        self._timer.daemon = True
-        self._timer.start()
+        with self._lock:
+            self._restart()
 
     def stop(self) -> None:
         """There is nothing to wait for."""
-        self._watched = None
+        with self._lock:
+            self.passed, self._watched = False, None
+            self._restart()
+
+    def _restart(self) -> None:
+        """A new timer, where there is a socket to watch; for who holds the lock."""
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
+        if self._watched is not None:
+            self._timer = threading.Timer(self.seconds, self._pass)
+            self._timer.daemon = True
+            self._timer.start()
 
-    def _pass(self, watched: socket.socket) -> None:
-        if watched is self._watched:
-            self.passed = True
-            with suppress(OSError):
-                socket.socket.shutdown(watched, socket.SHUT_RDWR)
+    def _pass(self) -> None:
+        with self._lock:
+            # A timer that was cancelled too late to notice has nothing to say any more.
+            if self._watched is not None and threading.current_thread() is self._timer:
+                self.passed = True
+                with suppress(OSError):
+                    socket.socket.shutdown(self._watched, socket.SHUT_RDWR)
 
 
 def _manager(address: str, deadline: _Deadline) -> Any:

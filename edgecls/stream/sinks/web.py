@@ -67,7 +67,8 @@ class WebSink(Sink):
         for package in ("starlette", "uvicorn", "prometheus_client"):
             if missing_package(package, "web", ""):
                 raise MissingExtraError(package, "web", "the web view")
-        self.token = token if token or host in LOOPBACK else secrets.token_urlsafe(16)
+        self.drawn = not token and host not in LOOPBACK
+        self.token = secrets.token_urlsafe(16) if self.drawn else token
         self._host, self._port = host, int(port)
         self._limits = limits
         self.closing = False

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgecls.benchmark.clock import now_ns
+from edgecls.bounds import check_bounds
 from edgecls.card import Golden
 from edgecls.errors import MissingExtraError, SourceError, UsageError
+from edgecls.stream.frames import FASTEST_FPS, MAX_SIDE_PX, SLOWEST_FPS
 from edgecls.stream.sources.base import DEFAULT_FPS
 from edgecls.stream.sources.live import OPEN_TIMEOUT_S, Device
 from edgecls.stream.sources.v4l2 import found_cameras
@@ -20,9 +22,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 READ_TIMEOUT_S = 5.0
-DEMO_FPS = 30.0
+DEMO_FPS, SCREEN_FPS = 30.0, 15.0
 DEMO_HOLD_S = 1.5
 """How long the demonstration shows each image."""
+SLOWEST_STEADY_FPS = 1.0
+"""Twice as often as a camera must give a frame so as not to be stale."""
 ANEW_S = 1.0
 """A film's time that goes back by more begins anew."""
 SHOWN_AGAIN_S = 0.5
@@ -44,9 +48,17 @@ class Wanted:
 
     def check(self) -> None:
         """Raise `UsageError` for values that make no sense."""
-        for name, value in (("--width", self.width), ("--height", self.height), ("--fps", self.fps)):
-            if value is not None and value <= 0:
-                raise UsageError(f"{name} must be above 0, not {value}")
+        check_bounds("--width", self.width, 1, MAX_SIDE_PX, "pixels")
+        check_bounds("--height", self.height, 1, MAX_SIDE_PX, "pixels")
+        check_bounds("--fps", self.fps, SLOWEST_FPS, FASTEST_FPS, "frames a second")
+
+    def steady_fps(self, usual: float) -> float:
+        """The rate of a camera that shows nothing between two pictures, `usual` unless asked for.
+
+        Raises `UsageError` for one so slow that the camera would be taken for a dead one.
+        """
+        check_bounds("--fps for this camera", self.fps, SLOWEST_STEADY_FPS, FASTEST_FPS, "frames a second")
+        return usual if self.fps is None else self.fps
 
 
 ANY = Wanted()
@@ -288,7 +300,7 @@ class FilmDevice(Paced):
 class ScreenDevice(Paced):
     """The screen, or a rectangle of it, "left,top,width,height" in pixels."""
 
-    def __init__(self, rectangle: str, fps: float = 15.0):
+    def __init__(self, rectangle: str, fps: float = SCREEN_FPS):
         super().__init__(fps)
         try:
             import mss

@@ -16,6 +16,7 @@ from edgecls.stream.sources.base import Source
 from edgecls.stream.sources.camera import (
     ANY,
     DEMO_FPS,
+    SCREEN_FPS,
     DemoDevice,
     FilmDevice,
     OpenCvDevice,
@@ -48,8 +49,7 @@ class CameraOptions:
         """Raise `UsageError` for values that make no sense."""
         self.wanted.check()
         self.geometry.check()
-        if self.patience.give_up_s is not None and self.patience.give_up_s < 0:
-            raise UsageError("--give-up takes seconds, 0 or more")
+        self.patience.check()
 
 
 def split_name(camera: str) -> tuple[str | None, str]:
@@ -65,6 +65,7 @@ def open_source(camera: str, golden: Golden | None, options: CameraOptions = Cam
     image file, a folder of images, "-" for raw frames on standard input, or "demo", which shows `golden`. Live sources
     connect when they are started. Raises `SourceError` and `UsageError`.
     """
+    options.check()
     name, camera = split_name(camera)
     source = _open(camera, golden, options)
     if name:
@@ -80,7 +81,8 @@ def _open(camera: str, golden: Golden | None, options: CameraOptions) -> Source:
             raise SourceError(
                 "--camera demo shows a model's golden inputs, and a bare model file has none; give its folder"
             )
-        return live("demo", lambda: DemoDevice(golden, wanted.fps or DEMO_FPS), local)
+        fps = wanted.steady_fps(DEMO_FPS)
+        return live("demo", lambda: DemoDevice(golden, fps), local)
     if camera in STDIN:
         if wanted.width is None or wanted.height is None:
             raise UsageError("raw frames on standard input need --width and --height; the pixels are bgr24")
@@ -90,7 +92,8 @@ def _open(camera: str, golden: Golden | None, options: CameraOptions) -> Source:
     if " ! " in camera or camera.startswith("csi:"):
         return live(*_through_gstreamer(camera, wanted), local)
     if camera.startswith("screen:"):
-        return live("screen", lambda: ScreenDevice(camera.removeprefix("screen:"), wanted.fps or 15.0), local)
+        fps = wanted.steady_fps(SCREEN_FPS)
+        return live("screen", lambda: ScreenDevice(camera.removeprefix("screen:"), fps), local)
     if "://" in camera:
         return live(str(SecretUrl(camera)), partial(network, camera, wanted), options.patience)
     # What looks like a misspelt address is shown like one.
@@ -131,6 +134,7 @@ def _through_gstreamer(camera: str, wanted: Wanted) -> tuple[str, Callable[[], D
     sensor = camera.removeprefix("csi:") or "0"
     if not sensor.isdecimal():
         raise UsageError(f"csi: takes a sensor's number, not {sensor!r}")
+    wanted.steady_fps(DEMO_FPS)
     if not has_gstreamer():
         return f"csi {sensor}", partial(pipeline, "", wanted)
     return f"csi {sensor}", partial(pipeline, csi_pipeline(int(sensor), wanted), Wanted())

@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING
 from edgecls.benchmark.clock import now_ns
 from edgecls.data.images import read_image
 from edgecls.data.parallel import ordered_map
-from edgecls.errors import ImageError, SourceError
+from edgecls.errors import ImageError, SourceError, UsageError
 from edgecls.stream.frames import AS_IT_IS, Frame, Geometry
 from edgecls.stream.sources.base import DEFAULT_FPS, Source
 from edgecls.stream.sources.camera import FilmClock, frame_rate
@@ -97,6 +97,13 @@ class RawSource(FiniteSource):
     def __init__(
         self, width: int, height: int, fps: float | None, geometry: Geometry = AS_IT_IS, stream: IO[bytes] | None = None
     ):
+        from edgecls.opencv import MAX_PIXELS, PIXELS_VARIABLE
+
+        if width * height > MAX_PIXELS:
+            raise UsageError(
+                f"--width and --height make {width * height:,} pixels, above the limit of {MAX_PIXELS:,}; raise "
+                f"{PIXELS_VARIABLE} if the frames are that large"
+            )
         super().__init__("standard input", geometry)
         self.fps = fps or DEFAULT_FPS
         self._shape = (height, width, 3)

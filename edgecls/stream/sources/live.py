@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgecls.benchmark.clock import milliseconds_since, now_ns
+from edgecls.bounds import LONGEST_S, check_bounds
 from edgecls.errors import SourceError
 from edgecls.stream.decision import State
 from edgecls.stream.frames import AS_IT_IS, Frame, Geometry
@@ -53,6 +54,12 @@ class Patience:
     retry_max_s: float = 30.0
     give_up_s: float | None = None
     must_exist: bool = False
+
+    def check(self) -> None:
+        """Raise `UsageError` for values that make no sense."""
+        for name in ("stale_s", "stall_s", "retry_s", "retry_max_s"):
+            check_bounds(name, getattr(self, name), 1e-3, LONGEST_S, "seconds")
+        check_bounds("--give-up", self.give_up_s, 0.0, LONGEST_S, "seconds")
 
     def wait_s(self, attempt: int) -> float:
         """How long to wait after so many failures in a row."""

@@ -1,0 +1,96 @@
+"""Numbers of configurations: whatever they are set to, they lie within bounds or are refused in one line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+from edgecls.benchmark.answers import Limits
+from edgecls.benchmark.run import BenchmarkConfig
+from edgecls.benchmark.suite import SuiteConfig
+from edgecls.bounds import check_bounds
+from edgecls.errors import UsageError
+from edgecls.runs import Artefact
+from edgecls.stream.decision import Smoothing
+from edgecls.stream.loop import StreamConfig
+from edgecls.stream.sinks.files import VideoSink
+from edgecls.stream.sources import CameraOptions, open_source
+from edgecls.stream.sources.camera import Wanted
+from edgecls.stream.sources.live import Patience
+
+FIELDS = {
+    StreamConfig: ("duration_s", "frames", "max_fps"),
+    Smoothing: ("seconds", "majority", "hysteresis", "dwell_s", "min_confidence"),
+    Wanted: ("width", "height", "fps"),
+    Patience: ("stale_s", "stall_s", "retry_s", "retry_max_s", "give_up_s"),
+    BenchmarkConfig: ("rounds", "seconds", "threads"),
+    SuiteConfig: ("rounds", "seconds"),
+    Limits: ("max_latency_ms", "min_accuracy", "max_size_mb"),
+}
+WRONG = (math.nan, math.inf, -math.inf, -1, -1e-9, 1e12, 1e300, 10**400, 10**5000, True, "1", [1])
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda value: str(type(value)) if value == 10**5000 else repr(value)[:9])
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, names in FIELDS.items() for name in names])
+def test_a_setting_beyond_its_bounds_is_refused_in_one_line(kind: Any, name: str, wrong: Any):
+    with pytest.raises(UsageError) as refused:
+        kind(**{name: wrong}).check()
+    assert len(str(refused.value).splitlines()) == 1
+    assert len(str(refused.value)) < 200
+
+
+@pytest.mark.parametrize("kind", FIELDS)
+def test_the_usual_settings_are_within_their_bounds(kind: Any):
+    kind().check()
+
+
+@pytest.mark.parametrize("options", [CameraOptions(Wanted(fps=1e-12)), CameraOptions(patience=Patience(math.nan))])
+def test_cameras_are_not_opened_with_other_options(options: CameraOptions):
+    with pytest.raises(UsageError):
+        open_source("nowhere.mp4", None, options)
+
+
+@pytest.mark.parametrize("segment_s", [math.nan, 0, 0.5, 1e12, math.inf])
+def test_segments_last_a_second_or_more(segment_s: float):
+    with pytest.raises(UsageError, match="--segment"):
+        VideoSink(Path("seen.mp4"), [], segment_s)
+
+
+def test_raw_frames_are_not_larger_than_pictures_may_be():
+    with pytest.raises(UsageError, match="pixels"):
+        open_source("-", None, CameraOptions(Wanted(65535, 65535)))
+
+
+def test_whole_numbers_are_whole():
+    check_bounds("--frames", 3, 1, 5)
+    with pytest.raises(UsageError, match=r"--frames takes a whole number from 1 to 5, not 2\.5"):
+        check_bounds("--frames", 2.5, 1, 5)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--max-fps", "1e-12"), ("--max-fps", "1e8"), ("--fps", "1e-12"), ("--fps", "0.2"), ("--duration", "1e-12"),
+        ("--give-up", "-1"), ("--smooth", "1e8"), ("--dwell", "1e8"), ("--hysteresis", "1"), ("--majority", "100000"),
+        ("--min-confidence", "1.1"), ("--width", "70000"), ("--height", "0"),
+        ("--record", "seen.mp4", "--segment", "1e-12"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_options_beyond_their_bounds_are_usage_errors(
+    cli: Callable[..., Result],
+    trained: Artefact,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    option: tuple[str, ...],
+):
+    monkeypatch.chdir(tmp_path)
+    result = cli("stream", "--camera", "demo", "--model", trained.place, "--display", "none", *option)
+    assert result.exit_code == 2, result.output
+    assert option[-2] in result.stderr
+    assert not list(tmp_path.iterdir())
