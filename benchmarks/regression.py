@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from edgecls import env
+from edgecls.runtime import machine
 
 
 def command(bundle: Path, folder: Path, *options: str) -> int:
@@ -71,7 +71,7 @@ def main() -> None:
     print(f"another run's median lay in the printed interval {sum(agreed)} times of {options.times}")
     if options.out:
         result = {
-            "machine": env.this_machine().to_json(), "versions": env.versions(), "slowdown": options.slowdown,
+            "machine": machine.this_machine().to_json(), "versions": machine.versions(), "slowdown": options.slowdown,
             "limit": options.limit, "flagged": flagged, "changes": changes, "agreed": agreed, "medians_ms": medians_ms,
         }  # fmt: skip
         options.out.write_text(json.dumps(result, indent=1) + "\n")

@@ -15,14 +15,15 @@ from typing import get_args
 
 import numpy as np
 
-from edgecls import runs
-from edgecls.backends.torch import TorchSession, open_module
-from edgecls.benchmark.clock import Latency, sample
+from edgecls.clock import Latency, sample
 from edgecls.data.dataset import open_recorded
-from edgecls.evaluate.inference import labels_of, prepared, scores_of
+from edgecls.evaluate.inference import labels_of, prepared
 from edgecls.evaluate.metrics import measure
-from edgecls.opencv import cv2
-from edgecls.preprocess import Interpolation, Preprocess
+from edgecls.imaging.opencv import cv2
+from edgecls.imaging.preprocess import Interpolation, Preprocess
+from edgecls.models.torch_backend import TorchSession, open_module
+from edgecls.runtime import store
+from edgecls.runtime.pipeline import scores_of
 
 SHAPES = ((480, 640, 3), (1080, 1920, 3), (3000, 4000, 3))
 ROUNDS = 3
@@ -41,10 +42,10 @@ def main() -> None:
         cells = "  ".join(f"{name} {Latency.of(durations).p50_ms:.2f} ms" for name, durations in samples.items())
         print(f"{shape[1]}x{shape[0]}: {cells}")
     if len(sys.argv) > 1:
-        _accuracy(runs.find_run(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)
+        _accuracy(store.find_run(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)
 
 
-def _accuracy(run: runs.Artefact, side_px: int | None) -> None:
+def _accuracy(run: store.Artefact, side_px: int | None) -> None:
     side_px = side_px or run.card.preprocess.height_px
     test = (dataset := open_recorded(run.place)).splits["test"]
     module = open_module(Path(run.place / run.card.model_file), run.card)

@@ -15,13 +15,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from edgecls import backends, env, runs
-from edgecls.benchmark.clock import milliseconds_since, now_ns
+from edgecls import backends
+from edgecls.clock import milliseconds_since, now_ns
 from edgecls.errors import EdgeclsError
 from edgecls.export.bundle import ExportConfig, export
+from edgecls.runtime import machine, store
 
 
-def study(run: runs.Artefact, target: str, images: int, every_rung: bool, keep: bool) -> dict[str, Any]:
+def study(run: store.Artefact, target: str, images: int, every_rung: bool, keep: bool) -> dict[str, Any]:
     """Export one run for one target; the ladder's figures, or the reason why there are none."""
     begun = now_ns()
     record: dict[str, Any] = {
@@ -47,7 +48,7 @@ def study(run: runs.Artefact, target: str, images: int, every_rung: bool, keep: 
         "recommended": quality.recommended,
         "rungs": list(card.lineage.ladder or ()),
         "seconds": round(milliseconds_since(begun) / 1000, 1),
-        "peak_memory_mb": round(env.peak_memory_mb() or 0),
+        "peak_memory_mb": round(machine.peak_memory_mb() or 0),
     }
 
 
@@ -91,11 +92,11 @@ def main() -> None:
             print(f"`{place.name}`: {result['machine']['cpu']}, {result['machine']['cores']} cores\n")
             print(table(result["records"]))
         return
-    result = {"machine": env.this_machine().to_json(), "versions": env.versions(), "records": []}
+    result = {"machine": machine.this_machine().to_json(), "versions": machine.versions(), "records": []}
     for place in options.places:
         for target in options.targets.split(","):
             result["records"].append(
-                study(runs.find_run(place), target, options.images, options.every_rung, options.keep)
+                study(store.find_run(place), target, options.images, options.every_rung, options.keep)
             )
             options.out.parent.mkdir(parents=True, exist_ok=True)
             options.out.write_text(json.dumps(result, indent=1) + "\n")

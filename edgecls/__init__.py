@@ -11,21 +11,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgecls.card import Card
-    from edgecls.classifier import Classifier, Prediction, load
+    from edgecls.artifact.card import Card
     from edgecls.errors import EdgeclsError
-    from edgecls.preprocess import Preprocess
+    from edgecls.imaging.preprocess import Preprocess
+    from edgecls.runtime.classifier import Classifier, Prediction, load
 
 __version__ = "0.1.0"
 __all__ = ["Card", "Classifier", "EdgeclsError", "Prediction", "Preprocess", "__version__", "load"]
 
 _HOMES = {
-    "Card": "card",
-    "Classifier": "classifier",
+    "Card": "artifact.card",
+    "Classifier": "runtime.classifier",
     "EdgeclsError": "errors",
-    "Prediction": "classifier",
-    "Preprocess": "preprocess",
-    "load": "classifier",
+    "Prediction": "runtime.classifier",
+    "Preprocess": "imaging.preprocess",
+    "load": "runtime.classifier",
 }
 
 

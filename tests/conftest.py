@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from edgecls import backends, runs
+from edgecls import backends
 from edgecls.benchmark.run import BenchmarkConfig
 from edgecls.cli import app
 from edgecls.data.sources import DigitsSource
 from edgecls.errors import BackendError
+from edgecls.export import compare as compare_module
 from edgecls.export import bundle as bundle_module
 from edgecls.export.bundle import ExportConfig, export
-from edgecls.opencv import cv2
-from edgecls.report import compare as compare_module
-from edgecls.runs import Artefact
+from edgecls.imaging.opencv import cv2
+from edgecls.runtime import store
+from edgecls.runtime.store import Artefact
 from edgecls.train.config import TrainConfig
 from edgecls.train.loop import train
 
@@ -36,7 +37,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def runs_folder(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every test sees the same runs folder and none touches the developer's own."""
     folder = workspace / "runs"
-    monkeypatch.setenv(runs.RUNS_VARIABLE, str(folder))
+    monkeypatch.setenv(store.RUNS_VARIABLE, str(folder))
     return folder
 
 
@@ -55,7 +56,7 @@ def trained(workspace: Path) -> Artefact:
     """A run: simple_cnn on the embedded digits at 32 pixels."""
     place = workspace / "runs" / "001-digits-simple_cnn"
     train(TrainConfig(arch="simple_cnn", epochs=3, size_px=32, batch_size=64, out=place))
-    return runs.find(place)
+    return store.find(place)
 
 
 @pytest.fixture(scope="session")

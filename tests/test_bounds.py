@@ -15,7 +15,7 @@ from edgecls.benchmark.run import BenchmarkConfig
 from edgecls.benchmark.suite import SuiteConfig
 from edgecls.bounds import check_bounds
 from edgecls.errors import UsageError
-from edgecls.runs import Artefact
+from edgecls.runtime.store import Artefact
 from edgecls.stream.decision import Smoothing
 from edgecls.stream.loop import StreamConfig
 from edgecls.stream.sinks.files import VideoSink

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from edgecls.card import Golden
-from edgecls.opencv import cv2
-from edgecls.runs import Artefact
+from edgecls.artifact.golden import Golden
+from edgecls.imaging.opencv import cv2
+from edgecls.runtime.store import Artefact
 
 BLOCKED = (
     "torch",

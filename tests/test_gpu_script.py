@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 from edgecls import backends
-from edgecls.runs import Artefact
+from edgecls.runtime.store import Artefact
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "gpu" / "run.py"
 

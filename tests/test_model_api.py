@@ -9,7 +9,7 @@ import pytest
 
 import edgecls
 from edgecls.data.dataset import open_recorded
-from edgecls.runs import Artefact
+from edgecls.runtime.store import Artefact
 
 model_api = pytest.importorskip("model_api.models", reason="openvino-model-api is not installed")
 

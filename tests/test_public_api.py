@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 import edgecls
-from edgecls.card import Golden
+from edgecls.artifact.golden import Golden
 from edgecls.errors import ImageError, UsageError
-from edgecls.evaluate.metrics import softmax
-from edgecls.opencv import cv2
-from edgecls.runs import Artefact
+from edgecls.imaging.opencv import cv2
+from edgecls.runtime.scores import softmax
+from edgecls.runtime.store import Artefact
 
 
 @pytest.fixture

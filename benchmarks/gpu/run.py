@@ -20,22 +20,23 @@ from typing import Any
 
 import numpy as np
 
-from edgecls import backends, env, runs
+from edgecls import backends
+from edgecls.artifact.golden import Golden
 from edgecls.backends.nvidia import cuda
-from edgecls.benchmark.clock import milliseconds_since, now_ns
-from edgecls.card import Golden
+from edgecls.clock import milliseconds_since, now_ns
 from edgecls.errors import EdgeclsError
-from edgecls.evaluate.inference import pipelined, scores_of
-from edgecls.evaluate.metrics import agreement
 from edgecls.export.bundle import ExportConfig, export
-from edgecls.report.layers import look_inside
+from edgecls.runtime import machine, store
+from edgecls.runtime.layers import look_inside
+from edgecls.runtime.pipeline import pipelined, scores_of
+from edgecls.runtime.scores import agreement
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 PRECISIONS = ("fp32", "fp16", "int8")
 IMAGES = 256
 
 
-def study(run: runs.Artefact, precision: str, seconds: float) -> dict[str, Any]:
+def study(run: store.Artefact, precision: str, seconds: float) -> dict[str, Any]:
     """Everything about one run in one precision."""
     record: dict[str, Any] = {"run": run.place.name, "arch": run.card.arch, "precision": precision}
     config = ExportConfig("tensorrt", run.place, precision, batch=(1, 1, max(BATCHES)), max_drop_points=100.0)
@@ -53,7 +54,7 @@ def study(run: runs.Artefact, precision: str, seconds: float) -> dict[str, Any]:
     return record
 
 
-def parity(bundle: runs.Artefact) -> dict[str, Any]:
+def parity(bundle: store.Artefact) -> dict[str, Any]:
     """Answers of the engine against those of ONNX Runtime on the same graph."""
     images = np.concatenate([Golden.read(bundle.place, bundle.card).images, noise(bundle, IMAGES)])
     stand_in = backends.find(bundle.backend.stand_in or "onnx")
@@ -69,7 +70,7 @@ def parity(bundle: runs.Artefact) -> dict[str, Any]:
     }
 
 
-def latency(bundle: runs.Artefact, seconds: float) -> list[dict[str, Any]]:
+def latency(bundle: store.Artefact, seconds: float) -> list[dict[str, Any]]:
     """Host image in to host scores out, one batch after another, and for one image also two under way at once."""
     rows = []
     with bundle.open() as session:
@@ -94,7 +95,7 @@ def latency(bundle: runs.Artefact, seconds: float) -> list[dict[str, Any]]:
     return rows
 
 
-def inside(bundle: runs.Artefact) -> dict[str, Any]:
+def inside(bundle: store.Artefact) -> dict[str, Any]:
     """What the engine computes in."""
     seen = look_inside(bundle)
     weighted = [layer for layer in seen.layers if layer.weighted]
@@ -104,7 +105,7 @@ def inside(bundle: runs.Artefact) -> dict[str, Any]:
     return {"time_shares": seen.shares, "layers_with_weights": counts, "missed": seen.missed}
 
 
-def trtexec(bundle: runs.Artefact) -> dict[str, Any] | None:
+def trtexec(bundle: store.Artefact) -> dict[str, Any] | None:
     """NVIDIA's own tool on the same ONNX file, or None where it is not installed."""
     program = shutil.which("trtexec") or shutil.which("trtexec", path="/usr/src/tensorrt/bin")
     if program is None:
@@ -116,7 +117,7 @@ def trtexec(bundle: runs.Artefact) -> dict[str, Any] | None:
     return {"p50_ms": float(found[1])} if found else {"error": done.stderr.strip().splitlines()[-1:] or done.returncode}
 
 
-def noise(bundle: runs.Artefact, count: int) -> np.ndarray:
+def noise(bundle: store.Artefact, count: int) -> np.ndarray:
     """Raw inputs (count, h, w, 3) that look like nothing."""
     return np.random.default_rng(0).integers(0, 256, (count, *bundle.card.input_shape), dtype=np.uint8)
 
@@ -133,12 +134,12 @@ def main() -> None:
         parser.exit(5, f"error: {reason}\n")
     gpu = cuda.gpu()
     result: dict[str, Any] = {
-        "machine": env.this_machine().to_json(), "gpu": vars(gpu) if gpu else None, "tensorrt": backend.version(),
-        "versions": env.versions(), "records": [],
+        "machine": machine.this_machine().to_json(), "gpu": vars(gpu) if gpu else None, "tensorrt": backend.version(),
+        "versions": machine.versions(), "records": [],
     }  # fmt: skip
     for place in options.runs:
         for precision in PRECISIONS:
-            record = study(runs.find_run(place), precision, options.seconds)
+            record = study(store.find_run(place), precision, options.seconds)
             result["records"].append(record)
             options.out.write_text(json.dumps(result, indent=1) + "\n")
             print(json.dumps({name: record.get(name) for name in ("run", "precision", "build_s", "parity", "error")}))

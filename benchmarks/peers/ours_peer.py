@@ -12,15 +12,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import common
 
-from edgecls import runs
 from edgecls.backends import Parallelism
-from edgecls.classifier import load
-from edgecls.evaluate.inference import pipelined
+from edgecls.runtime import store
+from edgecls.runtime.classifier import load
+from edgecls.runtime.pipeline import pipelined
 
 
 def infer(plan: dict[str, Any]) -> dict[str, float]:
     """Raw inputs to scores: one after the other, or, with streams, beside each other."""
-    artefact = runs.find(plan["model"])
+    artefact = store.find(plan["model"])
     streams = plan.get("streams", 1)
     image = np.random.default_rng(0).integers(0, 256, (1, *artefact.card.input_shape), np.uint8)
     with artefact.open(Parallelism(streams=streams)) as session:

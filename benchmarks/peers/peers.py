@@ -73,9 +73,9 @@ class Plan:
         cls, suite: dict[str, Any], place: Path, photos: Path, video: Path | None, calibration: Path | None
     ) -> Plan:
         """Export what is missing of a run, and find the images."""
-        from edgecls import runs
+        from edgecls.runtime import store
 
-        run = runs.find_run(place)
+        run = store.find_run(place)
         for bundle in ("onnx-fp32", "onnx-int8", "openvino-fp32", "openvino-int8"):
             if not (run.place / "bundles" / bundle / "card.json").exists():
                 target, precision = bundle.split("-")

@@ -10,8 +10,8 @@ import json
 import shutil
 import sys
 
-from edgecls import runs
 from edgecls.models import create, load_weights, read_weights
+from edgecls.runtime import store
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
     import torch
     import yaml
 
-    run = runs.find_run(sys.argv[1])
+    run = store.find_run(sys.argv[1])
     card, folder = run.card, run.place / "peers"
     folder.mkdir(exist_ok=True)
     network = create(card.arch, len(card.classes))

@@ -22,10 +22,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.peers.peers import PEERS, Peer, Plan
-from edgecls import env
 from edgecls.benchmark import conditions
 from edgecls.benchmark.statistics import again
-from edgecls.storage import parse_toml
+from edgecls.files import parse_toml
+from edgecls.runtime import machine
 
 TIMEOUT_S = 600
 OPERATORS = '''\
@@ -123,7 +123,7 @@ def main() -> None:
     print(json.dumps(table, indent=1))
     if options.out:
         result = {
-            "machine": env.this_machine().to_json(), "versions": env.versions(), "conditions": state.to_json(),
+            "machine": machine.this_machine().to_json(), "versions": machine.versions(), "conditions": state.to_json(),
             "suite": suite, "rounds": options.rounds, "missing": missing, "summary": table, "visits": found,
         }  # fmt: skip
         options.out.write_text(json.dumps(result, indent=1) + "\n")

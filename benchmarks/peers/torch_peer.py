@@ -12,15 +12,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import common
 
-from edgecls import runs
-from edgecls.backends.torch import open_module
+from edgecls.models.torch_backend import open_module
+from edgecls.runtime import store
 
 
 def infer(plan: dict[str, Any]) -> dict[str, float]:
     """Raw inputs to scores, one after the other."""
     import torch
 
-    artefact = runs.find(plan["model"])
+    artefact = store.find(plan["model"])
     module = open_module(artefact.place / artefact.card.model_file, artefact.card)
     if plan.get("compile"):
         module = torch.compile(module)  # type: ignore[assignment]

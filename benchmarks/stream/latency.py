@@ -19,8 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from edgecls import env
-from edgecls.classifier import load
+from edgecls.runtime import machine
+from edgecls.runtime.classifier import load
 from edgecls.stream.decision import Decision
 from edgecls.stream.frames import Frame
 from edgecls.stream.loop import Stream, StreamConfig, Summary
@@ -95,7 +95,7 @@ def main() -> None:
         parts = f"2 x {inference_ms:.2f} ms + 1 / {found[0]['captured_per_s']:.0f} s"
         print(f"{slow:8}  {ages}; bound {bound_ms:.2f} ms = {parts}")
     if options.out:
-        result = {"machine": env.this_machine().to_json(), "versions": env.versions(), "fps": options.fps,
+        result = {"machine": machine.this_machine().to_json(), "versions": machine.versions(), "fps": options.fps,
                   "frames": options.frames, "rounds": rounds}  # fmt: skip
         options.out.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -28,7 +28,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from edgecls import env
+from edgecls.runtime import machine
 from tests.stream.cameras import MjpegServer, RtspServer, found, free_port, missing_rtsp
 
 SAMPLE_S = 5.0
@@ -262,7 +262,7 @@ def report(
     }
     print(json.dumps(figures, indent=1))
     if options.out:
-        result = {"machine": env.this_machine().to_json(), "versions": env.versions(), **figures}
+        result = {"machine": machine.this_machine().to_json(), "versions": machine.versions(), **figures}
         options.out.write_text(json.dumps(result, indent=1) + "\n")
 
 

@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from edgecls.storage import sha256
+from edgecls.files import sha256
 from edgecls.train.checkpoint import CHECKPOINT_FILE, read_checkpoint
 
 STARTS_S = 4.0

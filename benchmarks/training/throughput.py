@@ -22,8 +22,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from edgecls import env
-from edgecls.data.parallel import usable_cpus
+from edgecls.concurrency import usable_cpus
+from edgecls.runtime import machine
 
 FROZEN_EPOCHS = 30
 BATCH = 32
@@ -31,7 +31,7 @@ BATCH = 32
 
 def plain(photos: Path, arch: str, size_px: int) -> float:
     """Images per second of the plain loop in its second epoch."""
-    from edgecls.vision import import_torchvision
+    from edgecls.models.vision import import_torchvision
 
     models = import_torchvision().models
     import torch
@@ -127,7 +127,7 @@ def main() -> None:
         )
     if options.out:
         result = {
-            "machine": env.this_machine().to_json(), "versions": env.versions(), "arch": options.arch,
+            "machine": machine.this_machine().to_json(), "versions": machine.versions(), "arch": options.arch,
             "size_px": options.size, "batch": BATCH, "frozen_epochs": FROZEN_EPOCHS, "rounds": rounds,
         }  # fmt: skip
         options.out.write_text(json.dumps(result, indent=1) + "\n")

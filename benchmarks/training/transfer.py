@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from edgecls import env
+from edgecls.runtime import machine
 
 
 def trained(photos: Path, weights: str, options: list[str], folder: Path) -> dict[str, Any]:
@@ -52,7 +52,8 @@ def main() -> None:
             f"{each['seconds']:.0f} s", flush=True,
         )  # fmt: skip
     if options.out:
-        result = {"machine": env.this_machine().to_json(), "versions": env.versions(), "data": options.photos.name,
+        result = {"machine": machine.this_machine().to_json(), "versions": machine.versions(),
+                  "data": options.photos.name,
                   "options": rest, **found}  # fmt: skip
         options.out.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -1,13 +1,16 @@
 """The registry: every module of this package that defines `BACKEND` is a backend; a new one is one new file.
 
+Other packages bring theirs as entry points of the group `edgecls.backends`, and so does our own workstation half.
 Importing a backend module is cheap: the runtime itself is imported when it is used.
 """
 
 from __future__ import annotations
 
+import logging
 import pkgutil
+from collections.abc import Iterator
 from functools import cache
-from importlib import import_module
+from importlib import import_module, metadata
 from pathlib import Path
 
 from edgecls.backends.base import LOW_LATENCY, THROUGHPUT, Backend, Parallelism, Pending, Session, Tell
@@ -18,13 +21,32 @@ __all__ = [
     "find", "find_for_file",
 ]  # fmt: skip
 
+ENTRY_POINTS = "edgecls.backends"
+logger = logging.getLogger(__name__)
+
 
 @cache
 def all_backends() -> dict[str, Backend]:
     """Every backend by name, in alphabetical order."""
     modules = (import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__))
-    backends = [module.BACKEND for module in modules if hasattr(module, "BACKEND")]
-    return {backend.name: backend for backend in sorted(backends, key=lambda backend: backend.name)}
+    backends = {module.BACKEND.name: module.BACKEND for module in modules if hasattr(module, "BACKEND")}
+    for backend in _from_other_packages():
+        backends.setdefault(backend.name, backend)
+    return dict(sorted(backends.items()))
+
+
+def _from_other_packages() -> Iterator[Backend]:
+    """The backends that entry points name; one that cannot be loaded is logged and left out."""
+    for entry in metadata.entry_points(group=ENTRY_POINTS):
+        try:
+            backend = entry.load()
+            if not isinstance(backend, Backend):
+                raise TypeError(f"it is no Backend but of the type {type(backend).__name__}")
+        except Exception as error:
+            # Whatever another package does wrong must not stop the backends that work.
+            logger.warning("the backend %s cannot be loaded from %s: %s", entry.name, entry.value, error)
+        else:
+            yield backend
 
 
 def exportable() -> dict[str, Backend]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 from weakref import WeakSet
 
-from edgecls.card import Card, Runtime, check_files, with_files
+from edgecls.artifact.card import Card, Runtime, check_files, with_files
 from edgecls.errors import ArtefactError, BackendError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from edgecls.artifact.card import EMBEDDED_KEY, Card
 from edgecls.backends.base import Layer, missing_package
-from edgecls.card import EMBEDDED_KEY, Card
 from edgecls.errors import BackendError
 
 OPSET = 17

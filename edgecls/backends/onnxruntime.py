@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgecls.artifact.card import EMBEDDED_KEY, INPUT_NAME, OUTPUT_NAME, Card, Runtime
 from edgecls.backends.base import (
     PROCESSORS,
     PROFILED_RUNS,
@@ -19,8 +20,7 @@ from edgecls.backends.base import (
     missing_package,
 )
 from edgecls.backends.onnx_graph import embed_card
-from edgecls.card import EMBEDDED_KEY, INPUT_NAME, OUTPUT_NAME, Card, Runtime
-from edgecls.data.parallel import usable_cpus
+from edgecls.concurrency import usable_cpus
 from edgecls.errors import ArtefactError, UsageError, first_line
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgecls.artifact.card import EMBEDDED_KEY, Card, Runtime
 from edgecls.backends.base import (
     LOW_LATENCY,
     NO_OPTIONS,
@@ -20,7 +21,6 @@ from edgecls.backends.base import (
     Session,
     Tell,
 )
-from edgecls.card import EMBEDDED_KEY, Card, Runtime
 from edgecls.errors import ArtefactError, BackendError, UsageError
 
 if TYPE_CHECKING:

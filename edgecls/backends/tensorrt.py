@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgecls.artifact.card import Card, Runtime
 from edgecls.backends.base import Backend, BuildOptions, Layer, Parallelism, Session, Tell, missing_package
 from edgecls.backends.nvidia import cuda
 from edgecls.backends.nvidia.engines import DEFAULT_BATCH, EngineCache, Plan, capabilities
 from edgecls.backends.nvidia.flavours import INSTALL, Flavour, installed_flavours
 from edgecls.backends.onnx_graph import embed_card, graph_layers, quantizer_faults
-from edgecls.card import Card, Runtime
 from edgecls.errors import BackendError, UsageError
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgecls.backends import LOW_LATENCY
-from edgecls.benchmark.clock import milliseconds_since, now_ns
-from edgecls.classifier import Classifier
-from edgecls.data.images import decode_image
-from edgecls.runs import Artefact
+from edgecls.clock import milliseconds_since, now_ns
+from edgecls.imaging.decode import decode_image
+from edgecls.runtime.classifier import Classifier
+from edgecls.runtime.store import Artefact
 
 STEPS = ("decode", "preprocess", "copy", "inference", "postprocess")
 WARM_UP = 5

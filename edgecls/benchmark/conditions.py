@@ -51,7 +51,7 @@ class Ticks:
 
 def now() -> Conditions:
     """Look at the machine."""
-    from edgecls.data.parallel import usable_cpus
+    from edgecls.concurrency import usable_cpus
 
     try:
         load: float | None = os.getloadavg()[0] / usable_cpus()

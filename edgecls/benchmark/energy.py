@@ -10,7 +10,7 @@ import threading
 from abc import ABC, abstractmethod
 from pathlib import Path
 
-from edgecls.benchmark.clock import milliseconds_since, now_ns
+from edgecls.clock import milliseconds_since, now_ns
 
 POWERCAP = Path("/sys/class/powercap")
 INA3221 = Path("/sys/bus/i2c/drivers/ina3221")

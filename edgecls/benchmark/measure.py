@@ -10,12 +10,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecls import env, runs
+from edgecls import clock
+from edgecls.artifact.golden import Golden
 from edgecls.backends import Parallelism, Session
-from edgecls.benchmark import clock, conditions, energy
-from edgecls.card import Golden
-from edgecls.evaluate.inference import overlapped
-from edgecls.runs import Artefact
+from edgecls.benchmark import conditions, energy
+from edgecls.clock import sample
+from edgecls.runtime import machine, store
+from edgecls.runtime.pipeline import overlapped
+from edgecls.runtime.store import Artefact
 
 if TYPE_CHECKING:
     from numpy import uint8
@@ -68,7 +70,7 @@ class Visit:
 
 def measure(task: Task) -> Visit:
     """Measure a candidate in this process."""
-    begun_ns, artefact = clock.now_ns(), runs.find(Path(task.model))
+    begun_ns, artefact = clock.now_ns(), store.find(Path(task.model))
     with artefact.open(Parallelism(task.threads, task.streams)) as session:
         load_ms = clock.milliseconds_since(begun_ns)
         images = inputs(artefact, task.batch)
@@ -97,7 +99,7 @@ def measure(task: Task) -> Visit:
             load_ms,
             first_ms,
             answered_unix_s,
-            env.peak_memory_mb(),
+            machine.peak_memory_mb(),
             min(anchor_ms, _anchor_ms()),
             after.stolen_since(before),
             after.throttled > before.throttled,
@@ -178,3 +180,9 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+
+
+def sample_session(session: Session, image: NDArray[uint8], seconds: float = 1.0) -> list[float]:
+    """Durations in milliseconds of `Session.infer` on one raw input (h, w, 3)."""
+    images = image[None]
+    return sample(lambda: session.infer(images), seconds)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgecls import env
 from edgecls.benchmark.statistics import Interval, slowdown
 from edgecls.benchmark.suite import SCHEMA, Measured, visited
 from edgecls.errors import ArtefactError, UsageError, first_line
-from edgecls.storage import read_text, shortened
+from edgecls.files import read_text, shortened
+from edgecls.runtime import machine
 
 MOST_ROUNDS = 25
 """Where it is not clear yet, candidates are visited again, so often at most."""
@@ -102,5 +102,5 @@ def _now(result: Measured) -> Sequence[float]:
 
 def same_machine(baseline: dict[str, Any]) -> bool:
     """Whether the baseline was measured on such a machine."""
-    here = env.this_machine().to_json()
+    here = machine.this_machine().to_json()
     return all(baseline["machine"].get(name) == here[name] for name in ("cpu", "cores", "gpu"))

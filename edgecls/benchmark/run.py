@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from edgecls import env
+from edgecls.artifact.card import write_card
 from edgecls.backends import Parallelism
-from edgecls.benchmark.clock import Latency, sample_session
-from edgecls.benchmark.measure import inputs
+from edgecls.benchmark.measure import inputs, sample_session
 from edgecls.bounds import LONGEST_S, MOST, check_bounds
-from edgecls.card import write_card
+from edgecls.clock import Latency
 from edgecls.errors import OutputError
-from edgecls.runs import Artefact
+from edgecls.runtime import machine
+from edgecls.runtime.store import Artefact
 
 if TYPE_CHECKING:
     pass
@@ -93,13 +93,13 @@ def remember(rows: Sequence[Row]) -> None:
 
     Lowered precision that was timed in turn with float32 for the same target also gets its gain, and the verdict.
     """
-    machine = env.this_machine().name
+    here = machine.this_machine().name
     float32 = {row.artefact.card.target: row for row in rows if row.artefact.card.precision == "fp32"}
     for row in rows:
         artefact = row.artefact
         if row.latency is None or not artefact.place.is_dir() or artefact.is_run:
             continue
-        quality = replace(artefact.card.quality, latency_ms=row.latency.p50_ms, latency_machine=machine)
+        quality = replace(artefact.card.quality, latency_ms=row.latency.p50_ms, latency_machine=here)
         rival = float32.get(artefact.card.target)
         if rival is not None and rival is not row:
             quality = replace(quality, gain=gain_over(row, rival)).with_verdict()

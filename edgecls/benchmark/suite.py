@@ -14,16 +14,16 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from edgecls import env
 from edgecls.benchmark import conditions
-from edgecls.benchmark.clock import Latency
 from edgecls.benchmark.measure import Task, Visit
 from edgecls.benchmark.run import Row
 from edgecls.benchmark.statistics import Interval, again
 from edgecls.bounds import LONGEST_S, MOST, check_bounds
+from edgecls.clock import Latency
 from edgecls.errors import ArtefactError, UsageError
-from edgecls.runs import Artefact
-from edgecls.storage import write_text
+from edgecls.files import write_text
+from edgecls.runtime import machine
+from edgecls.runtime.store import Artefact
 
 SCHEMA = 2
 RESULT_FILE = "benchmark.json"
@@ -236,8 +236,8 @@ def record(results: Sequence[Measured], config: SuiteConfig, state: conditions.C
     return {
         "schema": SCHEMA,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": env.this_machine().to_json(),
-        "versions": env.versions(),
+        "machine": machine.this_machine().to_json(),
+        "versions": machine.versions(),
         "conditions": state.to_json(),
         "remarks": remarks(results, state),
         "config": asdict(config),

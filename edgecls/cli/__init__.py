@@ -31,7 +31,7 @@ from edgecls.cli.train import train
 from edgecls.cli.tune import tune
 from edgecls.cli.verify import verify
 from edgecls.errors import EdgeclsError, OutputError, UsageError
-from edgecls.storage import is_disk_trouble, path_error, shortened
+from edgecls.files import is_disk_trouble, path_error, shortened
 
 DEBUG_VARIABLE = "EDGECLS_DEBUG"
 INTERNAL_ERROR = 70

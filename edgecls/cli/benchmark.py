@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edgecls.benchmark.answers import Limits
     from edgecls.benchmark.regression import Change
     from edgecls.benchmark.suite import Candidate, Measured
-    from edgecls.runs import Artefact
+    from edgecls.runtime.store import Artefact
 
 PICTURE_FILE, PAGE_FILE = "benchmark.png", "benchmark.html"
 WHAT, HOW, ANSWERS = "What to measure", "How", "Answers"
@@ -77,8 +77,8 @@ def benchmark(
     """Which model to ship on this machine: every bundle of a run, and its torch parent, measured in turn."""
     from edgecls.benchmark import answers, conditions, regression, suite
     from edgecls.benchmark.run import remember
-    from edgecls.runs import find, latest_run
-    from edgecls.storage import make_folder
+    from edgecls.files import make_folder
+    from edgecls.runtime.store import find, latest_run
 
     config = suite.SuiteConfig(rounds, seconds, _numbers("threads", threads), _counts("batch", batch),
                                _numbers("streams", streams))  # fmt: skip
@@ -141,7 +141,7 @@ def _counts(name: str, text: str) -> tuple[int, ...]:
 
 
 def _with_bundles(named: Sequence[Artefact]) -> list[Artefact]:
-    from edgecls.runs import bundles_of
+    from edgecls.runtime.store import bundles_of
 
     found: list[Artefact] = []
     for artefact in named:
@@ -151,8 +151,8 @@ def _with_bundles(named: Sequence[Artefact]) -> list[Artefact]:
 
 def _accuracies(chosen: Sequence[Candidate], data: Path, tell: Callable[[str], None]) -> dict[Path, float]:
     """Top-1 of each artefact that runs here, through its own runtime."""
+    from edgecls.evaluate.evaluation import evaluate_artefact
     from edgecls.evaluate.metrics import measure
-    from edgecls.report.evaluation import evaluate_artefact
 
     found: dict[Path, float] = {}
     for artefact in {each.artefact.place: each.artefact for each in chosen}.values():
@@ -166,10 +166,10 @@ def _accuracies(chosen: Sequence[Candidate], data: Path, tell: Callable[[str], N
 def _broken_down(results: Sequence[Measured], data: Path, tell: Callable[[str], None]) -> list[dict[str, Any]]:
     """The way from file to label of each artefact, on image files of the data."""
     from edgecls.benchmark.breakdown import FILES, break_down
-    from edgecls.data.images import image_paths
     from edgecls.data.layout import find_layout
     from edgecls.data.sources import FolderSource
-    from edgecls.storage import read_bytes
+    from edgecls.files import read_bytes
+    from edgecls.imaging.decode import image_paths
 
     if data.is_dir():
         paths = image_paths([data])
@@ -273,9 +273,9 @@ def _judge(changes: Sequence[Change], limit: float, strict: bool, same: bool, as
 
 
 def _picture(record: dict[str, Any], path: Path) -> Path:
+    from edgecls.files import write_bytes
     from edgecls.report.benchmark_figures import one_at_a_time, pareto
     from edgecls.report.figures import png
-    from edgecls.storage import write_bytes
 
     write_bytes(path, png(pareto(one_at_a_time(record["rows"]), record["answer"]["front"])))
     return path
@@ -283,7 +283,7 @@ def _picture(record: dict[str, Any], path: Path) -> Path:
 
 def _page(record: dict[str, Any], answer: dict[str, Any], best: Measured | None, path: Path) -> Path:
     from edgecls.report.benchmark_page import write_page
-    from edgecls.report.layers import look_inside
+    from edgecls.runtime.layers import look_inside
 
     write_page(record, answer, path, (best.candidate.key, look_inside(best.candidate.artefact)) if best else None)
     return path

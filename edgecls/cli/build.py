@@ -18,9 +18,9 @@ def build(
     ] = None,
 ) -> None:
     """Build ahead of time what a bundle's runtime would build when it is first opened on this device."""
-    from edgecls.benchmark.clock import milliseconds_since, now_ns
-    from edgecls.card import check_files
-    from edgecls.runs import find
+    from edgecls.artifact.card import check_files
+    from edgecls.clock import milliseconds_since, now_ns
+    from edgecls.runtime.store import find
 
     artefact = find(bundle)
     check_files(artefact.card, artefact.place)

@@ -25,8 +25,8 @@ def make(
     out: Annotated[Path, typer.Option(help="The manifest to write.")] = Path("calibration.json"),
 ) -> None:
     """Write a manifest of calibration images: path, class and SHA-256 of each, none of them held out."""
-    from edgecls.export import calibration
-    from edgecls.runs import find_run
+    from edgecls.quantization import calibration
+    from edgecls.runtime.store import find_run
 
     if samples < calibration.MIN_IMAGES:
         raise UsageError(f"--samples must be at least {calibration.MIN_IMAGES}, not {samples}")
@@ -47,8 +47,8 @@ def check(
     run: Annotated[Path | None, typer.Argument(help="A run's folder; the latest run unless given.")] = None,
 ) -> None:
     """Check calibration images against a run: enough, of every class, not held out, and like the run's own."""
-    from edgecls.export import calibration
-    from edgecls.runs import find_run
+    from edgecls.quantization import calibration
+    from edgecls.runtime.store import find_run
 
     with working("checking images"):
         artefact = find_run(run)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from edgecls.errors import MissingExtraError
-from edgecls.storage import printable
+from edgecls.files import printable
 
 if TYPE_CHECKING:
     from rich.status import Status
 
-    from edgecls.classifier import Classifier
+    from edgecls.runtime.classifier import Classifier
 
 console = Console(markup=False, highlight=False)
 """Names of classes, files and pip extras may hold square brackets, which are no markup."""
@@ -44,7 +44,7 @@ def working(step: str) -> Status:
 
 def opened(model: Path | None, threads: int | None, streams: int | None = 1, spinning: bool = True) -> Classifier:
     """`edgecls.load` with a spinner, for the runtimes that build something on this device first."""
-    from edgecls.classifier import load
+    from edgecls.runtime.classifier import load
 
     with working("opening the model") as spinner:
         return load(model, threads, lambda step: spinner.update(f"building for this device: {step}"), streams, spinning)

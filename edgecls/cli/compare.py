@@ -26,10 +26,10 @@ def compare(
     max_drop: Annotated[float | None, typer.Option(help="Fail where top-1 drops by more points than this.")] = None,
 ) -> None:
     """Show what changed between two models: answers, accuracy, confidence, layers and speed."""
-    from edgecls.report.compare import compare as run_comparison
+    from edgecls.export.compare import compare as run_comparison
+    from edgecls.files import write_text
     from edgecls.report.compare_page import write_page
-    from edgecls.runs import find
-    from edgecls.storage import write_text
+    from edgecls.runtime.store import find
 
     if min_agreement is not None and not 0 <= min_agreement <= 1:
         raise UsageError(f"--min-agreement is a fraction, 0 to 1, not {min_agreement:g}")

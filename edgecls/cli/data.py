@@ -31,8 +31,8 @@ def check(
     from edgecls.data.check import check as look
     from edgecls.data.layout import find_layout, write_quarantine
     from edgecls.data.sources import FolderSource
+    from edgecls.files import write_text
     from edgecls.report.data_page import write_page
-    from edgecls.storage import write_text
 
     layout = find_layout(place)
     with working("looking at images") as spinner:

@@ -17,10 +17,11 @@ def doctor(
     from rich import box
     from rich.table import Table
 
-    from edgecls import env
     from edgecls.backends import all_backends
+    from edgecls.runtime.machine import has_display, this_machine
+    from edgecls.runtime.machine import versions as installed
 
-    machine, versions, backends = env.this_machine(), env.versions(), all_backends()
+    machine, versions, backends = this_machine(), installed(), all_backends()
     if as_json:
         states = {
             name: {
@@ -37,7 +38,7 @@ def doctor(
     facts.add_row("instructions", ", ".join(machine.instruction_sets) or "none that matter for int8")
     facts.add_row("memory", f"{machine.memory_gib} GiB" if machine.memory_gib else "unknown")
     facts.add_row("GPU", machine.gpu or "no NVIDIA GPU found")
-    facts.add_row("display", "yes" if env.has_display() else "none; streams show in the terminal")
+    facts.add_row("display", "yes" if has_display() else "none; streams show in the terminal")
     facts.add_row("system", f"{machine.system}, Python {machine.python}")
     facts.add_row("packages", ", ".join(f"{name} {version}" for name, version in versions.items()))
     console.print(facts)

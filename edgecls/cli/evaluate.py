@@ -12,7 +12,7 @@ from edgecls.cli.common import console, percent, shown, working
 from edgecls.errors import UsageError, VerificationError
 
 if TYPE_CHECKING:
-    from edgecls.runs import Artefact
+    from edgecls.runtime.store import Artefact
 
 
 def evaluate(
@@ -43,10 +43,10 @@ def evaluate(
     """Measure a model on labelled images: accuracy, each class, confusion, confidence, and its worst mistakes."""
     from edgecls.evaluate.confidence import answered
     from edgecls.evaluate.detail import evaluate as measure
-    from edgecls.report.evaluation import evaluate_artefact, to_json
+    from edgecls.evaluate.evaluation import evaluate_artefact, to_json
+    from edgecls.files import write_text
     from edgecls.report.evaluation_page import write_page
-    from edgecls.runs import find, latest_run
-    from edgecls.storage import write_text
+    from edgecls.runtime.store import find, latest_run
 
     if min_top1 is not None and not 0 <= min_top1 <= 1:
         raise UsageError(f"--min-top1 is a fraction, 0 to 1, not {min_top1:g}")
@@ -91,9 +91,9 @@ def _fit(artefact: Artefact, precision: float) -> Artefact:
     """The artefact with the confidence that its validation images call for, which its card keeps."""
     from dataclasses import replace
 
-    from edgecls.card import write_card
-    from edgecls.report.evaluation import fit_confidence
-    from edgecls.runs import Artefact
+    from edgecls.artifact.card import write_card
+    from edgecls.evaluate.evaluation import fit_confidence
+    from edgecls.runtime.store import Artefact
 
     if not artefact.place.is_dir():
         raise UsageError("--precision is kept in a card; give the bundle's folder, not the model file")

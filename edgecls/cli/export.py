@@ -14,9 +14,9 @@ from edgecls.errors import UsageError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from edgecls.card import Card, Quality
-    from edgecls.export.ladder import Strategy
-    from edgecls.runs import Artefact
+    from edgecls.artifact.card import Card, Quality
+    from edgecls.quantization.search import Strategy
+    from edgecls.runtime.store import Artefact
 
 
 class ExportCommand(Command):
@@ -77,10 +77,10 @@ def export(
     out: Annotated[Path | None, typer.Option(help="Folder of the bundle; inside the run unless given.")] = None,
 ) -> None:  # fmt: skip
     """Build a verified bundle from a run for one runtime."""
-    from edgecls import env
-    from edgecls.benchmark.clock import milliseconds_since, now_ns
+    from edgecls.clock import milliseconds_since, now_ns
     from edgecls.export.bundle import ExportConfig
     from edgecls.export.bundle import export as run_export
+    from edgecls.runtime import machine
 
     lowered = [name for name, wanted in (("int8", int8), ("fp16", fp16), ("bf16", bf16)) if wanted]
     if len(lowered) > 1:
@@ -105,7 +105,7 @@ def export(
     with working(f"exporting {target} {precision}") as spinner:
         bundle = run_export(config, tell=lambda step: spinner.update(f"exporting {target} {precision}: {step}"))
     _report(bundle, recommends_beside=out is None)
-    memory_mb = env.peak_memory_mb()
+    memory_mb = machine.peak_memory_mb()
     held = f", peak memory {memory_mb:.0f} MB" if memory_mb else ""
     console.print(f"took {milliseconds_since(begun_ns) / 1000:.0f} s{held}")
 

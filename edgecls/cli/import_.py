@@ -10,10 +10,10 @@ import typer
 from edgecls.cli.common import console, percent, shown, working
 from edgecls.cli.numbers import parse_numbers
 from edgecls.errors import UsageError
-from edgecls.preprocess import MAX_SIDE_PX
+from edgecls.imaging.preprocess import MAX_SIDE_PX
 
 if TYPE_CHECKING:
-    from edgecls.preprocess import Resize
+    from edgecls.imaging.preprocess import Resize
 
 
 def import_(
@@ -43,7 +43,7 @@ def import_(
     out: Annotated[Path | None, typer.Option(help="Folder of the run; a new one under runs/ unless given.")] = None,
 ) -> None:
     """Turn a model that was trained elsewhere into a run that every other command takes."""
-    from edgecls.intake.model import ImportConfig, import_model
+    from edgecls.importers.model import ImportConfig, import_model
 
     config = ImportConfig(
         file, arch, classes, _size(size), _three("--mean", mean), _three("--std", std), cast("Resize | None", resize),

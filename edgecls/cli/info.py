@@ -11,8 +11,8 @@ import typer
 from edgecls.cli.common import console, megabytes, percent, shown
 
 if TYPE_CHECKING:
-    from edgecls.card import Card
-    from edgecls.runs import Artefact
+    from edgecls.artifact.card import Card
+    from edgecls.runtime.store import Artefact
 
 NAME_WIDTH = 34
 """Columns for a layer's name: with its kind, precision, time and share it fits a terminal of 80."""
@@ -28,7 +28,7 @@ def info(
     """Print what a card says, or what its runtime makes of the model."""
     from rich.table import Table
 
-    from edgecls.runs import find
+    from edgecls.runtime.store import find
 
     artefact = find(path)
     if layers:
@@ -50,7 +50,7 @@ def _print_layers(artefact: Artefact, as_json: bool) -> None:
     from rich import box
     from rich.table import Table
 
-    from edgecls.report.layers import look_inside
+    from edgecls.runtime.layers import look_inside
 
     inside = look_inside(artefact)
     if as_json:

@@ -16,7 +16,7 @@ from edgecls.cli.common import console, messages, opened, shown
 from edgecls.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from edgecls.batch import Answer
+    from edgecls.runtime.batch import Answer
 
 
 def predict(
@@ -43,8 +43,8 @@ def predict(
     threads: Annotated[int | None, typer.Option(help="Processor threads; the runtime's choice unless given.")] = None,
 ) -> None:
     """Classify images: tell label and score of each."""
-    from edgecls.batch import classify, listed, table
-    from edgecls.data.images import counted, image_paths, parse_colour
+    from edgecls.imaging.decode import counted, image_paths, parse_colour
+    from edgecls.runtime.batch import classify, listed, table
 
     if bool(images) == (list_file is not None):
         raise UsageError("give images or folders, or --list FILE; see edgecls predict --help")

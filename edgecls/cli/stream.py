@@ -164,9 +164,9 @@ def stream(
     ] = False,
 ) -> None:
     """Classify cameras, streams or videos, live."""
-    from edgecls.card import Golden
-    from edgecls.env import this_machine
-    from edgecls.runs import resolve
+    from edgecls.artifact.golden import Golden
+    from edgecls.runtime.machine import this_machine
+    from edgecls.runtime.store import resolve
     from edgecls.stream.decision import Smoothing
     from edgecls.stream.frames import Geometry, Region
     from edgecls.stream.loop import Stream, StreamConfig
@@ -317,7 +317,7 @@ def _kept(
 
 def _shown(display: str, title: str, stop: threading.Event) -> list[Sink]:
     """The sinks for whoever stands in front of the machine."""
-    from edgecls.env import has_display
+    from edgecls.runtime.machine import has_display
     from edgecls.stream.sinks.local import TerminalSink, WindowSink
 
     if display == "window" or (display == "auto" and has_display()):

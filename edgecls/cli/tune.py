@@ -14,7 +14,7 @@ from edgecls.urls import SecretUrl
 
 if TYPE_CHECKING:
     from edgecls.train.history import Epoch
-    from edgecls.tune import Teller, Trial
+    from edgecls.tune.search import Teller, Trial
 
 
 def tune(
@@ -44,9 +44,9 @@ def tune(
     """Search for the learning rate, batch size, weight decay, augmentation and architecture that train best."""
     from dataclasses import replace
 
-    from edgecls import tune as tuning
     from edgecls.report.tune_page import write_page
     from edgecls.train.config import TrainConfig, read_config
+    from edgecls.tune import search as tuning
 
     base = TrainConfig(**(read_config(config) if config else {}))
     base = replace(base, data=data or base.data, seed=seed)
@@ -97,7 +97,7 @@ def _shown(settings: dict[str, Any]) -> str:
 
 
 def _teller() -> Teller:
-    from edgecls.tune import Teller
+    from edgecls.tune.search import Teller
 
     class Printing(Teller):
         """Prints a line per trial, and a status of the running one."""

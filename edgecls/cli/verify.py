@@ -14,8 +14,8 @@ def verify(
     bundle: Annotated[Path, typer.Argument(help="A bundle or a run.")],
 ) -> None:
     """Replay a bundle's golden inputs on this machine and say pass or fail."""
-    from edgecls.export.parity import replay_golden
-    from edgecls.runs import find
+    from edgecls.runtime.store import find
+    from edgecls.runtime.verification import replay_golden
 
     artefact = find(bundle)
     quality = replay_golden(artefact)

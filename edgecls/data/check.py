@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass, field
 from difflib import SequenceMatcher
 from typing import Any
 
-from edgecls.data.images import counted
+from edgecls.concurrency import ordered_map
 from edgecls.data.layout import Layout
-from edgecls.data.parallel import ordered_map
 from edgecls.data.similar import Look, look_at, near_pairs
 from edgecls.data.sources import FolderSource, Source
 from edgecls.data.splits import Sample
 from edgecls.errors import DataError, ImageError, MissingExtraError
+from edgecls.imaging.decode import counted
 
 MIN_SIDE_PX = 32
 MAX_ASPECT = 3.0

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecls.data.images import SUFFIXES, counted
+from edgecls.concurrency import ordered_map
 from edgecls.data.layout import Layout, find_layout
-from edgecls.data.parallel import ordered_map
 from edgecls.data.sources import Source, open_source
 from edgecls.data.splits import Sample, complete
 from edgecls.errors import DataError, ImageError
-from edgecls.storage import read_text, write_text
+from edgecls.files import read_text, write_text
+from edgecls.imaging.decode import SUFFIXES, counted
 
 if TYPE_CHECKING:
     from numpy import uint8

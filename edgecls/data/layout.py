@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgecls.data.images import find_images
 from edgecls.data.sources import DIGITS, TORCHVISION, DigitsSource, FolderSource, Source, TorchvisionSource
 from edgecls.data.splits import SPLITS, Sample
 from edgecls.errors import DataError
-from edgecls.storage import expanded, read_text, write_text
+from edgecls.files import expanded, read_text, write_text
+from edgecls.imaging.decode import find_images
 
 QUARANTINE_FILE = "quarantine.csv"
 MANIFESTS = (".csv", ".jsonl")

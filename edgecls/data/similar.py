@@ -31,7 +31,7 @@ def look_at(image: NDArray[uint8]) -> Look:
     """The look of a BGR image (H, W, 3): signs of its lowest frequencies against their median (pHash, Zauner 2010)."""
     import numpy as np
 
-    from edgecls.opencv import cv2
+    from edgecls.imaging.opencv import cv2
 
     grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), (SMALL_PX, SMALL_PX), interpolation=cv2.INTER_AREA)
     low = cv2.dct(grey.astype(np.float32))[:HASH_SIDE, :HASH_SIDE].ravel()

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecls.data.images import read_image
 from edgecls.errors import DataError, ImageError, MissingExtraError, first_line
-from edgecls.storage import expanded, make_folder, sha256
+from edgecls.files import expanded, make_folder, sha256
+from edgecls.imaging.decode import read_image
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -85,7 +85,7 @@ class DigitsSource(Source):
         """The digit in white on black, enlarged to 64x64 pixels."""
         import numpy as np
 
-        from edgecls.opencv import cv2
+        from edgecls.imaging.opencv import cv2
 
         grey = np.round(self._images[int(key)] * (255 / 16)).astype(np.uint8)
         large = cv2.resize(grey, (self.default_size_px,) * 2, interpolation=cv2.INTER_CUBIC)
@@ -179,7 +179,7 @@ class TorchvisionSource(Source):
 
 
 def _opened(name: str, named: Named, arguments: Mapping[str, Any]) -> Any:
-    from edgecls.vision import import_torchvision
+    from edgecls.models.vision import import_torchvision
 
     import_torchvision()
     from torchvision import datasets

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from edgecls.evaluate.metrics import softmax
+from edgecls.runtime.scores import scaled, softmax
 
 if TYPE_CHECKING:
     from numpy import float32, int64
@@ -19,16 +19,6 @@ GOLDEN_SECTION = (math.sqrt(5) - 1) / 2
 STEPS = 40
 MIN_ANSWERED = 10
 """A threshold that leaves fewer answered validation images than this says nothing about the next image."""
-
-
-def scaled(scores: NDArray[float32], temperature: float) -> NDArray[float32]:
-    """Logits divided by a temperature."""
-    import numpy as np
-
-    if temperature == 1.0:
-        return scores
-    result: NDArray[float32] = (scores / temperature).astype(np.float32)
-    return result
 
 
 def fit_temperature(scores: NDArray[float32], labels: NDArray[int64]) -> float:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgecls.errors import MissingExtraError
-from edgecls.evaluate.metrics import Metrics, calibration_error, measure, reliability, softmax
+from edgecls.evaluate.metrics import Metrics, calibration_error, measure, reliability
+from edgecls.runtime.scores import softmax
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgecls.errors import BackendError
+from edgecls.runtime.scores import softmax
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy import float32, int64
     from numpy.typing import NDArray
-
-    from edgecls.card import Output
 
 
 @dataclass(frozen=True)
@@ -71,12 +69,6 @@ def measure(scores: NDArray[float32], labels: NDArray[int64]) -> Metrics:
     )
 
 
-def agreement(scores: NDArray[float32], parent: NDArray[float32]) -> float:
-    """Fraction of images for which both give the same class."""
-    return float((scores.argmax(axis=1) == parent.argmax(axis=1)).mean())
-
-
-MIN_PROBABILITY = 1e-12
 RELIABILITY_BINS = 15
 Z_95 = 1.959964
 """Two-sided 95 % quantile of the normal distribution."""
@@ -119,27 +111,3 @@ def calibration_error(scores: NDArray[float32], labels: NDArray[int64]) -> float
     """Expected calibration error of softmax confidences, a fraction (Guo et al. 2017, arXiv:1706.04599)."""
     gaps = [abs(accuracy - confidence) * images for confidence, accuracy, images in reliability(scores, labels)]
     return sum(gaps) / max(len(labels), 1)
-
-
-def softmax(scores: NDArray[float32]) -> NDArray[float32]:
-    """Probabilities (..., C) of logits (..., C)."""
-    import numpy as np
-
-    shifted = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    result: NDArray[float32] = shifted / shifted.sum(axis=-1, keepdims=True)
-    return result
-
-
-def as_logits(scores: NDArray[float32], output: Output) -> NDArray[float32]:
-    """What a network gave, as logits (..., C): the logarithm of probabilities, whose softmax gives these back.
-
-    Rounded to int8 their sum may be off 1; the softmax mends that. Raises `BackendError` for what is not finite.
-    """
-    import numpy as np
-
-    if not np.isfinite(scores).all():
-        raise BackendError("the network's scores are not finite numbers; its weights or its runtime are broken")
-    if output == "logits":
-        return scores
-    result: NDArray[float32] = np.log(np.maximum(scores, MIN_PROBABILITY)).astype(np.float32)
-    return result

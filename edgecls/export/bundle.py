@@ -10,23 +10,25 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgecls import backends, env, runs
+from edgecls import backends
+from edgecls.artifact.card import CARD_FILE, Card, Quality, check_files, write_card
+from edgecls.artifact.golden import Golden
 from edgecls.backends.base import PROCESSORS, BuildOptions
-from edgecls.benchmark.clock import milliseconds_since, now_ns
 from edgecls.benchmark.run import BenchmarkConfig, Row, benchmark, gain_over
-from edgecls.card import CARD_FILE, Card, Golden, Quality, check_files, write_card
+from edgecls.clock import milliseconds_since, now_ns
 from edgecls.errors import UsageError, VerificationError
-from edgecls.export import calibration
-from edgecls.export.calibration import Calibration
-from edgecls.export.fine_tune import fine_tune
 from edgecls.export.graph import float_graph
-from edgecls.export.ladder import STRATEGIES, Aim, Attempt, Strategy, accurate_enough, best, climb, skipped
-from edgecls.export.parity import MAX_IMAGES, HeldOut, measure_quality, require_faithful
-from edgecls.export.qdq import rank_layers
-from edgecls.export.quantize import Quantizer, prepare
-from edgecls.export.recipe import Recipe, Rung, ladder_for
-from edgecls.runs import Artefact
-from edgecls.storage import new_folder
+from edgecls.export.verification import MAX_IMAGES, HeldOut, measure_quality, require_faithful
+from edgecls.files import new_folder
+from edgecls.quantization import calibration
+from edgecls.quantization.calibration import Calibration
+from edgecls.quantization.fine_tune import fine_tune
+from edgecls.quantization.qdq import rank_layers
+from edgecls.quantization.quantize import Quantizer, prepare
+from edgecls.quantization.recipe import Recipe, Rung, ladder_for
+from edgecls.quantization.search import STRATEGIES, Aim, Attempt, Strategy, accurate_enough, best, climb, skipped
+from edgecls.runtime import machine, store
+from edgecls.runtime.store import Artefact
 
 if TYPE_CHECKING:
     from numpy import uint8
@@ -97,7 +99,7 @@ def export(config: ExportConfig, tell: Callable[[str], None] = lambda _: None) -
     float32 is exported beside it. Raises `VerificationError` where the result differs too much from the run.
     """
     config.check()
-    run = runs.find_run(config.run)
+    run = store.find_run(config.run)
     check_files(run.card, run.place)
     place = config.out or _own_place(run, config.target, config.precision)
     _check_replaceable(place)
@@ -112,14 +114,14 @@ def export(config: ExportConfig, tell: Callable[[str], None] = lambda _: None) -
 
 
 def _own_place(run: Artefact, target: str, precision: str) -> Path:
-    return run.place / runs.BUNDLES_FOLDER / replace(run.card, target=target, precision=precision).name
+    return run.place / store.BUNDLES_FOLDER / replace(run.card, target=target, precision=precision).name
 
 
 def _check_replaceable(place: Path) -> None:
     """Only a bundle, or an empty folder, may be replaced: never a run or somebody's files."""
     if not place.exists() or (place.is_dir() and not any(place.iterdir())):
         return
-    if not (place / CARD_FILE).is_file() or runs.find(place).is_run:
+    if not (place / CARD_FILE).is_file() or store.find(place).is_run:
         raise UsageError(f"{place} exists and is no bundle; choose another --out")
 
 
@@ -146,7 +148,7 @@ def _with_latency(bundle: Artefact, row: Row, float32: Row | None) -> Artefact:
     quality = replace(
         bundle.card.quality,
         latency_ms=row.latency.p50_ms if row.latency else None,
-        latency_machine=env.this_machine().name,
+        latency_machine=machine.this_machine().name,
         gain=gain_over(row, float32) if float32 else None,
     )
     return Artefact(bundle.place, replace(bundle.card, quality=quality.with_verdict()))
@@ -159,7 +161,7 @@ class _Workshop:
         self._config, self._run, self._scratch, self._tell = config, run, scratch, tell
         self._backend = backends.find(config.target)
         self._weights = run.place / run.card.model_file
-        lineage = env.new_lineage(run.card.lineage.data, parent=run.card.lineage.files[run.card.model_file])
+        lineage = machine.new_lineage(run.card.lineage.data, parent=run.card.lineage.files[run.card.model_file])
         self._card = replace(
             run.card, target=config.target, precision="fp32", quality=Quality(), runtime=None, lineage=lineage
         )
@@ -225,7 +227,7 @@ class _Workshop:
         place = _own_place(self._run, self._config.target, "fp32")
         _check_replaceable(place)
         parent = self._card.lineage.parent
-        if any(b.place == place and b.card.lineage.parent == parent for b in runs.bundles_of(self._run.place)):
+        if any(b.place == place and b.card.lineage.parent == parent for b in store.bundles_of(self._run.place)):
             return
         bundle = self.float_bundle("fp32")
         with new_folder(place) as folder:
@@ -323,5 +325,5 @@ class _Workshop:
     def _is_timed_here(self) -> bool:
         """Whether what is built can run on this machine, and is meant for its kind of processor."""
         device = self._config.device
-        elsewhere = device in PROCESSORS and device != env.int8_kind(env.this_machine())
+        elsewhere = device in PROCESSORS and device != machine.int8_kind(machine.this_machine())
         return self._backend.available() is None and not elsewhere

@@ -6,12 +6,12 @@ import shutil
 import warnings
 from pathlib import Path
 
+from edgecls.artifact.card import INPUT_NAME, OUTPUT_NAME, Card
 from edgecls.backends.onnx_graph import NORMALIZE_PREFIX, OPSET
-from edgecls.backends.torch import open_module
-from edgecls.card import INPUT_NAME, OUTPUT_NAME, Card
 from edgecls.errors import BackendError, MissingExtraError
 from edgecls.export.fold import fold_shapes
 from edgecls.models import require_torch
+from edgecls.models.torch_backend import open_module
 
 
 def float_graph(weights: Path, card: Card, out: Path, half: bool = False) -> None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from edgecls.errors import MissingExtraError, UsageError
+from edgecls.imaging.preprocess import Interpolation, Preprocess
 from edgecls.models.layers import SimpleCnn, grid_pool
-from edgecls.preprocess import Interpolation, Preprocess
 
 if TYPE_CHECKING:
     import torch
@@ -128,7 +128,7 @@ def published_preprocess(arch: str) -> Preprocess:
         return _timm_preprocess(timm_settings(arch))
     if architecture.weights is None:
         return Preprocess(IMAGENET_SIDE_PX, IMAGENET_SIDE_PX, crop=IMAGENET_CROP)
-    from edgecls.vision import import_torchvision
+    from edgecls.models.vision import import_torchvision
 
     settings = getattr(import_torchvision().models, architecture.weights).DEFAULT.transforms()
     [side], [resized] = settings.crop_size, settings.resize_size
@@ -162,7 +162,7 @@ def timm_settings(arch: str) -> Mapping[str, Any]:
 
 
 def _timm() -> Any:
-    from edgecls.vision import import_torchvision
+    from edgecls.models.vision import import_torchvision
 
     try:
         import_torchvision()
@@ -180,7 +180,7 @@ def create(arch: str, classes: int) -> torch.nn.Module:
         return create_timm(arch, classes)
     if architecture.weights is None:
         return SimpleCnn.parse(arch.partition(":")[2]).create(classes)
-    from edgecls.vision import import_torchvision
+    from edgecls.models.vision import import_torchvision
 
     network: torch.nn.Module = getattr(import_torchvision().models, arch)(weights=None, num_classes=classes)
     if architecture.pool_grid:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from edgecls.preprocess import Preprocess
+from edgecls.imaging.preprocess import Preprocess
 
 if TYPE_CHECKING:
     import torch

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecls.errors import ArtefactError, BackendError, UsageError, first_line
+from edgecls.files import require_regular, shortened
 from edgecls.models.architectures import TIMM, create_timm, find, require_torch
 from edgecls.models.checkpoint import read_checkpoint, state_dicts
 from edgecls.models.matching import choose, foreign
-from edgecls.storage import require_regular, shortened
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +51,7 @@ def imagenet_weights(arch: str) -> tuple[dict[str, torch.Tensor], str]:
         raise UsageError(f"{arch} has no ImageNet weights; use --weights none or a file")
     from urllib.error import URLError
 
-    from edgecls.vision import import_torchvision
+    from edgecls.models.vision import import_torchvision
 
     weights = getattr(import_torchvision().models, architecture.weights).DEFAULT
     try:

@@ -9,7 +9,7 @@ from typing import Any
 
 from edgecls.report import benchmark_figures as figures
 from edgecls.report import page
-from edgecls.report.layers import Inside
+from edgecls.runtime.layers import Inside
 
 LAYERS_SHOWN = 15
 

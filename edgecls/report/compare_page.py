@@ -6,8 +6,8 @@ from html import escape
 from pathlib import Path
 
 from edgecls.data.sources import Source
+from edgecls.export.compare import Comparison, Flip, Side
 from edgecls.report import page
-from edgecls.report.compare import Comparison, Flip, Side
 
 MAX_PICTURES = 60
 

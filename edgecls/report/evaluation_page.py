@@ -10,7 +10,7 @@ from edgecls.data.sources import Source
 from edgecls.data.splits import Sample
 from edgecls.evaluate.detail import Evaluation, Mistake
 from edgecls.report import figures, page
-from edgecls.runs import Artefact
+from edgecls.runtime.store import Artefact
 
 MAX_PICTURES = 40
 MAX_PAIRS = 15

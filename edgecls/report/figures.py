@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from edgecls.errors import MissingExtraError
 from edgecls.evaluate.detail import Curves
-from edgecls.storage import write_bytes
+from edgecls.files import write_bytes
 from edgecls.train.history import read_history
-from edgecls.tune import Trial
+from edgecls.tune.search import Trial
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

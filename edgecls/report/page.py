@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgecls.data.sources import Source
 from edgecls.errors import ImageError
-from edgecls.storage import write_text
+from edgecls.files import write_text
 
 THUMBNAIL_PX = 160
 
@@ -80,7 +80,7 @@ def chart(png: bytes) -> str:
 
 def thumbnail(source: Source, key: str) -> str:
     """An image as a small picture inside the page; nothing where it cannot be read any more."""
-    from edgecls.opencv import cv2
+    from edgecls.imaging.opencv import cv2
 
     try:
         image = source.read(key)

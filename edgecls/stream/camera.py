@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
-from edgecls.benchmark.clock import milliseconds_since, now_ns
+from edgecls.clock import milliseconds_since, now_ns
 from edgecls.stream.decision import CameraHealth, EventLog, Smoother, State
 from edgecls.stream.frames import Frame
 from edgecls.stream.sources import LiveSource, Source

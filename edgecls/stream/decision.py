@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecls.bounds import check_bounds
-from edgecls.classifier import UNSURE, Prediction
+from edgecls.runtime.classifier import UNSURE, Prediction
 
 if TYPE_CHECKING:
     from numpy import float32

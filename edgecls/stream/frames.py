@@ -82,7 +82,7 @@ class Geometry:
 
     def __call__(self, image: NDArray[uint8]) -> NDArray[uint8]:
         """Apply to a picture (H, W, 3); a region that lies outside gives an empty picture."""
-        from edgecls.opencv import cv2
+        from edgecls.imaging.opencv import cv2
 
         if self.rotate:
             turns = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}

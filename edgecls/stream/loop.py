@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgecls.benchmark.clock import Latency, milliseconds_since, now_ns
 from edgecls.bounds import LONGEST_S, MOST, check_bounds
-from edgecls.classifier import Classifier
-from edgecls.data.parallel import read_ahead
+from edgecls.clock import Latency, milliseconds_since, now_ns
+from edgecls.concurrency import read_ahead
 from edgecls.errors import SourceError, UsageError
-from edgecls.evaluate.inference import overlapped
+from edgecls.runtime.classifier import Classifier
+from edgecls.runtime.pipeline import overlapped
 from edgecls.stream.camera import Camera, one_line, utc_now
 from edgecls.stream.decision import (
     EACH_FRAME,

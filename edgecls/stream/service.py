@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from edgecls.benchmark.clock import milliseconds_since, now_ns
+from edgecls.clock import milliseconds_since, now_ns
 
 UNIT = """\
 # /etc/systemd/system/edgecls.service; then: systemctl enable --now edgecls

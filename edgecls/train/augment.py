@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgecls.preprocess import Preprocess
+from edgecls.imaging.preprocess import Preprocess
 from edgecls.train.policies import rand_augment, trivial_augment
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Augmentation:
     def _warped(self, image: NDArray[uint8], preprocess: Preprocess, generator: Generator) -> NDArray[uint8]:
         import numpy as np
 
-        from edgecls.opencv import cv2
+        from edgecls.imaging.opencv import cv2
 
         height, width = image.shape[:2]
         out_h, out_w = preprocess.height_px, preprocess.width_px
@@ -83,7 +83,7 @@ class Augmentation:
     def _coloured(self, view: NDArray[uint8], generator: Generator) -> NDArray[uint8]:
         import numpy as np
 
-        from edgecls.opencv import cv2
+        from edgecls.imaging.opencv import cv2
 
         gain = 1 + generator.uniform(-self.contrast, self.contrast)
         view = cv2.convertScaleAbs(view, alpha=gain, beta=generator.uniform(-1, 1) * self.brightness)

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgecls.concurrency import chunked, ordered_map
 from edgecls.data.dataset import Dataset
-from edgecls.data.parallel import chunked, ordered_map
 from edgecls.data.splits import Sample
-from edgecls.preprocess import Preprocess
-from edgecls.storage import write_bytes
+from edgecls.files import write_bytes
+from edgecls.imaging.preprocess import Preprocess
 from edgecls.train.augment import Augmentation
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class TrainingBatches:
         return image
 
     def _shrink(self, image: NDArray[uint8]) -> NDArray[uint8]:
-        from edgecls.opencv import cv2
+        from edgecls.imaging.opencv import cv2
 
         height, width = image.shape[:2]
         scale = SPARE * max(self._preprocess.height_px / height, self._preprocess.width_px / width)
@@ -125,7 +125,7 @@ def _mixer(augmentation: Augmentation, classes: int) -> Callable[[torch.Tensor, 
     """Torchvision's MixUp, CutMix, or one of them at random, for batches with channels last."""
     if not (augmentation.mixup or augmentation.cutmix):
         return None
-    from edgecls.vision import import_torchvision
+    from edgecls.models.vision import import_torchvision
 
     import_torchvision()
     from torchvision.transforms import v2
@@ -144,7 +144,7 @@ def write_preview(images: torch.Tensor, folder: Path) -> None:
     """Write what the network sees, images (N, h, w, 3) RGB as they are augmented, side by side to `augmented.jpg`."""
     import numpy as np
 
-    from edgecls.opencv import cv2
+    from edgecls.imaging.opencv import cv2
 
     tiles = images[: PREVIEW_COLUMNS * 4].round().clamp(0, 255).byte().numpy()
     missing = -len(tiles) % PREVIEW_COLUMNS

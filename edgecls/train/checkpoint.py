@@ -12,8 +12,8 @@ from typing import Any
 
 from edgecls.data.dataset import Dataset
 from edgecls.errors import ArtefactError, DataError
-from edgecls.runs import runs_folder
-from edgecls.storage import make_folder, write_bytes
+from edgecls.files import make_folder, write_bytes
+from edgecls.runtime.store import runs_folder
 
 CHECKPOINT_FILE = "checkpoint.pt"
 

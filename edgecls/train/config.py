@@ -10,7 +10,7 @@ from typing import Any
 
 from edgecls import models
 from edgecls.errors import OutputError, UsageError
-from edgecls.storage import parse_toml, read_text, shortened, write_text
+from edgecls.files import parse_toml, read_text, shortened, write_text
 from edgecls.train import augment, optimize
 
 CONFIG_FILE = "config.toml"

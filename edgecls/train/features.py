@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from edgecls.concurrency import chunked
 from edgecls.data.dataset import Dataset
-from edgecls.data.parallel import chunked
-from edgecls.evaluate.inference import BATCH, labels_of, prepared
-from edgecls.preprocess import Preprocess
+from edgecls.evaluate.inference import labels_of, prepared
+from edgecls.imaging.preprocess import Preprocess
+from edgecls.runtime.pipeline import BATCH
 from edgecls.train.batches import Order
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import Any
 
 from edgecls.data.dataset import Dataset
 from edgecls.errors import MissingExtraError
-from edgecls.storage import write_text
+from edgecls.files import write_text
 from edgecls.train.weights import StartingPoint
 
 HISTORY_FILE = "metrics.csv"

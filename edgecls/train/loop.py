@@ -12,16 +12,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecls import env, models, runs
-from edgecls.backends.torch import MODEL_FILE, TorchSession
-from edgecls.card import Card, Confidence, Golden, Quality, with_files, write_card
+from edgecls import models
+from edgecls.artifact.card import Card, Confidence, Quality, with_files, write_card
+from edgecls.artifact.golden import Golden
 from edgecls.data.dataset import Dataset, open_dataset
 from edgecls.errors import UsageError
 from edgecls.evaluate.confidence import fit_temperature
-from edgecls.evaluate.inference import golden_images, labels_of, prepared, scores_of
+from edgecls.evaluate.inference import golden_images, labels_of, prepared
 from edgecls.evaluate.metrics import Metrics, measure
-from edgecls.preprocess import Preprocess
-from edgecls.storage import half_written, make_folder, new_folder, write_text
+from edgecls.files import half_written, make_folder, new_folder, write_text
+from edgecls.imaging.preprocess import Preprocess
+from edgecls.models.torch_backend import MODEL_FILE, TorchSession
+from edgecls.runtime import machine, store
+from edgecls.runtime.pipeline import scores_of
 from edgecls.train import optimize
 from edgecls.train.augment import PRESETS, Augmentation
 from edgecls.train.batches import Order, TrainingBatches, write_preview
@@ -67,7 +70,7 @@ def train(config: TrainConfig, watcher: Watcher | None = None) -> tuple[Path, Me
     config.check()
 
     def reserve(dataset: Dataset) -> AbstractContextManager[Path]:
-        return _taken(config.out) if config.out else runs.new_run(dataset.source.name, config.arch)
+        return _taken(config.out) if config.out else store.new_run(dataset.source.name, config.arch)
 
     return _train(config, watcher or Watcher(), reserve)
 
@@ -91,7 +94,7 @@ def _train(
 ) -> tuple[Path, Metrics]:
     import torch
 
-    from edgecls.opencv import cv2
+    from edgecls.imaging.opencv import cv2
 
     cv2.setNumThreads(1)  # images are read and varied in parallel already; a second level of threads costs a fifth
     fabric = launch(config.precision, config.deterministic)
@@ -433,5 +436,5 @@ def _fitting_momentum(steps_per_epoch: int) -> Callable[[Any], None]:
 
 
 def _card(config: TrainConfig, dataset: Dataset, preprocess: Preprocess) -> Card:
-    lineage = env.new_lineage(dataset.source.name)
+    lineage = machine.new_lineage(dataset.source.name)
     return Card(config.arch, dataset.classes, preprocess, target="torch", lineage=lineage)

@@ -134,7 +134,7 @@ def check_optimizer(name: str) -> None:
 
 
 def _timm_optimizers() -> Any:
-    from edgecls.vision import import_torchvision
+    from edgecls.models.vision import import_torchvision
 
     import_torchvision()
     try:

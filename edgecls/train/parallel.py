@@ -12,7 +12,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from edgecls.errors import MissingExtraError, UsageError
-from edgecls.vision import no_cache_folder
+from edgecls.models.vision import no_cache_folder
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgecls import runs
-from edgecls.backends.torch import open_module
 from edgecls.errors import UsageError
+from edgecls.models.torch_backend import open_module
+from edgecls.runtime import store
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,7 @@ class Teacher:
     """A finished run of the same classes."""
 
     def __init__(self, place: str, classes: Sequence[str], device: torch.device):
-        run = runs.find_run(Path(place))
+        run = store.find_run(Path(place))
         if set(run.card.classes) != set(classes):
             odd = min(set(run.card.classes) ^ set(classes))
             raise UsageError(f"the teacher {place} knows other classes ({odd!r}, for one); it cannot teach these")

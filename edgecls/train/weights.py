@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from edgecls.data.dataset import Dataset
 from edgecls.errors import ArtefactError, BackendError, UsageError
+from edgecls.files import expanded, require_regular, shortened
 from edgecls.models import TIMM, find, imagenet_weights, load_weights, packaged_weights, read_weights
-from edgecls.storage import expanded, require_regular, shortened
 
 if TYPE_CHECKING:
     import torch

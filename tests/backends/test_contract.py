@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edgecls import backends, runs
-from edgecls.card import Golden
+from edgecls import backends
+from edgecls.artifact.golden import Golden
 from edgecls.errors import ArtefactError, BackendError, UsageError
-from edgecls.evaluate.inference import overlapped, pipelined
-from edgecls.runs import Artefact
+from edgecls.runtime import store
+from edgecls.runtime.pipeline import overlapped, pipelined
+from edgecls.runtime.store import Artefact
 from tests.conftest import VARIANTS
 
 CASES = [("torch", "fp32"), *VARIANTS]
@@ -33,10 +35,28 @@ def session(artefact: Artefact):
         yield session
 
 
-def test_every_module_with_a_backend_is_registered():
-    modules = {path.stem for path in Path(backends.__file__).parent.glob("*.py") if "BACKEND = " in path.read_text()}
-    assert len(backends.all_backends()) == len(modules) == 4
+def test_every_module_with_a_backend_is_registered_and_the_reference_by_its_entry_point():
+    modules = [path for path in Path(backends.__file__).parent.glob("*.py") if "BACKEND = " in path.read_text()]
+    assert len(modules) == 3
     assert set(backends.exportable()) == {"onnx", "openvino", "tensorrt"}
+    assert set(backends.all_backends()) == {*backends.exportable(), "torch"}
+
+
+def test_a_backend_of_another_package_that_cannot_be_loaded_stops_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    entries = metadata.EntryPoints(
+        metadata.EntryPoint(name, value, backends.ENTRY_POINTS)
+        for name, value in (
+            ("gone", "no_such_package:BACKEND"),
+            ("odd", "json:dumps"),
+            ("torch", "edgecls.models.torch_backend:BACKEND"),
+        )
+    )
+    monkeypatch.setattr(metadata, "entry_points", lambda group: entries.select(group=group))
+    found = backends.all_backends.__wrapped__()
+    assert set(found) == set(backends.all_backends())
+    assert [record.args[0] for record in caplog.records] == ["gone", "odd"]
 
 
 def test_scores_are_those_of_the_parent(session, artefact: Artefact, trained: Artefact):
@@ -128,20 +148,20 @@ def test_a_changed_model_file_is_never_opened(artefact: Artefact, copy_of: Calla
         stream.write(b"\0")
     reason = artefact.backend.available()
     with pytest.raises(BackendError if reason else ArtefactError):
-        runs.find(place).open()
+        store.find(place).open()
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.xml"])
 def test_a_foreign_bare_file_is_one_clear_error(tmp_path: Path, name: str):
     (tmp_path / name).write_bytes(b"not a model")
     with pytest.raises(ArtefactError, match=name):
-        runs.find(tmp_path / name)
+        store.find(tmp_path / name)
 
 
 @pytest.mark.parametrize(("target", "precision"), [case for case in VARIANTS if case[0] != "tensorrt"])
 def test_a_bare_file_carries_its_card(bundle: Callable[[str, str], Artefact], target: str, precision: str):
     artefact = bundle(target, precision)
-    bare = runs.find(artefact.place / artefact.card.model_file)
+    bare = store.find(artefact.place / artefact.card.model_file)
     assert bare.card.classes == artefact.card.classes
     assert bare.card.preprocess == artefact.card.preprocess
     golden = Golden.read(artefact.place)

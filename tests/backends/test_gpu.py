@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from edgecls import backends
+from edgecls.artifact.golden import Golden
 from edgecls.backends.nvidia import engines
-from edgecls.card import Golden
-from edgecls.evaluate.inference import pipelined
-from edgecls.report.layers import look_inside
-from edgecls.runs import Artefact
+from edgecls.runtime.layers import look_inside
+from edgecls.runtime.pipeline import pipelined
+from edgecls.runtime.store import Artefact
 
 REASON = backends.find("tensorrt").available()
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(REASON is not None, reason=str(REASON))]

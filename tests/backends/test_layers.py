@@ -9,13 +9,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from edgecls.artifact.card import Lineage
 from edgecls.backends.base import Layer
 from edgecls.backends.nvidia.layers import layers_from
-from edgecls.card import Lineage
 from edgecls.errors import UsageError
-from edgecls.report import layers as report
-from edgecls.report.layers import look_inside
-from edgecls.runs import Artefact
+from edgecls.runtime import layers as report
+from edgecls.runtime.layers import look_inside
+from edgecls.runtime.store import Artefact
 from tests.conftest import VARIANTS
 
 INSPECTED = {

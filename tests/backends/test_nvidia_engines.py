@@ -16,7 +16,7 @@ from edgecls.backends.nvidia import engines
 from edgecls.backends.nvidia.engines import EngineCache, Plan, build_engine
 from edgecls.backends.nvidia.flavours import FLAVOURS, installed_flavours
 from edgecls.errors import BackendError
-from edgecls.runs import Artefact
+from edgecls.runtime.store import Artefact
 
 RTX = FLAVOURS[1]
 pytestmark = pytest.mark.skipif(RTX not in installed_flavours(), reason="tensorrt_rtx is not installed")

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgecls.artifact.card import INPUT_NAME, OUTPUT_NAME
+from edgecls.artifact.golden import Golden
 from edgecls.backends.nvidia import session as module
 from edgecls.backends.nvidia.flavours import FLAVOURS
 from edgecls.backends.nvidia.session import TensorRtSession
-from edgecls.card import INPUT_NAME, OUTPUT_NAME, Golden
 from edgecls.errors import BackendError
-from edgecls.runs import Artefact
+from edgecls.runtime.store import Artefact
 
 pytest.importorskip("cuda.bindings.runtime")
 FULL, RTX = FLAVOURS

@@ -11,7 +11,7 @@ import pytest
 from edgecls import backends
 from edgecls.backends import openvino as backend
 from edgecls.errors import BackendError
-from edgecls.runs import Artefact
+from edgecls.runtime.store import Artefact
 
 pytest.importorskip("openvino")
 

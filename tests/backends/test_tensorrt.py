@@ -13,18 +13,19 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from edgecls import backends, models, runs
+from edgecls import backends, models
+from edgecls.artifact.card import Card, read_card, write_card
 from edgecls.backends.base import BuildOptions
 from edgecls.backends.nvidia import cuda
 from edgecls.backends.nvidia.flavours import FLAVOURS, installed_flavours, parse_graph
 from edgecls.backends.onnx_graph import quantizer_faults
-from edgecls.card import Card, read_card, write_card
 from edgecls.errors import ArtefactError, BackendError, UsageError
 from edgecls.export.graph import float_graph
-from edgecls.export.quantize import Quantizer, prepare
-from edgecls.export.recipe import ladder_for
-from edgecls.preprocess import Preprocess
-from edgecls.runs import Artefact
+from edgecls.imaging.preprocess import Preprocess
+from edgecls.quantization.quantize import Quantizer, prepare
+from edgecls.quantization.recipe import ladder_for
+from edgecls.runtime import store
+from edgecls.runtime.store import Artefact
 
 CARD = Card("simple_cnn", tuple("abcdefghij"), Preprocess(32, 32), target="tensorrt", precision="int8")
 needs_builder = pytest.mark.skipif(not installed_flavours(), reason="neither tensorrt nor tensorrt_rtx is installed")
@@ -168,10 +169,10 @@ def test_an_unknown_compute_capability_is_answered_with_the_known_ones(int8: Art
 @needs_rtx
 def test_an_engine_leads_to_its_bundle(int8: Artefact, tmp_path: Path):
     [engine] = (int8.place / "engines").glob("*.engine")
-    assert runs.find(engine).place == int8.place
+    assert store.find(engine).place == int8.place
     (tmp_path / "stray.engine").write_bytes(b"")
     with pytest.raises(ArtefactError, match=r"card\.json"):
-        runs.find(tmp_path / "stray.engine")
+        store.find(tmp_path / "stray.engine")
 
 
 class TestOptions:

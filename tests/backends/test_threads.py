@@ -15,7 +15,7 @@ import pytest
 from edgecls import Classifier, load
 from edgecls.backends import LOW_LATENCY, THROUGHPUT, Parallelism
 from edgecls.errors import BackendError, UsageError
-from edgecls.runs import Artefact
+from edgecls.runtime.store import Artefact
 from tests.conftest import VARIANTS
 
 THREADS = 8

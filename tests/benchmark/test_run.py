@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from edgecls import env, runs
+from edgecls.artifact.card import read_card
 from edgecls.benchmark import conditions, suite
 from edgecls.benchmark.run import BenchmarkConfig, benchmark, gain_over, remember
-from edgecls.card import read_card
 from edgecls.errors import UsageError
-from edgecls.runs import Artefact, best_here
+from edgecls.runtime import machine, store
+from edgecls.runtime.store import Artefact, best_here
 
 QUICK = BenchmarkConfig(rounds=2, seconds=0.05)
 
@@ -51,18 +51,18 @@ def test_the_fastest_verified_bundle_on_this_machine_is_the_default(
 ):
     rows = benchmark(candidates, QUICK)
     remember(rows)
-    machine = env.this_machine().name
+    here = machine.this_machine().name
     timed = [row for row in rows if row.latency and not row.artefact.is_run]
     fastest = min(timed, key=lambda row: row.latency.p50_ms)
-    others = {bundle.place: bundle.card for bundle in runs.bundles_of(trained.place)}
-    chosen = best_here(runs.find(trained.place), machine)
+    others = {bundle.place: bundle.card for bundle in store.bundles_of(trained.place)}
+    chosen = best_here(store.find(trained.place), here)
     assert read_card(fastest.artefact.place).quality.latency_ms == fastest.latency.p50_ms
     assert chosen.card.quality.latency_ms == min(
         card.quality.latency_ms
         for place, card in others.items()
-        if runs.find(place).backend.available() is None and card.quality.recommended is not False
+        if store.find(place).backend.available() is None and card.quality.recommended is not False
     )
-    assert runs.resolve(None, machine).place == chosen.place
+    assert store.resolve(None, here).place == chosen.place
 
 
 def test_a_benchmark_beside_float32_renews_the_verdict(bundle: Callable[[str, str], Artefact], tmp_path: Path):
@@ -71,16 +71,16 @@ def test_a_benchmark_beside_float32_renews_the_verdict(bundle: Callable[[str, st
     for precision in ("int8", "fp32"):
         places.append(tmp_path / precision)
         shutil.copytree(bundle("onnx", precision).place, places[-1])
-    rows = benchmark([runs.find(place) for place in places], BenchmarkConfig(rounds=2, seconds=0.05))
+    rows = benchmark([store.find(place) for place in places], BenchmarkConfig(rounds=2, seconds=0.05))
     slow = replace(rows[0], round_p50_ms=(3.0, 2.0))
     fast = replace(rows[1], round_p50_ms=(1.0, 1.5))
     assert gain_over(slow, fast) == pytest.approx(0.5)
     remember([slow, fast])
-    quality = runs.find(places[0]).card.quality
+    quality = store.find(places[0]).card.quality
     assert (quality.gain, quality.recommended) == (pytest.approx(0.5), False)
     remember([replace(slow, round_p50_ms=(0.5,)), fast])
-    assert runs.find(places[0]).card.quality.recommended is True
-    assert runs.find(places[1]).card.quality.recommended is None
+    assert store.find(places[0]).card.quality.recommended is True
+    assert store.find(places[1]).card.quality.recommended is None
 
 
 @pytest.mark.parametrize("values", [{"rounds": 0}, {"seconds": 0}, {"threads": 0}])

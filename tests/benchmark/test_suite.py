@@ -17,7 +17,7 @@ from edgecls.benchmark.regression import allowed, compare
 from edgecls.benchmark.statistics import again, slowdown
 from edgecls.benchmark.suite import Candidate, Measured, SuiteConfig
 from edgecls.errors import ArtefactError, UsageError
-from edgecls.runs import Artefact
+from edgecls.runtime.store import Artefact
 
 QUICK = SuiteConfig(rounds=2, seconds=0.05)
 

@@ -11,7 +11,7 @@ from typer.testing import Result
 
 from edgecls import backends
 from edgecls.backends.nvidia.flavours import FLAVOURS, installed_flavours
-from edgecls.runs import Artefact
+from edgecls.runtime.store import Artefact
 
 Cli = Callable[..., Result]
 Bundle = Callable[[str, str], Artefact]

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from edgecls import runs
-from edgecls.card import Golden
-from edgecls.opencv import cv2
-from edgecls.runs import RUNS_VARIABLE, Artefact
+from edgecls.artifact.golden import Golden
+from edgecls.imaging.opencv import cv2
+from edgecls.runtime import store
+from edgecls.runtime.store import RUNS_VARIABLE, Artefact
 
 Cli = Callable[..., Result]
 
@@ -185,7 +185,7 @@ def test_import_prints_what_it_assumed_and_where_the_run_is(
     assert done.exit_code == 0, done.output
     assert "because --mean, --std was not given" in done.output
     assert "test split: top-1" in done.output
-    assert runs.find(tmp_path / "run").is_run
+    assert store.find(tmp_path / "run").is_run
     again = cli(
         "import", trained.place / "model.safetensors", "--arch", "simple_cnn", "--classes", tmp_path / "classes.txt",
         "--size", "32x", "--out", tmp_path / "other",

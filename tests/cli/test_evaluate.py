@@ -10,7 +10,7 @@ import pytest
 from typer.testing import Result
 
 from edgecls import backends
-from edgecls.runs import Artefact
+from edgecls.runtime.store import Artefact
 
 Cli = Callable[..., Result]
 Bundle = Callable[[str, str], Artefact]

@@ -16,7 +16,7 @@ from edgecls.data.check import Report, check
 from edgecls.data.dataset import open_dataset
 from edgecls.data.layout import find_layout
 from edgecls.data.similar import look_at, near_pairs
-from edgecls.opencv import cv2
+from edgecls.imaging.opencv import cv2
 
 
 def scene(seed: int) -> np.ndarray:

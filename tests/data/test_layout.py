@@ -123,7 +123,7 @@ class TestTorchvision:
     def test_every_name_is_one_of_torchvisions_with_these_arguments(self, name: str):
         import inspect
 
-        from edgecls.vision import import_torchvision
+        from edgecls.models.vision import import_torchvision
 
         import_torchvision()
         from torchvision import datasets

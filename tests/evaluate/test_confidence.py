@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from typer.testing import Result
 
-from edgecls.card import Confidence, Golden, read_card, write_card
-from edgecls.classifier import load
-from edgecls.evaluate.confidence import answered, fit_temperature, fit_threshold, scaled
-from edgecls.evaluate.metrics import calibration_error, softmax
-from edgecls.runs import Artefact
+from edgecls.artifact.card import Confidence, read_card, write_card
+from edgecls.artifact.golden import Golden
+from edgecls.evaluate.confidence import answered, fit_temperature, fit_threshold
+from edgecls.evaluate.metrics import calibration_error
+from edgecls.runtime.classifier import load
+from edgecls.runtime.scores import scaled, softmax
+from edgecls.runtime.store import Artefact
 
 
 @pytest.fixture(scope="module")

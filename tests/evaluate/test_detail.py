@@ -9,7 +9,7 @@ import pytest
 from sklearn import metrics as reference
 
 from edgecls.evaluate.detail import evaluate
-from edgecls.evaluate.metrics import softmax
+from edgecls.runtime.scores import softmax
 
 CLASSES = ("a", "b", "c", "d", "e", "f", "g")
 

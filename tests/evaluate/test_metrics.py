@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from edgecls.errors import BackendError
-from edgecls.evaluate.metrics import agreement, as_logits, calibration_error, drop, measure, softmax, wilson
+from edgecls.evaluate.metrics import calibration_error, drop, measure, wilson
+from edgecls.runtime.scores import agreement, as_logits, softmax
 
 LABELS = np.array([0, 0, 0, 1, 1, 2])
 PREDICTED = np.array([0, 0, 1, 1, 1, 0])

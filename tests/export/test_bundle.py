@@ -13,14 +13,15 @@ import numpy as np
 import onnx
 import pytest
 
-from edgecls import env, runs
-from edgecls.card import Golden, read_card, write_card
+from edgecls.artifact.card import read_card, write_card
+from edgecls.artifact.golden import Golden
 from edgecls.data.dataset import open_recorded
 from edgecls.errors import ArtefactError, BackendError, DataError, MissingExtraError, UsageError, VerificationError
 from edgecls.export import bundle as exporting
 from edgecls.export.bundle import ExportConfig, export
-from edgecls.export.parity import replay_golden
-from edgecls.runs import Artefact
+from edgecls.runtime import machine, store
+from edgecls.runtime.store import Artefact
+from edgecls.runtime.verification import replay_golden
 
 
 def files_below(folder: Path) -> set[str]:
@@ -114,7 +115,7 @@ def test_lowered_precision_that_does_not_pay_comes_with_the_float_bundle_that_is
     assert artefact.card.quality.recommended is False
     assert {path.name for path in (run / "bundles").iterdir()} == {"onnx-int8", "onnx-fp32"}
     write_card(replace(artefact.card, quality=replace(artefact.card.quality, latency_ms=0.0001)), artefact.place)
-    assert runs.resolve(run, artefact.card.quality.latency_machine).card.name == "onnx-fp32"
+    assert store.resolve(run, artefact.card.quality.latency_machine).card.name == "onnx-fp32"
 
 
 def test_rungs_that_are_accurate_but_slow_are_not_refined(run: Path, monkeypatch: pytest.MonkeyPatch):
@@ -124,7 +125,7 @@ def test_rungs_that_are_accurate_but_slow_are_not_refined(run: Path, monkeypatch
 
 
 def test_int8_for_another_kind_of_processor_is_verified_but_not_timed(run: Path):
-    device = "arm" if env.int8_kind(env.this_machine()) != "arm" else "x86"
+    device = "arm" if machine.int8_kind(machine.this_machine()) != "arm" else "x86"
     card = export(ExportConfig("onnx", run, "int8", device=device, max_drop_points=5)).card
     assert card.runtime.device == device
     assert card.lineage.recipe["reduce_range"] == (device == "x86")
@@ -151,7 +152,7 @@ def test_golden_inputs_catch_other_answers(bundle: Callable[[str, str], Artefact
     golden = Golden.read(place)
     Golden(golden.images, np.roll(golden.scores, 1, axis=1)).write(place)
     with pytest.raises(VerificationError, match="fails here"):
-        replay_golden(runs.find(place))
+        replay_golden(store.find(place))
 
 
 def test_a_bundle_that_loses_too_much_is_not_written(run: Path, single_rung: Path, monkeypatch: pytest.MonkeyPatch):
@@ -386,7 +387,7 @@ def test_where_every_candidate_fails_the_reasons_are_told_and_nothing_is_written
 
 
 def test_scores_that_are_no_numbers_are_no_candidate(run: Path, monkeypatch: pytest.MonkeyPatch):
-    from edgecls.export import parity
+    from edgecls.export import verification as parity
 
     monkeypatch.setattr(parity, "scores_of", lambda _session, images: np.full((len(images), 10), np.nan, np.float32))
     with pytest.raises(VerificationError, match="not finite"):

@@ -12,15 +12,15 @@ import pytest
 import torch
 
 from edgecls import backends, models
+from edgecls.artifact.card import Card
 from edgecls.backends.base import BuildOptions
 from edgecls.backends.nvidia.flavours import FLAVOURS, installed_flavours
 from edgecls.backends.onnx_graph import quantizer_faults
-from edgecls.backends.torch import TorchSession, open_module
-from edgecls.card import Card
 from edgecls.export.graph import float_graph
-from edgecls.export.quantize import Quantizer, prepare
-from edgecls.export.recipe import ladder_for
-from edgecls.preprocess import Preprocess
+from edgecls.imaging.preprocess import Preprocess
+from edgecls.models.torch_backend import TorchSession, open_module
+from edgecls.quantization.quantize import Quantizer, prepare
+from edgecls.quantization.recipe import ladder_for
 
 CLASSES = ("a", "b", "c")
 DEPLOYED = (

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgecls.card import Golden
-from edgecls.data.images import decode_image
+from edgecls.artifact.golden import Golden
 from edgecls.errors import ArtefactError, ImageError
+from edgecls.imaging.decode import decode_image
+from edgecls.imaging.opencv import cv2
 from edgecls.models import read_weights
-from edgecls.opencv import cv2
-from edgecls.runs import Artefact
+from edgecls.runtime.store import Artefact
 from tests.fuzz.conftest import SECONDS
 
 SHORT = 150

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from edgecls.card import Card, Lineage, Quality, Runtime
+from edgecls.artifact.card import Card, Lineage, Quality, Runtime
 from edgecls.cli.numbers import parse_numbers
 from edgecls.data.layout import read_manifest
 from edgecls.errors import ArtefactError, DataError, EdgeclsError, UsageError
-from edgecls.intake.model import read_classes
-from edgecls.preprocess import Preprocess
-from edgecls.storage import parse_toml
+from edgecls.files import parse_toml
+from edgecls.imaging.preprocess import Preprocess
+from edgecls.importers.model import read_classes
 from edgecls.stream.frames import Region
 from edgecls.train.config import TrainConfig
 from edgecls.urls import SecretUrl, checked

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecls.opencv import cv2
+from edgecls.imaging.opencv import cv2
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 
-from edgecls.classifier import Prediction
+from edgecls.runtime.classifier import Prediction
 from edgecls.stream.decision import CameraHealth, Decision, Health, State
 from edgecls.stream.frames import Frame
 from edgecls.stream.sinks.web import WebSink

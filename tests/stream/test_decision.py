@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgecls.classifier import Prediction
 from edgecls.errors import UsageError
+from edgecls.runtime.classifier import Prediction
 from edgecls.stream.decision import EACH_FRAME, Decision, EventLog, Smoother, Smoothing
 
 CLASSES = ("cat", "dog", "fox")

@@ -11,7 +11,7 @@ import pytest
 
 import edgecls
 from edgecls.errors import SourceError
-from edgecls.runs import Artefact
+from edgecls.runtime.store import Artefact
 from edgecls.stream.decision import EACH_FRAME, State
 from edgecls.stream.loop import Stream, StreamConfig
 from edgecls.stream.sources import CameraOptions, LiveSource, open_source

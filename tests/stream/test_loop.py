@@ -16,10 +16,10 @@ import pytest
 
 import edgecls
 from edgecls import backends
-from edgecls.card import Golden
+from edgecls.artifact.golden import Golden
 from edgecls.errors import OutputError, UsageError
-from edgecls.opencv import cv2
-from edgecls.runs import Artefact
+from edgecls.imaging.opencv import cv2
+from edgecls.runtime.store import Artefact
 from edgecls.stream.decision import EACH_FRAME, Decision, Event, Health, StateChange
 from edgecls.stream.frames import Frame
 from edgecls.stream.loop import Stream, StreamConfig, Summary

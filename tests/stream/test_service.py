@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from edgecls.runs import Artefact
+from edgecls.runtime.store import Artefact
 from edgecls.stream.service import Supervisor, unit
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgecls.card import Golden
+from edgecls.artifact.golden import Golden
 from edgecls.errors import SourceError, UsageError
-from edgecls.opencv import cv2
+from edgecls.imaging.opencv import cv2
 from edgecls.stream.frames import Geometry, Region
 from edgecls.stream.sources import CameraOptions, LiveSource, open_source
 from edgecls.stream.sources.camera import FilmClock, FilmDevice, Wanted, demo_frame, has_gstreamer

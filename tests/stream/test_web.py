@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 import edgecls
-from edgecls.card import Golden
+from edgecls.artifact.golden import Golden
 from edgecls.errors import OutputError, UsageError
-from edgecls.opencv import cv2
-from edgecls.runs import Artefact
+from edgecls.imaging.opencv import cv2
+from edgecls.runtime.store import Artefact
 from edgecls.stream.decision import EACH_FRAME, Health
 from edgecls.stream.loop import Stream, StreamConfig
 from edgecls.stream.sinks.web import WebSink, read_token

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from edgecls.data.dataset import open_dataset
-from edgecls.opencv import cv2
-from edgecls.preprocess import Preprocess
+from edgecls.imaging.opencv import cv2
+from edgecls.imaging.preprocess import Preprocess
 from edgecls.train.augment import PRESETS, Augmentation
 from edgecls.train.batches import Order, TrainingBatches
 from edgecls.train.config import TrainConfig

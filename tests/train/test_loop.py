@@ -9,11 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from edgecls import models, runs
-from edgecls.card import check_files
+from edgecls import models
+from edgecls.artifact.card import check_files
 from edgecls.errors import ArtefactError, BackendError, OutputError, UsageError
 from edgecls.models.layers import grid_pool
-from edgecls.runs import Artefact
+from edgecls.runtime import store
+from edgecls.runtime.store import Artefact
 from edgecls.train.config import TrainConfig
 from edgecls.train.history import Epoch, Watcher, read_history
 from edgecls.train.loop import train
@@ -74,10 +75,10 @@ def test_ctrl_c_before_the_first_checkpoint_leaves_nothing(photos: Path, tmp_pat
 
 
 def test_the_next_run_takes_the_next_number(trained: Artefact):
-    with runs.new_run("My photos!", "resnet18") as first, runs.new_run("digits", "resnet18") as second:
+    with store.new_run("My photos!", "resnet18") as first, store.new_run("digits", "resnet18") as second:
         assert first.name == "002-My-photos-resnet18"
         assert second.name == "003-digits-resnet18"
-        assert runs.latest_run() == trained.place
+        assert store.latest_run() == trained.place
     assert not first.exists()
     assert not second.exists()
 
@@ -102,11 +103,11 @@ def test_grid_pooling_is_torchs_adaptive_pooling(height: int, width: int):
 
 def test_a_timm_network_is_trained_like_the_others(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("timm")
-    monkeypatch.setenv(runs.RUNS_VARIABLE, str(tmp_path / "runs"))
+    monkeypatch.setenv(store.RUNS_VARIABLE, str(tmp_path / "runs"))
     settings = {**QUICK, "arch": "timm/mobilenetv3_small_050"}
     place, _ = train(TrainConfig(str(photos), **settings))
     assert place.name.endswith("-photos-mobilenetv3_small_050")
-    assert runs.find(place).card.arch == "timm/mobilenetv3_small_050"
+    assert store.find(place).card.arch == "timm/mobilenetv3_small_050"
 
 
 class TestWeights:
@@ -203,7 +204,7 @@ SMALLEST = (
 
 
 def test_every_architecture_of_torchvision_has_its_weights():
-    from edgecls.vision import import_torchvision
+    from edgecls.models.vision import import_torchvision
 
     known = import_torchvision().models
     families = (

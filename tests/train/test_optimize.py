@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional
 
-from edgecls import models, runs
-from edgecls.card import Golden
+from edgecls import models
+from edgecls.artifact.golden import Golden
 from edgecls.errors import UsageError
+from edgecls.runtime import store
 from edgecls.train.config import TrainConfig
 from edgecls.train.features import Backbone
 from edgecls.train.history import Watcher, read_history
@@ -172,7 +173,7 @@ def test_a_frozen_backbone_stays_as_it_is_batch_norms_included(learned: Path, tm
 
 def test_features_give_the_same_scores_as_images(learned: Path):
     """The whole network and the last layer on features are one function."""
-    run = runs.find(learned)
+    run = store.find(learned)
     network = models.create("mobilenet_v2", 10)
     models.load_weights(network, "mobilenet_v2", models.read_weights(learned / "model.safetensors"), "")
     backbone = Backbone(models.deployable(network, run.card.preprocess), network, "classifier.1")

@@ -17,16 +17,16 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import Result
 
-from edgecls import runs
 from edgecls.errors import UsageError
 from edgecls.evaluate.metrics import calibration_error, measure
-from edgecls.runs import Artefact
+from edgecls.models.vision import import_torchvision
+from edgecls.runtime import store
+from edgecls.runtime.store import Artefact
 from edgecls.train.config import TrainConfig, read_config
 from edgecls.train.history import Epoch, Watcher, read_history
 from edgecls.train.interrupt import held_back
 from edgecls.train.loop import resume, train
 from edgecls.train.teacher import Teacher
-from edgecls.vision import import_torchvision
 
 QUICK = {"arch": "simple_cnn", "epochs": 3, "size_px": 32, "batch_size": 8, "weights": "none"}
 PLAIN = "simple_cnn:widths=8-16,dropout=0"
@@ -239,7 +239,7 @@ class TestProcesses:
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("epoch   1 ") == 1
         assert done.stdout.count("run: ") == 1
-        two = runs.find(tmp_path / "two").place
+        two = store.find(tmp_path / "two").place
         for ours, theirs in zip(read_history(one), read_history(two), strict=True):
             assert theirs.train_loss == pytest.approx(ours.train_loss, abs=1e-3)
             assert theirs.val_loss == pytest.approx(ours.val_loss, abs=1e-3)

@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import Result
 
-from edgecls import runs
 from edgecls.errors import ArtefactError, DataError
+from edgecls.runtime import store
 from edgecls.train.checkpoint import CHECKPOINT_FILE, read_checkpoint
 from edgecls.train.config import TrainConfig
 from edgecls.train.history import Epoch, Watcher, read_history
@@ -68,19 +68,19 @@ def test_weights_and_losses_are_those_of_a_training_that_was_not_interrupted(pho
     assert losses == expected_losses
     assert all(torch.equal(weights[name], expected_weights[name]) for name in expected_weights)
     assert not (place / CHECKPOINT_FILE).exists()
-    assert runs.find(place).is_run
+    assert store.find(place).is_run
 
 
 def test_an_unfinished_training_is_not_the_latest_run(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv(runs.RUNS_VARIABLE, str(tmp_path / "runs"))
+    monkeypatch.setenv(store.RUNS_VARIABLE, str(tmp_path / "runs"))
     first, _ = train(TrainConfig(str(photos), **{**SETTINGS, "epochs": 1}))
     watcher = StopsAfter(1)
     with pytest.raises(KeyboardInterrupt):
         train(TrainConfig(str(photos), **SETTINGS), watcher)
-    assert runs.latest_run() == first
+    assert store.latest_run() == first
     assert watcher.stopped_in.name.startswith("002-")
     resume(watcher.stopped_in)
-    assert runs.latest_run() == watcher.stopped_in
+    assert store.latest_run() == watcher.stopped_in
 
 
 def test_it_does_not_go_on_with_other_images(photos: Path, tmp_path: Path):
@@ -140,7 +140,7 @@ class TestCommand:
     def test_last_is_the_newest_and_its_settings_hold(
         self, cli: Callable[..., Result], photos: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ):
-        monkeypatch.setenv(runs.RUNS_VARIABLE, str(tmp_path / "runs"))
+        monkeypatch.setenv(store.RUNS_VARIABLE, str(tmp_path / "runs"))
         assert cli("train", "--resume", "last").exit_code == 4
         with pytest.raises(KeyboardInterrupt):
             train(TrainConfig(str(photos), **SETTINGS), StopsAfter(2))

@@ -16,11 +16,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from edgecls.artifact.card import INPUT_NAME
 from edgecls.backends.base import Tell
 from edgecls.backends.nvidia.flavours import Flavour, monitor_for, parse_graph
-from edgecls.card import INPUT_NAME
 from edgecls.errors import BackendError, MissingExtraError, OutputError, UsageError
-from edgecls.storage import make_folder, sha256, write_bytes, write_text
+from edgecls.files import make_folder, sha256, write_bytes, write_text
 
 ENGINES_FOLDER = "engines"
 DEFAULT_BATCH = (1, 1, 8)

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from edgecls.artifact.card import Card
 from edgecls.backends.base import PROFILED_RUNS, Layer
 from edgecls.backends.nvidia.session import Engine, Lane
-from edgecls.card import Card
 
 if TYPE_CHECKING:
     from numpy import uint8

@@ -15,12 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgecls.artifact.card import INPUT_NAME, OUTPUT_NAME, Card
 from edgecls.backends.base import Session
 from edgecls.backends.nvidia.cuda import call
 from edgecls.backends.nvidia.flavours import Flavour, logger_for
-from edgecls.card import INPUT_NAME, OUTPUT_NAME, Card
 from edgecls.errors import BackendError, OutputError
-from edgecls.storage import write_bytes
+from edgecls.files import write_bytes
 
 if TYPE_CHECKING:
     from numpy import float32, uint8

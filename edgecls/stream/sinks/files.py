@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from edgecls.bounds import LONGEST_S, check_bounds
 from edgecls.errors import OutputError, UsageError
-from edgecls.storage import make_folder, take_name, write_bytes, writing_to
+from edgecls.files import make_folder, take_name, write_bytes, writing_to
 from edgecls.stream.decision import Decision, Event, Health, StateChange
 from edgecls.stream.frames import Frame
 from edgecls.stream.sinks.base import Sink
@@ -114,7 +114,7 @@ class _Film:
     """One video file that is being written."""
 
     def __init__(self, path: Path, fps: float, image: NDArray[uint8], begun_s: float, live: bool):
-        from edgecls.opencv import cv2
+        from edgecls.imaging.opencv import cv2
 
         self.path = path
         self.part = path.with_name(f".{path.stem}.part{path.suffix}")
@@ -132,7 +132,7 @@ class _Film:
 
     def add(self, image: NDArray[uint8], at_s: float) -> None:
         """Add a picture at its time."""
-        from edgecls.opencv import cv2
+        from edgecls.imaging.opencv import cv2
 
         if (image.shape[1], image.shape[0]) != self._size:
             image = cv2.resize(image, self._size)
@@ -177,7 +177,7 @@ class SnapshotSink(Sink):
 
     def write(self, frame: Frame, decision: Decision) -> None:
         """See `Sink.write`."""
-        from edgecls.opencv import cv2
+        from edgecls.imaging.opencv import cv2
 
         assert decision.snapshot is not None
         write_bytes(decision.snapshot, cv2.imencode(".jpg", frame.image)[1].tobytes())

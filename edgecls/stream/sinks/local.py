@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from edgecls.benchmark.clock import milliseconds_since, now_ns
+from edgecls.clock import milliseconds_since, now_ns
 from edgecls.errors import OutputError
 from edgecls.stream.decision import CameraHealth, Decision, Health, State, StateChange
 from edgecls.stream.frames import Frame
@@ -36,7 +36,7 @@ class WindowSink(Sink):
 
     def open(self, health: Callable[[], Health]) -> None:  # noqa: ARG002
         """See `Sink.open`."""
-        from edgecls.opencv import cv2
+        from edgecls.imaging.opencv import cv2
 
         if not self.works():
             raise OutputError("OpenCV cannot open a window here; use --display terminal")
@@ -45,7 +45,7 @@ class WindowSink(Sink):
     @staticmethod
     def works() -> bool:
         """Whether this OpenCV can open windows; its headless build cannot."""
-        from edgecls.opencv import cv2
+        from edgecls.imaging.opencv import cv2
 
         try:
             cv2.namedWindow(WINDOW_TITLE, cv2.WINDOW_NORMAL)
@@ -56,7 +56,7 @@ class WindowSink(Sink):
 
     def write(self, frame: Frame, decision: Decision) -> None:
         """See `Sink.write`."""
-        from edgecls.opencv import cv2
+        from edgecls.imaging.opencv import cv2
 
         self._pictures[decision.camera] = annotated(frame.image, decision)
         picture = side_by_side(list(self._pictures.values()))
@@ -73,7 +73,7 @@ class WindowSink(Sink):
 
     def idle(self) -> None:
         """Let the window answer to keys and to being closed."""
-        from edgecls.opencv import cv2
+        from edgecls.imaging.opencv import cv2
 
         pressed = cv2.waitKey(1) & 0xFF
         closed = self._shown and cv2.getWindowProperty(WINDOW_TITLE, cv2.WND_PROP_VISIBLE) < 1
@@ -82,7 +82,7 @@ class WindowSink(Sink):
 
     def close(self) -> None:
         """Close the window."""
-        from edgecls.opencv import cv2
+        from edgecls.imaging.opencv import cv2
 
         cv2.destroyAllWindows()
 

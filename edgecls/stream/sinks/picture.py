@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def annotated(image: NDArray[uint8], decision: Decision) -> NDArray[uint8]:
     """A copy of the picture (H, W, 3) with label, probability and status on a dark band at the bottom."""
-    from edgecls.opencv import cv2
+    from edgecls.imaging.opencv import cv2
 
     picture = image.copy()
     height, width = picture.shape[:2]
@@ -47,7 +47,7 @@ def side_by_side(pictures: Sequence[NDArray[uint8]]) -> NDArray[uint8]:
 
     import numpy as np
 
-    from edgecls.opencv import cv2
+    from edgecls.imaging.opencv import cv2
 
     if len(pictures) == 1:
         return pictures[0]

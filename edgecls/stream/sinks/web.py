@@ -165,7 +165,7 @@ class WebSink(Sink):
 
 
 def _jpeg(frame: Frame) -> bytes:
-    from edgecls.opencv import cv2
+    from edgecls.imaging.opencv import cv2
 
     image = frame.image
     while max(image.shape[:2]) > LARGEST_SIDE_PX:

@@ -7,9 +7,9 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgecls.benchmark.clock import now_ns
+from edgecls.artifact.golden import Golden
 from edgecls.bounds import check_bounds
-from edgecls.card import Golden
+from edgecls.clock import now_ns
 from edgecls.errors import MissingExtraError, SourceError, UsageError
 from edgecls.stream.frames import FASTEST_FPS, MAX_SIDE_PX, SLOWEST_FPS
 from edgecls.stream.sources.base import DEFAULT_FPS
@@ -68,7 +68,7 @@ class OpenCvDevice(Device):
     """Whatever OpenCV's `VideoCapture` reads."""
 
     def __init__(self, name: str, capture: Any, complaint: str, wanted: Wanted = ANY):
-        from edgecls.opencv import cv2
+        from edgecls.imaging.opencv import cv2
 
         self._name = name
         self._capture = capture
@@ -99,7 +99,7 @@ class OpenCvDevice(Device):
 
 def numbered(index: int, wanted: Wanted) -> Device:
     """A camera by the number of its video device, asked for little delay. Raises `SourceError`."""
-    from edgecls.opencv import cv2
+    from edgecls.imaging.opencv import cv2
 
     capture = cv2.VideoCapture(index)
     if capture.isOpened():
@@ -112,7 +112,7 @@ def numbered(index: int, wanted: Wanted) -> Device:
 
 def network(address: str, wanted: Wanted) -> Device:
     """A network stream through FFmpeg, one decoding thread so that none holds frames back."""
-    from edgecls.opencv import cv2
+    from edgecls.imaging.opencv import cv2
 
     settings = [
         cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(OPEN_TIMEOUT_S * 1000),
@@ -126,7 +126,7 @@ def network(address: str, wanted: Wanted) -> Device:
 
 def pipeline(launch: str, wanted: Wanted) -> Device:
     """A GStreamer pipeline that ends in `appsink`. Raises `SourceError` where OpenCV was built without GStreamer."""
-    from edgecls.opencv import cv2
+    from edgecls.imaging.opencv import cv2
 
     if not has_gstreamer():
         raise SourceError(
@@ -155,14 +155,14 @@ def csi_pipeline(sensor: int, wanted: Wanted) -> str:
 
 def has_gstreamer() -> bool:
     """Whether this OpenCV can run GStreamer's pipelines."""
-    from edgecls.opencv import cv2
+    from edgecls.imaging.opencv import cv2
 
     return bool(cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER))
 
 
 def frame_rate(capture: Any) -> float:
     """The frame rate that a capture claims, in 1/s, or a usual one where the claim is absurd."""
-    from edgecls.opencv import cv2
+    from edgecls.imaging.opencv import cv2
 
     rate = float(capture.get(cv2.CAP_PROP_FPS))
     return rate if 1 <= rate <= 240 else DEFAULT_FPS
@@ -184,7 +184,7 @@ class FilmClock:
 
     def at_s(self) -> float:
         """The time of the frame that was read last; to be asked for once for each frame."""
-        from edgecls.opencv import cv2
+        from edgecls.imaging.opencv import cv2
 
         told_s = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000
         next_s = self._at_s + self._interval_s
@@ -251,7 +251,7 @@ class FilmDevice(Paced):
     """
 
     def __init__(self, path: str, fps: float | None = None):
-        from edgecls.opencv import cv2
+        from edgecls.imaging.opencv import cv2
 
         self._path = path
         self._fixed_fps = fps
@@ -281,7 +281,7 @@ class FilmDevice(Paced):
 
     def _read_again(self) -> NDArray[uint8] | None:
         """The film's next picture, after its last the first."""
-        from edgecls.opencv import cv2
+        from edgecls.imaging.opencv import cv2
 
         try:
             return self._film.read()
@@ -340,7 +340,7 @@ def demo_frame(images: NDArray[uint8], at_s: float) -> NDArray[uint8]:
 
     `images` are RGB uint8 (K, h, w, 3); the centre square shows the whole image, its blurred copy fills the rest.
     """
-    from edgecls.opencv import cv2
+    from edgecls.imaging.opencv import cv2
 
     image = cv2.cvtColor(images[int(at_s / DEMO_HOLD_S) % len(images)], cv2.COLOR_RGB2BGR)
     height, width = 480, 640

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from edgecls.card import Golden
-from edgecls.data.images import SUFFIXES, find_images
+from edgecls.artifact.golden import Golden
 from edgecls.errors import SourceError, UsageError
+from edgecls.imaging.decode import SUFFIXES, find_images
 from edgecls.stream.frames import AS_IT_IS, Geometry
 from edgecls.stream.sources.base import Source
 from edgecls.stream.sources.camera import (
@@ -141,6 +141,6 @@ def _through_gstreamer(camera: str, wanted: Wanted) -> tuple[str, Callable[[], D
 
 
 def _device_file(path: str, wanted: Wanted) -> Device:
-    from edgecls.opencv import cv2
+    from edgecls.imaging.opencv import cv2
 
     return OpenCvDevice(path, cv2.VideoCapture(path), f"{path} cannot be opened; is it in use?", wanted)

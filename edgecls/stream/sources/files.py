@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from edgecls.benchmark.clock import now_ns
-from edgecls.data.images import read_image
-from edgecls.data.parallel import ordered_map
+from edgecls.clock import now_ns
+from edgecls.concurrency import ordered_map
 from edgecls.errors import ImageError, SourceError, UsageError
+from edgecls.imaging.decode import read_image
 from edgecls.stream.frames import AS_IT_IS, Frame, Geometry
 from edgecls.stream.sources.base import DEFAULT_FPS, Source
 from edgecls.stream.sources.camera import FilmClock, frame_rate
@@ -40,7 +40,7 @@ class VideoSource(FiniteSource):
     """A video file."""
 
     def __init__(self, path: Path, geometry: Geometry = AS_IT_IS):
-        from edgecls.opencv import cv2
+        from edgecls.imaging.opencv import cv2
 
         super().__init__(str(path), geometry)
         self._capture = cv2.VideoCapture(str(path))
@@ -97,7 +97,7 @@ class RawSource(FiniteSource):
     def __init__(
         self, width: int, height: int, fps: float | None, geometry: Geometry = AS_IT_IS, stream: IO[bytes] | None = None
     ):
-        from edgecls.opencv import MAX_PIXELS, PIXELS_VARIABLE
+        from edgecls.imaging.opencv import MAX_PIXELS, PIXELS_VARIABLE
 
         if width * height > MAX_PIXELS:
             raise UsageError(

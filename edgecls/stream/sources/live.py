@@ -10,8 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgecls.benchmark.clock import milliseconds_since, now_ns
 from edgecls.bounds import LONGEST_S, check_bounds
+from edgecls.clock import milliseconds_since, now_ns
 from edgecls.errors import SourceError
 from edgecls.stream.decision import State
 from edgecls.stream.frames import AS_IT_IS, Frame, Geometry

@@ -1,0 +1,1 @@
+"""The contract between the machine that makes a model and the one that runs it."""

@@ -1,0 +1,230 @@
+"""Bring your own model: somebody's checkpoint or ONNX classifier becomes a run that every other command takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast, get_args
+
+from edgecls import backends, models
+from edgecls.artifact.card import IMPORTED, Card, Lineage, Quality, with_files, write_card
+from edgecls.artifact.golden import Golden
+from edgecls.data.dataset import Dataset, open_for_classes
+from edgecls.errors import ArtefactError, MissingExtraError, OutputError, UsageError, first_line
+from edgecls.evaluate.inference import GOLDEN_IMAGES, golden_images, labels_of, prepared
+from edgecls.evaluate.metrics import measure
+from edgecls.files import new_folder
+from edgecls.imaging.preprocess import MAX_SHIFT, MIN_STD, Preprocess, Resize
+from edgecls.importers.graph import read_classifier, take_raw_images
+from edgecls.importers.labels import read_classes
+from edgecls.models.torch_backend import MODEL_FILE
+from edgecls.runtime import machine, store
+from edgecls.runtime.pipeline import scores_of
+from edgecls.runtime.store import Artefact
+
+if TYPE_CHECKING:
+    import torch
+    from numpy import uint8
+    from numpy.typing import NDArray
+
+NO_ARCH = "none"
+SEED = 0
+
+
+@dataclass(frozen=True)
+class ImportConfig:
+    """What is known about somebody's model; None means what the architecture or the graph says.
+
+    `arch` is an architecture's name for a checkpoint and "none" for an ONNX file. `size_px` is (height, width).
+    `output` names the output of an ONNX file that holds the scores, where it has several.
+    """
+
+    file: Path
+    arch: str
+    classes: Path
+    size_px: tuple[int, int] | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    resize: Resize | None = None
+    crop: float | None = None
+    data: str | None = None
+    out: Path | None = None
+    output: str | None = None
+
+    def check(self) -> None:
+        """Raise `UsageError` for values that make no sense together."""
+        if not self.file.is_file():
+            raise ArtefactError(f"there is no file {self.file}")
+        is_graph = self.file.suffix.lower() == ".onnx"
+        if is_graph != (self.arch == NO_ARCH):
+            wanted = "an ONNX file goes with --arch none" if is_graph else "a checkpoint needs --arch NAME"
+            raise UsageError(f"{wanted}; {self.file.name} with --arch {self.arch} cannot be imported")
+        if self.output is not None and not is_graph:
+            raise UsageError("--output is for ONNX files; a checkpoint's network has one output")
+        if not is_graph:
+            models.find(self.arch)
+        if self.resize is not None and self.resize not in get_args(Resize):
+            raise UsageError(f"--resize takes {', '.join(get_args(Resize))}, not {self.resize!r}")
+        if self.crop is not None and not 0 < self.crop <= 1:
+            raise UsageError(
+                f"--crop is the share of the image's sides that is kept, above 0 and up to 1, not {self.crop}"
+            )
+        if self.size_px is not None and not all(8 <= side <= 4096 for side in self.size_px):
+            raise UsageError(f"--size is between 8 and 4096 pixels, not {'x'.join(map(str, self.size_px))}")
+        if self.std is not None and not all(MIN_STD <= value <= MAX_SHIFT for value in self.std):
+            raise UsageError(f"--std holds numbers from {MIN_STD:g} to {MAX_SHIFT:g}")
+        if self.mean is not None and not all(abs(value) <= MAX_SHIFT for value in self.mean):
+            raise UsageError(f"--mean holds numbers from -{MAX_SHIFT:g} to {MAX_SHIFT:g}")
+        if self.out is not None and self.out.exists():
+            raise OutputError(f"{self.out} exists already; choose another --out or remove it")
+
+
+def import_model(config: ImportConfig, tell: Callable[[str], None] = lambda _: None) -> Artefact:
+    """Turn a checkpoint or an ONNX classifier into a run; returns it, with its accuracy where `data` was given.
+
+    `tell` hears what was assumed. Nothing is left behind on an error. Raises `ArtefactError` for a file that does not
+    fit what was said about it.
+    """
+    config.check()
+    classes = read_classes(config.classes)
+    dataset = open_for_classes(config.data, classes, SEED) if config.data else None
+    kind = "onnx" if config.arch == NO_ARCH else config.arch
+    reserved = nullcontext(config.out) if config.out else store.new_run(config.file.stem, kind)
+    with reserved as place, new_folder(place) as folder:
+        lineage = machine.new_lineage(dataset.source.name if dataset else None)
+        bring = _graph if config.arch == NO_ARCH else _checkpoint
+        card = bring(config, classes, lineage, folder, tell)
+        run = Artefact(folder, card)
+        quality = _examine(run, dataset)
+        card = replace(card, quality=quality)
+        if dataset:
+            dataset.write(folder)
+        write_card(card, folder)
+    return Artefact(place, card)
+
+
+def _preprocess(config: ImportConfig, defaults: Preprocess) -> Preprocess:
+    height, width = config.size_px or (defaults.height_px, defaults.width_px)
+    resize = config.resize or defaults.resize
+    return replace(
+        defaults,
+        height_px=height,
+        width_px=width,
+        resize=resize,
+        mean=config.mean or defaults.mean,
+        std=config.std or defaults.std,
+        crop=config.crop or (defaults.crop if resize == defaults.resize else 1.0),
+    )
+
+
+def _checkpoint(
+    config: ImportConfig, classes: tuple[str, ...], lineage: Lineage, folder: Path, tell: Callable[[str], None]
+) -> Card:
+    network = models.create(config.arch, len(classes))
+    weights = models.read_weights(config.file, tell, network.state_dict())
+    if not models.load_weights(network, config.arch, weights, str(config.file)):
+        raise ArtefactError(_misfit(network, weights, config, len(classes)))
+    preprocess = _preprocess(config, models.published_preprocess(config.arch))
+    assumed = [
+        name
+        for name, value in (("--size", config.size_px), ("--mean", config.mean), ("--std", config.std))
+        if not value
+    ]
+    if assumed:
+        tell(
+            f"assumed what is usual for {config.arch}, because {', '.join(assumed)} was not given: {_said(preprocess)}"
+        )
+    models.write_weights(network, folder / MODEL_FILE)
+    card = Card(config.arch, classes, preprocess, target="torch", lineage=lineage)
+    return with_files(card, folder, [MODEL_FILE])
+
+
+def _said(preprocess: Preprocess) -> str:
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (preprocess.mean, preprocess.std))
+    resize = f"crop {preprocess.crop:g}" if preprocess.resize == "crop" else preprocess.resize
+    return f"{preprocess.width_px}x{preprocess.height_px} pixels, {resize}, mean {mean}, std {std}"
+
+
+def _misfit(network: torch.nn.Module, weights: dict[str, Any], config: ImportConfig, classes: int) -> str:
+    """Why the last layers of a checkpoint are not this network's."""
+    head = models.find(config.arch).head
+    own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items() if name.startswith(head)}
+    name, shape = next((n, s) for n, s in own.items() if n not in weights or tuple(weights[n].shape) != s)
+    if name not in weights:
+        return f"{config.file} lacks {name}, a part of the last layers of {config.arch}"
+    found = tuple(weights[name].shape)
+    if len(found) == len(shape) and shape[0] == classes and found[1:] == shape[1:]:
+        return f"{config.file} has {found[0]} classes and {config.classes} names {classes}; they must be the same"
+    return f"{config.file} does not fit {config.arch}: {name} wants shape {shape}, the file has shape {found}"
+
+
+def _graph(
+    config: ImportConfig, classes: tuple[str, ...], lineage: Lineage, folder: Path, tell: Callable[[str], None]
+) -> Card:
+    try:
+        import onnx  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("onnx", "train", "importing an ONNX file") from error
+    theirs = read_classifier(config.file, config.output)
+    pixels = theirs.pixels(config.mean, config.std)
+    height, width = size_px = theirs.size_px(config.size_px)
+    graph = folder / "raw.onnx"
+    output = take_raw_images(theirs, pixels, size_px, len(classes), graph)
+    known = replace(config, size_px=size_px, mean=pixels.mean, std=pixels.std)
+    preprocess = _preprocess(known, Preprocess(height, width))
+    if theirs.takes_raw_pixels:
+        tell("the graph takes pixels as they are, 0 to 255")
+    if theirs.channels == 1:
+        tell("the graph takes grey images; colour is converted inside, as OpenCV does")
+    if config.size_px is None:
+        tell(f"the graph takes images of {width}x{height} pixels")
+    card = Card(IMPORTED, classes, preprocess, target="onnx", lineage=lineage, output=output)
+    card = backends.find("onnx").build(graph, card, folder)
+    graph.unlink()
+    return card
+
+
+def _examine(run: Artefact, dataset: Dataset | None) -> Quality:
+    """Run the network, write the golden inputs, and measure its accuracy where there are images.
+
+    Raises `ArtefactError` where its scores are no numbers or are not one per class.
+    """
+    import numpy as np
+
+    card = run.card
+    images = golden_images(dataset, card.preprocess) if dataset else _noise(card)
+    with run.open() as session:
+        try:
+            scores = session.infer(images)
+        except Exception as error:
+            # Whatever a runtime raises for a graph that does not compute, told in its first line.
+            told = f"the network does not run on {len(images)} images at once"
+            raise ArtefactError(f"{told}: {first_line(error)}") from error
+        if scores.shape != (len(images), len(card.classes)):
+            found = f"scores {scores.shape} for {len(images)} images"
+            raise ArtefactError(f"the network gives {found}; with {len(card.classes)} classes they cannot be its own")
+        if not np.isfinite(scores).all():
+            raise ArtefactError("the network's scores are not finite numbers; check --mean and --std")
+        Golden(images, scores).write(run.place)
+        if dataset is None:
+            return Quality()
+        test = dataset.splits["test"]
+        metrics = measure(scores_of(session, prepared(dataset.source, test, card.preprocess)), labels_of(test))
+    return Quality(split="test", images=metrics.images, top1=metrics.top1, macro_f1=metrics.macro_f1)
+
+
+def _noise(card: Card) -> NDArray[uint8]:
+    """Golden inputs where no image was given: patches of random colours."""
+    import numpy as np
+
+    from edgecls.imaging.opencv import cv2
+
+    generator = np.random.default_rng(SEED)
+    height, width, _ = card.input_shape
+    coarse = generator.integers(0, 256, (GOLDEN_IMAGES, 8, 8, 3), dtype=np.uint8)
+    return cast(
+        "NDArray[uint8]",
+        np.stack([cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC) for image in coarse]),
+    )

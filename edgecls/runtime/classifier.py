@@ -1,0 +1,136 @@
+"""A model that is ready to classify: preprocessing, a session and the class names in one object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgecls.backends import Parallelism
+from edgecls.concurrency import ordered_map
+from edgecls.errors import UsageError
+from edgecls.imaging.decode import read_image
+from edgecls.runtime import machine, store
+from edgecls.runtime.pipeline import pipelined
+from edgecls.runtime.scores import as_logits, scaled, softmax
+
+if TYPE_CHECKING:
+    from numpy import float32, uint8
+    from numpy.typing import NDArray
+    from typing_extensions import Self
+
+    from edgecls.artifact.card import Card
+    from edgecls.backends import Session
+
+UNSURE = "unsure"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one image: `probabilities` (C,) float32 of `classes`.
+
+    `label` is the best class and `score` its probability, unless that lies below the card's threshold: then `label` is
+    "unsure" and `unsure` is true. `index` is that of the best class in any case.
+    """
+
+    label: str
+    score: float
+    index: int
+    classes: tuple[str, ...] = field(repr=False)
+    probabilities: NDArray[float32] = field(repr=False, compare=False)
+    unsure: bool = False
+
+    @property
+    def ranking(self) -> tuple[tuple[str, float], ...]:
+        """All classes with their probabilities, best first."""
+        return self.top(len(self.classes))
+
+    def top(self, count: int) -> tuple[tuple[str, float], ...]:
+        """The `count` best classes with their probabilities. Raises `UsageError` for fewer than one."""
+        if not isinstance(count, int) or count < 1:
+            raise UsageError(f"the number of best classes must be a whole number from 1 on, not {count!r}")
+        best = self.probabilities.argsort(kind="stable")[::-1][:count]
+        return tuple((self.classes[index], float(self.probabilities[index])) for index in best)
+
+
+class Classifier:
+    """Classify images with an opened model. A context manager, safe to share between threads.
+
+    It belongs to the process that loaded it: pickled, it is loaded again from the same path.
+
+    >>> import edgecls
+    >>> with edgecls.load("runs/001-digits-mobilenet_v3_small") as model:  # doctest: +SKIP
+    ...     print(model.predict("photo.jpg").label)
+    """
+
+    def __init__(self, card: Card, session: Session, place: Path):
+        self.card = card
+        self.session = session
+        self.place = place
+
+    def predict(self, image: NDArray[uint8] | str | Path) -> Prediction:
+        """Classify one image: a path, or BGR uint8 (H, W, 3) as OpenCV delivers it. Raises `ImageError`."""
+        pixels = read_image(Path(image)) if isinstance(image, (str, Path)) else image
+        return self.decide(self.session.infer(self.card.preprocess(pixels)[None])[0])
+
+    def predict_many(self, images: Iterable[NDArray[uint8] | str | Path]) -> Iterator[Prediction]:
+        """Classify images in order, decoding ahead in threads; memory does not grow with their number.
+
+        Raises as `predict` does, and `UsageError` for what is no series of images.
+        """
+        if isinstance(images, (str, Path, bytes)) or not isinstance(images, Iterable):
+            raise UsageError(f"give several images, or predict() for one, not {type(images).__name__}")
+        return self._predict_many(images)
+
+    def _predict_many(self, images: Iterable[NDArray[uint8] | str | Path]) -> Iterator[Prediction]:
+
+        def prepared(image: NDArray[uint8] | str | Path) -> NDArray[uint8]:
+            return self.card.preprocess(read_image(Path(image)) if isinstance(image, (str, Path)) else image)
+
+        for scores in pipelined(self.session, ordered_map(prepared, images)):
+            yield self.decide(scores[0])
+
+    def decide(self, scores: NDArray[float32]) -> Prediction:
+        """Turn the scores (C,) of one image into a prediction."""
+        confidence = self.card.confidence
+        probabilities = softmax(scaled(as_logits(scores, self.card.output), confidence.temperature))
+        index = int(probabilities.argmax())
+        score = float(probabilities[index])
+        unsure = score < confidence.threshold
+        label = UNSURE if unsure else self.card.classes[index]
+        return Prediction(label, score, index, self.card.classes, probabilities, unsure)
+
+    def close(self) -> None:
+        """Free the runtime."""
+        self.session.close()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return load, (self.place.resolve(),)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def load(
+    path: str | Path | None = None,
+    threads: int | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+    streams: int | None = 1,
+    spinning: bool = True,
+) -> Classifier:
+    """Open a bundle, a bare model file, or the best bundle of a run on this machine; None means the latest run.
+
+    `threads`, `streams` and `spinning` are those of `backends.Parallelism`: one stream for the shortest latency, None
+    for throughput. `tell` hears what the runtime builds first, where that takes long (TensorRT's engines). Raises
+    `ArtefactError` for files that cannot be trusted and `BackendError` where the runtime is missing.
+    """
+    if path is not None and not isinstance(path, (str, Path)):
+        raise UsageError(f"a model is named by its path, not by {type(path).__name__}")
+    parallelism = Parallelism(threads, streams, spinning)
+    parallelism.check()
+    artefact = store.resolve(path, machine.this_machine().name)
+    return Classifier(artefact.card, artefact.open(parallelism, tell), artefact.place)

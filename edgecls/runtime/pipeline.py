@@ -1,0 +1,58 @@
+"""Many inferences: batch by batch, or overlapped with the work around them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeVar
+
+from edgecls.concurrency import chunked
+from edgecls.errors import BackendError
+
+if TYPE_CHECKING:
+    from numpy import float32, uint8
+    from numpy.typing import NDArray
+
+    from edgecls.backends import Pending, Session
+
+T = TypeVar("T")
+
+BATCH = 32
+
+
+def scores_of(session: Session, images: Iterable[NDArray[uint8]]) -> NDArray[float32]:
+    """Scores (N, C) float32 of raw inputs (h, w, 3), computed batch by batch."""
+    import numpy as np
+
+    batches = [session.infer(np.stack(batch)) for batch in chunked(images, BATCH)]
+    return np.concatenate(batches) if batches else np.empty((0, len(session.card.classes)), np.float32)
+
+
+def overlapped(
+    session: Session, items: Iterable[tuple[T, NDArray[uint8]]]
+) -> Generator[tuple[T, NDArray[float32]], None, None]:
+    """Scores (N, C) of raw inputs (N, h, w, 3) with what came with these, in order.
+
+    As many inferences are under way as the session allows, also while `items` makes the next input and while the caller
+    looks at the last scores. Nothing is left under way when the generator is closed.
+    """
+    pending: deque[tuple[T, Pending]] = deque()
+    try:
+        for tag, images in items:
+            pending.append((tag, session.start(images)))
+            if len(pending) >= session.depth:
+                tag, started = pending.popleft()
+                yield tag, started.result()
+        while pending:
+            tag, started = pending.popleft()
+            yield tag, started.result()
+    finally:
+        with suppress(BackendError):  # closed meanwhile
+            for _, started in pending:
+                started.result()
+
+
+def pipelined(session: Session, images: Iterable[NDArray[uint8]]) -> Iterator[NDArray[float32]]:
+    """Scores (1, C) of raw inputs (h, w, 3) in order; see `overlapped`."""
+    return (scores for _, scores in overlapped(session, ((None, image[None]) for image in images)))

@@ -1,0 +1,82 @@
+"""Does an artefact do here what its parent did where it was made? Asked of its golden inputs."""
+
+from __future__ import annotations
+
+import math
+
+from edgecls import backends
+from edgecls.artifact.card import Quality
+from edgecls.artifact.golden import Golden
+from edgecls.backends import Session
+from edgecls.errors import VerificationError
+from edgecls.runtime.pipeline import scores_of
+from edgecls.runtime.scores import agreement
+from edgecls.runtime.store import Artefact
+
+FLOAT_TOLERANCE = {"fp32": 1e-3, "fp16": 3e-2, "bf16": 0.2}
+"""Largest allowed score difference of float artefacts, relative to the parent's largest score."""
+UNLIKELY = 1e-3
+GOLDEN_MARGIN = 2.0
+"""Replayed elsewhere, scores may differ from the parent's by this many times the difference measured at export."""
+
+
+def open_or_stand_in(bundle: Artefact) -> tuple[Session, str]:
+    """A session on the bundle's graph and the name of the runtime that gives the answers."""
+    backend = bundle.backend
+    if backend.available() is not None and backend.stand_in:
+        stand_in = backends.find(backend.stand_in)
+        return stand_in.open(bundle.place / bundle.card.model_file, bundle.card), f"{stand_in.package} as stand-in"
+    return bundle.open(), backend.package
+
+
+def _below_claim(claimed: Quality, found: Quality) -> bool:
+    """Whether so few answers agree that the card's claim cannot be true.
+
+    The chance of as few or fewer agreements (binomial), were each as likely as in the claim's own images (Laplace's
+    rule of succession, so that a claim of 100 % leaves room), is below one in a thousand.
+    """
+    if claimed.agreement is None or not claimed.images or found.agreement is None or not found.images:
+        return False
+    likely = (claimed.agreement * claimed.images + 1) / (claimed.images + 2)
+    agreed, count = round(found.agreement * found.images), found.images
+    chance = sum(math.comb(count, k) * likely**k * (1 - likely) ** (count - k) for k in range(agreed + 1))
+    return chance < UNLIKELY
+
+
+def replay_golden(bundle: Artefact) -> Quality:
+    """Run the golden inputs on this machine and compare with the parent's recorded scores.
+
+    Returns what was measured. Raises `VerificationError` where the scores differ by more
+    than was measured at export allows, where a clear decision of the parent changes, or where fewer answers agree than
+    the card claims.
+    """
+    import numpy as np
+
+    golden = Golden.read(bundle.place if bundle.place.is_dir() else bundle.place.parent, bundle.card)
+    session, runtime = open_or_stand_in(bundle)
+    with session:
+        scores = scores_of(session, golden.images)
+    if scores.shape != golden.scores.shape:
+        raise VerificationError(
+            f"{bundle.place} gives scores {scores.shape}, its golden file has {golden.scores.shape}"
+        )
+    difference = float(np.abs(scores - golden.scores).max())
+    scale = float(np.abs(golden.scores).max())
+    measured = bundle.card.quality.max_score_difference or 0.0
+    allowed = max(GOLDEN_MARGIN * measured, FLOAT_TOLERANCE.get(bundle.card.precision, 3e-2) * scale)
+    quality = Quality(
+        split="golden",
+        images=len(scores),
+        agreement=agreement(scores, golden.scores),
+        max_score_difference=difference,
+        verified_with=runtime,
+    )
+    best = np.sort(golden.scores, axis=1)
+    clear = best[:, -1] - best[:, -2] > 2 * allowed
+    changed = int((clear & (scores.argmax(axis=1) != golden.scores.argmax(axis=1))).sum())
+    if not difference <= allowed or changed or _below_claim(bundle.card.quality, quality):
+        raise VerificationError(
+            f"{bundle.place} fails here: scores differ by up to {difference:.3g} ({allowed:.3g} allowed), "
+            f"{quality.agreement:.0%} of {len(scores)} golden answers agree; build it again on this machine"
+        )
+    return quality
