@@ -45,7 +45,7 @@ def main() -> None:
         _accuracy(store.find_run(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)
 
 
-def _accuracy(run: store.Artefact, side_px: int | None) -> None:
+def _accuracy(run: store.Artifact, side_px: int | None) -> None:
     side_px = side_px or run.card.preprocess.height_px
     test = (dataset := open_recorded(run.place)).splits["test"]
     module = open_module(Path(run.place / run.card.model_file), run.card)

@@ -1,10 +1,10 @@
-"""The study behind the recipes: runs x targets x rungs on real images, written as JSON and as a table.
+"""The study behind the recipes: runs x targets x candidates on real images, written as JSON and as a table.
 
     python calibration/study.py RUN [RUN ...] --out calibration/results/NAME.json
     python calibration/study.py --table calibration/results/*.json
 
 A run brings its weights and its held-out images; make one with `edgecls train` or `edgecls import --data`. With
-`--every-rung` the whole ladder but fine-tuning is climbed, otherwise it ends where an export ends.
+`--every-candidate` the whole search but fine-tuning is searched, otherwise it ends where an export ends.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from edgecls.export.bundle import ExportConfig, export
 from edgecls.runtime import machine, store
 
 
-def study(run: store.Artefact, target: str, images: int, every_rung: bool, keep: bool) -> dict[str, Any]:
-    """Export one run for one target; the ladder's figures, or the reason why there are none."""
+def study(run: store.Artifact, target: str, images: int, every_candidate: bool, keep: bool) -> dict[str, Any]:
+    """Export one run for one target; the search's figures, or the reason why there are none."""
     begun = now_ns()
     record: dict[str, Any] = {
         "run": run.place.name, "arch": run.card.arch, "data": run.card.lineage.data, "target": target,
@@ -32,7 +32,7 @@ def study(run: store.Artefact, target: str, images: int, every_rung: bool, keep:
     with tempfile.TemporaryDirectory(prefix="edgecls-study-") as scratch:
         config = ExportConfig(
             target, run.place, "int8", out=None if keep else Path(scratch) / "bundle", verify_images=images,
-            max_drop_points=100 if every_rung else 1.0, strategy="most-accurate" if every_rung else "fastest",
+            max_drop_points=100 if every_candidate else 1.0, strategy="most-accurate" if every_candidate else "fastest",
         )  # fmt: skip
         try:
             card = export(config).card
@@ -44,27 +44,32 @@ def study(run: store.Artefact, target: str, images: int, every_rung: bool, keep:
         "parent_top1": (quality.top1 or 0) + (quality.drop_points or 0) / 100,
         "images": quality.images,
         "drop_interval_points": quality.drop_interval_points,
-        "kept": (card.lineage.recipe or {})["rung"],
+        "kept": (card.lineage.recipe or {})["candidate"],
         "recommended": quality.recommended,
-        "rungs": list(card.lineage.ladder or ()),
+        "candidates": list(card.lineage.candidates or ()),
         "seconds": round(milliseconds_since(begun) / 1000, 1),
         "peak_memory_mb": round(machine.peak_memory_mb() or 0),
     }
 
 
 def table(records: list[dict[str, Any]]) -> str:
-    """The records as a Markdown table, one line a rung; the kept one is bold."""
+    """The records as a Markdown table, one line a candidate; the kept one is bold."""
     lines = [
-        "| network | images | target | rung | drop (points) | agreement (%) | vs float32 | MB |",
+        "| network | images | target | candidate | drop (points) | agreement (%) | vs float32 | MB |",
         "|---|---|---|---|---:|---:|---:|---:|",
     ]
     for record in records:
         name = f"{record['run'].split('-', 1)[-1]}, {record['size_px']} px"
-        for rung in record.get("rungs", ()):
-            bold = "**" if rung["rung"] == record["kept"] else ""
-            drop, agreed, gain, size = rung["drop_points"], rung["agreement"], rung["gain"], rung["size_bytes"]
+        for candidate in record.get("candidates", ()):
+            bold = "**" if candidate["candidate"] == record["kept"] else ""
+            drop, agreed, gain, size = (
+                candidate["drop_points"],
+                candidate["agreement"],
+                candidate["gain"],
+                candidate["size_bytes"],
+            )
             cells = [
-                name, str(record["images"]), record["target"], f"{bold}{rung['rung']}{bold}",
+                name, str(record["images"]), record["target"], f"{bold}{candidate['candidate']}{bold}",
                 "–" if drop is None else f"{drop:.2f}", "–" if agreed is None else f"{100 * agreed:.1f}",
                 "–" if gain is None else f"{gain:.2f}x", "–" if size is None else f"{size / 1e6:.1f}",
             ]  # fmt: skip
@@ -81,7 +86,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("study.json"))
     parser.add_argument("--targets", default=",".join(backends.exportable()))
     parser.add_argument("--images", type=int, default=1000, help="held-out images to compare on, at most")
-    parser.add_argument("--every-rung", action="store_true")
+    parser.add_argument("--every-candidate", action="store_true")
     parser.add_argument("--keep", action="store_true", help="leave the bundles in the runs, for edgecls benchmark")
     parser.add_argument("--table", action="store_true", help="print result files as a table")
     options = parser.parse_args()
@@ -96,7 +101,7 @@ def main() -> None:
     for place in options.places:
         for target in options.targets.split(","):
             result["records"].append(
-                study(store.find_run(place), target, options.images, options.every_rung, options.keep)
+                study(store.find_run(place), target, options.images, options.every_candidate, options.keep)
             )
             options.out.parent.mkdir(parents=True, exist_ok=True)
             options.out.write_text(json.dumps(result, indent=1) + "\n")

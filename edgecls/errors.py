@@ -6,10 +6,10 @@ Each message says in one line what is wrong and what to do next; the command lin
     ├── UsageError             2   arguments that make no sense together
     ├── DataError              3   images and folders of images
     │   └── ImageError         3   one image that cannot be read
-    ├── ArtefactError          4   a run, bundle or model file that is missing, foreign, damaged or too new
+    ├── ArtifactError          4   a run, bundle or model file that is missing, foreign, damaged or too new
     ├── BackendError           5   a runtime that is missing, or that refused the work
     │   └── MissingExtraError  5   a package is not installed; names the pip line
-    ├── VerificationError      6   an artefact that does not do what its parent does
+    ├── VerificationError      6   an artifact that does not do what its parent does
     ├── SourceError            7   a camera, stream or video that cannot be opened or read
     └── OutputError            8   a place that cannot be written
 
@@ -46,7 +46,7 @@ class ImageError(DataError):
     """One image that is missing, truncated or not an image."""
 
 
-class ArtefactError(EdgeclsError):
+class ArtifactError(EdgeclsError):
     """A run, bundle or model file that cannot be trusted or understood."""
 
     exit_code = 4
@@ -66,7 +66,7 @@ class MissingExtraError(BackendError):
 
 
 class VerificationError(EdgeclsError):
-    """An artefact whose answers differ from its parent's by more than is allowed."""
+    """An artifact whose answers differ from its parent's by more than is allowed."""
 
     exit_code = 6
 

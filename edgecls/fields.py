@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
-from edgecls.errors import ArtefactError
+from edgecls.errors import ArtifactError
 
 MAX_DEPTH = 64
 """Of objects and lists inside each other; what we write stays far below."""
@@ -41,7 +41,7 @@ def _is_flat(value: Any, depth: int) -> bool:
 
 
 class Fields:
-    """A JSON object whose fields are read one by one. Each method raises `ArtefactError` with field and value.
+    """A JSON object whose fields are read one by one. Each method raises `ArtifactError` with field and value.
 
     `origin` names the file and `prefix` the object inside of it. A field with a default may be missing or null.
     """
@@ -50,7 +50,7 @@ class Fields:
         self._origin, self._prefix = origin, prefix
         if not isinstance(record, Mapping):
             what = prefix.rstrip(".") or "the whole"
-            raise ArtefactError(f"{origin}: {what} must be a JSON object, not {_shown(record)}")
+            raise ArtifactError(f"{origin}: {what} must be a JSON object, not {_shown(record)}")
         self._record = record
 
     def has(self, name: str) -> bool:
@@ -60,7 +60,7 @@ class Fields:
     def fail(self, name: str, wanted: str) -> NoReturn:
         """Say that a field is not what it must be."""
         found = _shown(self._record[name]) if name in self._record else "missing"
-        raise ArtefactError(f"{self._origin}: {self._prefix}{name} must be {wanted}, but is {found}")
+        raise ArtifactError(f"{self._origin}: {self._prefix}{name} must be {wanted}, but is {found}")
 
     def within(self, name: str) -> Fields:
         """The fields of an object inside this one; of none where that is missing."""

@@ -16,12 +16,12 @@ from edgecls.benchmark.run import BenchmarkConfig
 from edgecls.cli import app
 from edgecls.data.sources import DigitsSource
 from edgecls.errors import BackendError
-from edgecls.export import compare as compare_module
 from edgecls.export import bundle as bundle_module
+from edgecls.export import compare as compare_module
 from edgecls.export.bundle import ExportConfig, export
 from edgecls.imaging.opencv import cv2
 from edgecls.runtime import store
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 from edgecls.train.config import TrainConfig
 from edgecls.train.loop import train
 
@@ -52,7 +52,7 @@ def _short_timings() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def trained(workspace: Path) -> Artefact:
+def trained(workspace: Path) -> Artifact:
     """A run: simple_cnn on the embedded digits at 32 pixels."""
     place = workspace / "runs" / "001-digits-simple_cnn"
     train(TrainConfig(arch="simple_cnn", epochs=3, size_px=32, batch_size=64, out=place))
@@ -60,11 +60,11 @@ def trained(workspace: Path) -> Artefact:
 
 
 @pytest.fixture(scope="session")
-def bundle(trained: Artefact) -> Callable[[str, str], Artefact]:
+def bundle(trained: Artifact) -> Callable[[str, str], Artifact]:
     """The trained run exported for a target and precision; each variant is built once."""
-    built: dict[tuple[str, str], Artefact] = {}
+    built: dict[tuple[str, str], Artifact] = {}
 
-    def get(target: str, precision: str = "fp32") -> Artefact:
+    def get(target: str, precision: str = "fp32") -> Artifact:
         backend = backends.find(target)
         try:
             backend.check_request(precision)
@@ -96,12 +96,12 @@ def _usual_signal_stack() -> None:
 
 
 @pytest.fixture
-def copy_of(tmp_path: Path) -> Callable[[Artefact], Path]:
-    """A copy of an artefact's folder, without the bundles inside a run, that a test may damage."""
+def copy_of(tmp_path: Path) -> Callable[[Artifact], Path]:
+    """A copy of an artifact's folder, without the bundles inside a run, that a test may damage."""
 
-    def copy(artefact: Artefact) -> Path:
+    def copy(artifact: Artifact) -> Path:
         place = tmp_path / "copy"
-        shutil.copytree(artefact.place, place, ignore=shutil.ignore_patterns("bundles"))
+        shutil.copytree(artifact.place, place, ignore=shutil.ignore_patterns("bundles"))
         return place
 
     return copy

@@ -15,19 +15,19 @@ from edgecls.benchmark.run import BenchmarkConfig
 from edgecls.benchmark.suite import SuiteConfig
 from edgecls.bounds import check_bounds
 from edgecls.errors import UsageError
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 from edgecls.stream.decision import Smoothing
 from edgecls.stream.loop import StreamConfig
 from edgecls.stream.sinks.files import VideoSink
 from edgecls.stream.sources import CameraOptions, open_source
-from edgecls.stream.sources.camera import Wanted
-from edgecls.stream.sources.live import Patience
+from edgecls.stream.sources.camera import CaptureFormat
+from edgecls.stream.sources.live import ReconnectPolicy
 
 FIELDS = {
     StreamConfig: ("duration_s", "frames", "max_fps"),
     Smoothing: ("seconds", "majority", "hysteresis", "dwell_s", "min_confidence"),
-    Wanted: ("width", "height", "fps"),
-    Patience: ("stale_s", "stall_s", "retry_s", "retry_max_s", "give_up_s"),
+    CaptureFormat: ("width", "height", "fps"),
+    ReconnectPolicy: ("stale_s", "stall_s", "retry_s", "retry_max_s", "give_up_s"),
     BenchmarkConfig: ("rounds", "seconds", "threads"),
     SuiteConfig: ("rounds", "seconds"),
     Limits: ("max_latency_ms", "min_accuracy", "max_size_mb"),
@@ -49,7 +49,9 @@ def test_the_usual_settings_are_within_their_bounds(kind: Any):
     kind().check()
 
 
-@pytest.mark.parametrize("options", [CameraOptions(Wanted(fps=1e-12)), CameraOptions(patience=Patience(math.nan))])
+@pytest.mark.parametrize(
+    "options", [CameraOptions(CaptureFormat(fps=1e-12)), CameraOptions(reconnect=ReconnectPolicy(math.nan))]
+)
 def test_cameras_are_not_opened_with_other_options(options: CameraOptions):
     with pytest.raises(UsageError):
         open_source("nowhere.mp4", None, options)
@@ -63,7 +65,7 @@ def test_segments_last_a_second_or_more(segment_s: float):
 
 def test_raw_frames_are_not_larger_than_pictures_may_be():
     with pytest.raises(UsageError, match="pixels"):
-        open_source("-", None, CameraOptions(Wanted(65535, 65535)))
+        open_source("-", None, CameraOptions(CaptureFormat(65535, 65535)))
 
 
 def test_whole_numbers_are_whole():
@@ -84,7 +86,7 @@ def test_whole_numbers_are_whole():
 )  # fmt: skip
 def test_options_beyond_their_bounds_are_usage_errors(
     cli: Callable[..., Result],
-    trained: Artefact,
+    trained: Artifact,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     option: tuple[str, ...],

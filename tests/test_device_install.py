@@ -11,7 +11,7 @@ import pytest
 
 from edgecls.artifact.golden import Golden
 from edgecls.imaging.opencv import cv2
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 
 BLOCKED = (
     "torch",
@@ -42,7 +42,7 @@ def on_a_device(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def model(bundle: Callable[[str, str], Artefact]) -> Path:
+def model(bundle: Callable[[str, str], Artifact]) -> Path:
     return bundle("onnx", "int8").place
 
 
@@ -92,7 +92,7 @@ def test_benchmark_without_a_picture(model: Path):
 
 
 @pytest.mark.parametrize("arguments", [("train",), ("export", "--target", "openvino")])
-def test_what_needs_an_extra_names_the_pip_line(arguments: tuple[str, ...], trained: Artefact):
+def test_what_needs_an_extra_names_the_pip_line(arguments: tuple[str, ...], trained: Artifact):
     done = on_a_device(*arguments)
     assert done.returncode == 5
     assert "pip install 'edgecls[" in done.stderr

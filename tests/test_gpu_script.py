@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 from edgecls import backends
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "gpu" / "run.py"
 
@@ -25,7 +25,7 @@ def script() -> ModuleType:
     return module
 
 
-def test_an_engine_is_compared_with_its_graph(script: ModuleType, bundle: Callable[[str, str], Artefact]):
+def test_an_engine_is_compared_with_its_graph(script: ModuleType, bundle: Callable[[str, str], Artifact]):
     found = script.parity(bundle("onnx", "int8"))
     assert found["images"] == 16 + script.IMAGES
     assert found["agreement"] > 0.99
@@ -33,7 +33,7 @@ def test_an_engine_is_compared_with_its_graph(script: ModuleType, bundle: Callab
 
 
 def test_latency_is_measured_for_each_batch_and_with_overlap(
-    script: ModuleType, bundle: Callable[[str, str], Artefact]
+    script: ModuleType, bundle: Callable[[str, str], Artifact]
 ):
     rows = script.latency(bundle("onnx", "int8"), 0.01)
     assert [row["batch"] for row in rows] == [*script.BATCHES, 1]
@@ -41,10 +41,10 @@ def test_latency_is_measured_for_each_batch_and_with_overlap(
     assert rows[-1]["overlapping"] >= 1
 
 
-def test_the_shares_of_precisions_are_recorded(script: ModuleType, bundle: Callable[[str, str], Artefact]):
+def test_the_shares_of_precisions_are_recorded(script: ModuleType, bundle: Callable[[str, str], Artifact]):
     found = script.inside(bundle("onnx", "int8"))
     assert found["layers_with_weights"] == {"int8": 5}
-    assert found["missed"] == []
+    assert found["unquantized"] == []
 
 
 def test_without_a_gpu_it_says_so():

@@ -9,16 +9,16 @@ import pytest
 
 import edgecls
 from edgecls.data.dataset import open_recorded
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 
 model_api = pytest.importorskip("model_api.models", reason="openvino-model-api is not installed")
 
 
 @pytest.mark.parametrize("target", ["onnx", "openvino"])
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_a_bare_file_gives_the_same_top1(bundle: Callable[[str, str], Artefact], trained: Artefact, target, precision):
-    artefact = bundle(target, precision)
-    file = artefact.place / artefact.card.model_file
+def test_a_bare_file_gives_the_same_top1(bundle: Callable[[str, str], Artifact], trained: Artifact, target, precision):
+    artifact = bundle(target, precision)
+    file = artifact.place / artifact.card.model_file
     dataset = open_recorded(trained.place)
     images = [dataset.read(sample) for sample in dataset.splits["test"][:80]]
     theirs = model_api.ClassificationModel.create_model(str(file))
@@ -30,7 +30,7 @@ def test_a_bare_file_gives_the_same_top1(bundle: Callable[[str, str], Artefact],
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".xml"])
-def test_class_order_and_names_travel_inside_the_file(bundle: Callable[[str, str], Artefact], suffix: str):
-    artefact = bundle("onnx" if suffix == ".onnx" else "openvino", "fp32")
-    theirs = model_api.ClassificationModel.create_model(str(Path(artefact.place / f"model{suffix}")))
-    assert theirs.params.labels == list(artefact.card.classes)
+def test_class_order_and_names_travel_inside_the_file(bundle: Callable[[str, str], Artifact], suffix: str):
+    artifact = bundle("onnx" if suffix == ".onnx" else "openvino", "fp32")
+    theirs = model_api.ClassificationModel.create_model(str(Path(artifact.place / f"model{suffix}")))
+    assert theirs.params.labels == list(artifact.card.classes)

@@ -11,17 +11,17 @@ from edgecls.artifact.golden import Golden
 from edgecls.errors import ImageError, UsageError
 from edgecls.imaging.opencv import cv2
 from edgecls.runtime.scores import softmax
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 
 
 @pytest.fixture
-def model(bundle: Callable[[str, str], Artefact]):
+def model(bundle: Callable[[str, str], Artifact]):
     with edgecls.load(bundle("onnx", "fp32").place) as model:
         yield model
 
 
-def bgr(artefact_place: Path, index: int) -> np.ndarray:
-    return cv2.cvtColor(Golden.read(artefact_place).images[index], cv2.COLOR_RGB2BGR)
+def bgr(artifact_place: Path, index: int) -> np.ndarray:
+    return cv2.cvtColor(Golden.read(artifact_place).images[index], cv2.COLOR_RGB2BGR)
 
 
 def test_the_public_names_are_exactly_these():
@@ -55,7 +55,7 @@ def test_an_image_of_any_size_is_taken(model: edgecls.Classifier):
     assert model.predict(large).label == "three"
 
 
-def test_a_run_opens_as_its_best_bundle_and_itself_without_one(trained: Artefact, copy_of: Callable[[Artefact], Path]):
+def test_a_run_opens_as_its_best_bundle_and_itself_without_one(trained: Artifact, copy_of: Callable[[Artifact], Path]):
     with edgecls.load(copy_of(trained)) as model:
         assert model.card.target == "torch"
         assert model.predict(bgr(trained.place, 0)).label == "zero"
@@ -85,7 +85,7 @@ def test_what_is_no_model_is_one_clear_error(path: object):
 
 @pytest.mark.parametrize("wrong", [0, -1, "2", 1.5, float("nan"), 10**30], ids=repr)
 @pytest.mark.parametrize("name", ["threads", "streams"])
-def test_threads_and_streams_are_whole_numbers_from_one_on(trained: Artefact, name: str, wrong: object):
+def test_threads_and_streams_are_whole_numbers_from_one_on(trained: Artifact, name: str, wrong: object):
     with pytest.raises(UsageError, match=f"{name} must be at least 1"):
         edgecls.load(trained.place, **{name: wrong})
 

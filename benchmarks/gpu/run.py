@@ -27,7 +27,7 @@ from edgecls.clock import milliseconds_since, now_ns
 from edgecls.errors import EdgeclsError
 from edgecls.export.bundle import ExportConfig, export
 from edgecls.runtime import machine, store
-from edgecls.runtime.layers import look_inside
+from edgecls.runtime.layers import profile_layers
 from edgecls.runtime.pipeline import pipelined, scores_of
 from edgecls.runtime.scores import agreement
 
@@ -36,7 +36,7 @@ PRECISIONS = ("fp32", "fp16", "int8")
 IMAGES = 256
 
 
-def study(run: store.Artefact, precision: str, seconds: float) -> dict[str, Any]:
+def study(run: store.Artifact, precision: str, seconds: float) -> dict[str, Any]:
     """Everything about one run in one precision."""
     record: dict[str, Any] = {"run": run.place.name, "arch": run.card.arch, "precision": precision}
     config = ExportConfig("tensorrt", run.place, precision, batch=(1, 1, max(BATCHES)), max_drop_points=100.0)
@@ -54,7 +54,7 @@ def study(run: store.Artefact, precision: str, seconds: float) -> dict[str, Any]
     return record
 
 
-def parity(bundle: store.Artefact) -> dict[str, Any]:
+def parity(bundle: store.Artifact) -> dict[str, Any]:
     """Answers of the engine against those of ONNX Runtime on the same graph."""
     images = np.concatenate([Golden.read(bundle.place, bundle.card).images, noise(bundle, IMAGES)])
     stand_in = backends.find(bundle.backend.stand_in or "onnx")
@@ -70,7 +70,7 @@ def parity(bundle: store.Artefact) -> dict[str, Any]:
     }
 
 
-def latency(bundle: store.Artefact, seconds: float) -> list[dict[str, Any]]:
+def latency(bundle: store.Artifact, seconds: float) -> list[dict[str, Any]]:
     """Host image in to host scores out, one batch after another, and for one image also two under way at once."""
     rows = []
     with bundle.open() as session:
@@ -95,17 +95,17 @@ def latency(bundle: store.Artefact, seconds: float) -> list[dict[str, Any]]:
     return rows
 
 
-def inside(bundle: store.Artefact) -> dict[str, Any]:
+def inside(bundle: store.Artifact) -> dict[str, Any]:
     """What the engine computes in."""
-    seen = look_inside(bundle)
+    seen = profile_layers(bundle)
     weighted = [layer for layer in seen.layers if layer.weighted]
     counts = {
         name: sum(layer.precision == name for layer in weighted) for name in {layer.precision for layer in weighted}
     }
-    return {"time_shares": seen.shares, "layers_with_weights": counts, "missed": seen.missed}
+    return {"time_shares": seen.shares, "layers_with_weights": counts, "unquantized": seen.unquantized}
 
 
-def trtexec(bundle: store.Artefact) -> dict[str, Any] | None:
+def trtexec(bundle: store.Artifact) -> dict[str, Any] | None:
     """NVIDIA's own tool on the same ONNX file, or None where it is not installed."""
     program = shutil.which("trtexec") or shutil.which("trtexec", path="/usr/src/tensorrt/bin")
     if program is None:
@@ -117,7 +117,7 @@ def trtexec(bundle: store.Artefact) -> dict[str, Any] | None:
     return {"p50_ms": float(found[1])} if found else {"error": done.stderr.strip().splitlines()[-1:] or done.returncode}
 
 
-def noise(bundle: store.Artefact, count: int) -> np.ndarray:
+def noise(bundle: store.Artifact, count: int) -> np.ndarray:
     """Raw inputs (count, h, w, 3) that look like nothing."""
     return np.random.default_rng(0).integers(0, 256, (count, *bundle.card.input_shape), dtype=np.uint8)
 

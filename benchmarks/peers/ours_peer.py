@@ -20,10 +20,10 @@ from edgecls.runtime.pipeline import pipelined
 
 def infer(plan: dict[str, Any]) -> dict[str, float]:
     """Raw inputs to scores: one after the other, or, with streams, beside each other."""
-    artefact = store.find(plan["model"])
+    artifact = store.find(plan["model"])
     streams = plan.get("streams", 1)
-    image = np.random.default_rng(0).integers(0, 256, (1, *artefact.card.input_shape), np.uint8)
-    with artefact.open(Parallelism(streams=streams)) as session:
+    image = np.random.default_rng(0).integers(0, 256, (1, *artifact.card.input_shape), np.uint8)
+    with artifact.open(Parallelism(streams=streams)) as session:
         if streams == 1:
             return common.timed(lambda: session.infer(image), plan["seconds"])
         import time

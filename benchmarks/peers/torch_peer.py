@@ -20,11 +20,11 @@ def infer(plan: dict[str, Any]) -> dict[str, float]:
     """Raw inputs to scores, one after the other."""
     import torch
 
-    artefact = store.find(plan["model"])
-    module = open_module(artefact.place / artefact.card.model_file, artefact.card)
+    artifact = store.find(plan["model"])
+    module = open_module(artifact.place / artifact.card.model_file, artifact.card)
     if plan.get("compile"):
         module = torch.compile(module)  # type: ignore[assignment]
-    image = np.random.default_rng(0).integers(0, 256, (1, *artefact.card.input_shape), np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (1, *artifact.card.input_shape), np.uint8)
     with torch.inference_mode():
         module(torch.from_numpy(image))
         return common.timed(lambda: module(torch.from_numpy(image)).numpy(), plan["seconds"])

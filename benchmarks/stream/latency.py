@@ -27,7 +27,7 @@ from edgecls.stream.loop import Stream, StreamConfig, Summary
 from edgecls.stream.sinks.base import Sink
 from edgecls.stream.sinks.web import WebSink
 from edgecls.stream.sources import CameraOptions, open_source
-from edgecls.stream.sources.camera import Wanted
+from edgecls.stream.sources.camera import CaptureFormat
 
 
 class Slow(Sink):
@@ -56,7 +56,7 @@ def run(bundle: Path, video: Path, frames: int, fps: float, slow: str) -> Summar
 
         web.announce = look
         sinks.append(web)
-    source = open_source(str(video), None, CameraOptions(Wanted(fps=fps), realtime=True))
+    source = open_source(str(video), None, CameraOptions(CaptureFormat(fps=fps), realtime=True))
     with load(bundle) as model:
         summary = Stream([source], model, sinks, StreamConfig(frames=frames)).run(threading.Event())
     for browser in browsers:

@@ -215,7 +215,7 @@ def main() -> None:
             if victim.is_hurt:
                 victim.hurt(chance)
         deadline = time.monotonic() + 60
-        while not sample(process.pid, port)["health"]["well"] and time.monotonic() < deadline:
+        while not sample(process.pid, port)["health"]["healthy"] and time.monotonic() < deadline:
             time.sleep(0.5)
         last = sample(process.pid, port)
         ended.set()
@@ -231,7 +231,7 @@ def main() -> None:
             if isinstance(server, RtspServer):
                 server.kill()
         report(options, samples, last, wrong, injuries, code, closing_s)
-    sys.exit(1 if wrong or code != 143 or not last["health"]["well"] else 0)
+    sys.exit(1 if wrong or code != 143 or not last["health"]["healthy"] else 0)
 
 
 def report(
@@ -254,7 +254,7 @@ def report(
         "descriptors": [min(s["descriptors"] for s in settled), max(s["descriptors"] for s in settled)],
         "samples": len(samples),
         "inconsistent": len(wrong),
-        "all_cameras_live_at_the_end": last["health"]["well"],
+        "all_cameras_live_at_the_end": last["health"]["healthy"],
         "cameras": last["health"]["cameras"],
         "sinks": last["health"]["sinks"],
         "exit_code": code,

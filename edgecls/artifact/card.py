@@ -1,6 +1,6 @@
-"""The card: the one record that travels with every artefact and holds all that a runtime needs.
+"""The card: the one record that travels with every artifact and holds all that a runtime needs.
 
-An artefact is a folder with `card.json`, the model file and `golden.npz`. The card is also embedded in the model file
+An artifact is a folder with `card.json`, the model file and `golden.npz`. The card is also embedded in the model file
 itself, less what can only be known after the file is written (hashes, quality), so that a bare file still runs.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from edgecls.errors import ArtefactError
+from edgecls.errors import ArtifactError
 from edgecls.fields import Fields, parse_json
 from edgecls.files import read_text, sha256, write_text
 from edgecls.imaging.preprocess import Preprocess
@@ -21,7 +21,7 @@ from edgecls.imaging.preprocess import Preprocess
 if TYPE_CHECKING:
     pass
 
-SCHEMA = 1
+SCHEMA = 2
 CARD_FILE = "card.json"
 INPUT_NAME = "image"
 OUTPUT_NAME = "scores"
@@ -36,7 +36,7 @@ MIN_GAIN = 1.05
 
 @dataclass(frozen=True)
 class Runtime:
-    """What the artefact was built with, and for which device where that matters.
+    """What the artifact was built with, and for which device where that matters.
 
     `batch` and `workspace_mib` are what engines are built with: the smallest, most frequent and largest batch, and the
     memory that building may use.
@@ -52,11 +52,11 @@ class Runtime:
 
 @dataclass(frozen=True)
 class Lineage:
-    """Where the artefact comes from.
+    """Where the artifact comes from.
 
     `files` maps each model file's name to its SHA-256, the file to open first. `parent` is the SHA-256 of the parent's
     first file, `recipe` how precision was lowered, `calibration` the digest and size of the calibration manifest, and
-    `ladder` what else was tried, with its figures.
+    `candidates` what else was tried, with its figures.
     """
 
     created: str = ""
@@ -67,7 +67,7 @@ class Lineage:
     data: str | None = None
     recipe: Mapping[str, Any] | None = None
     calibration: Mapping[str, Any] | None = None
-    ladder: Sequence[Mapping[str, Any]] | None = None
+    candidates: Sequence[Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Confidence:
 
 @dataclass(frozen=True)
 class Card:
-    """The contract of one artefact; see the module's text. `target` names the backend that opens it.
+    """The contract of one artifact; see the module's text. `target` names the backend that opens it.
 
     `output` says what the network's scores are; it is decided once, when a network is trained or imported.
     """
@@ -138,12 +138,12 @@ class Card:
     def model_file(self) -> str:
         """Name of the file that a runtime opens first."""
         if not self.lineage.files:
-            raise ArtefactError("the card names no model file; export the run again")
+            raise ArtifactError("the card names no model file; export the run again")
         return next(iter(self.lineage.files))
 
     @property
     def is_parent(self) -> bool:
-        """Whether this is a trained run, which other artefacts are compared with."""
+        """Whether this is a trained run, which other artifacts are compared with."""
         return self.lineage.parent is None
 
     @property
@@ -186,17 +186,18 @@ class Card:
     def from_json(cls, record: Mapping[str, Any], origin: str) -> Card:
         """Read what `to_json` wrote; `origin` names the place in errors. Unknown fields of the same schema are ignored.
 
-        Raises `ArtefactError` for a newer schema or a record that is no card.
+        Raises `ArtifactError` for a newer schema or a record that is no card.
         """
-        fields = Fields(record, origin)
+        Fields(record, origin)  # an object, or an error
         schema = record.get("schema")
         if not isinstance(schema, int) or isinstance(schema, bool):
-            raise ArtefactError(f"{origin} is not an edgecls card: it has no schema number")
+            raise ArtifactError(f"{origin} is not an edgecls card: it has no schema number")
         if schema > SCHEMA:
-            raise ArtefactError(
+            raise ArtifactError(
                 f"{origin} has schema {schema}, this edgecls knows up to {SCHEMA}: pip install --upgrade edgecls"
             )
-        fields.integer("schema", 1, SCHEMA)
+        Fields(record, origin).integer("schema", 1, SCHEMA)
+        fields = Fields(_migrated(record, origin) if schema < SCHEMA else record, origin)
         card = cls(
             arch=fields.text("arch"),
             classes=fields.names("classes"),
@@ -207,7 +208,6 @@ class Card:
             runtime=_runtime(fields.within("runtime")) if fields.has("runtime") else None,
             lineage=_lineage(fields.within("lineage")),
             quality=_quality(fields.within("quality")),
-            schema=schema,
             output=fields.choice("output", get_args(Output), "logits"),
         )
         if card.arch == IMPORTED and not fields.has("output"):
@@ -223,16 +223,16 @@ class Card:
 
     @classmethod
     def from_embedded(cls, text: str | None, origin: str) -> Card:
-        """Read what `embedded` wrote. Raises `ArtefactError` where there is nothing or something else."""
+        """Read what `embedded` wrote. Raises `ArtifactError` where there is nothing or something else."""
         if not text:
-            raise ArtefactError(
+            raise ArtifactError(
                 f"{origin} carries no edgecls card, so its classes and preprocessing are unknown; "
                 "use a file that `edgecls export` wrote"
             )
         try:
             record = parse_json(text)
         except ValueError as error:
-            raise ArtefactError(f"the card inside {origin} is damaged ({error})") from error
+            raise ArtifactError(f"the card inside {origin} is damaged ({error})") from error
         return cls.from_json(record, f"the card inside {origin}")
 
     def model_info(self) -> dict[str, str]:
@@ -256,6 +256,26 @@ class Card:
             "reverse_input_channels": "True",
             "output_raw_scores": "True",
         }
+
+
+def _migrated(record: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """A record of schema 1 as one of schema 2, which calls what an int8 export tried candidates, not rungs."""
+    lineage = Fields(record, origin).within("lineage")
+    tried = [_renamed(each, "rung", "candidate") for each in lineage.mappings("ladder") or ()]
+    recipe = lineage.mapping("recipe")
+    return {
+        **record,
+        "schema": SCHEMA,
+        "lineage": {
+            **(record.get("lineage") or {}),
+            "candidates": tried or None,
+            "recipe": _renamed(recipe, "rung", "candidate") if recipe else None,
+        },
+    }
+
+
+def _renamed(record: Mapping[str, Any], old: str, new: str) -> dict[str, Any]:
+    return {new if key == old else key: value for key, value in record.items()}
 
 
 def _target(fields: Fields) -> str:
@@ -295,7 +315,7 @@ def _lineage(fields: Fields) -> Lineage:
         data=fields.optional_text("data"),
         recipe=fields.mapping("recipe"),
         calibration=fields.mapping("calibration"),
-        ladder=fields.mappings("ladder"),
+        candidates=fields.mappings("candidates"),
     )
 
 
@@ -318,15 +338,15 @@ def _quality(fields: Fields) -> Quality:
 
 
 def read_card(folder: Path) -> Card:
-    """Read `folder/card.json`. Raises `ArtefactError` where it is missing or unusable."""
+    """Read `folder/card.json`. Raises `ArtifactError` where it is missing or unusable."""
     path = folder / CARD_FILE
     try:
         record = parse_json(read_text(path))
     except FileNotFoundError:
-        raise ArtefactError(f"{folder} holds no {CARD_FILE}: it is neither a run nor a bundle of edgecls") from None
+        raise ArtifactError(f"{folder} holds no {CARD_FILE}: it is neither a run nor a bundle of edgecls") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ArtefactError(f"{path} cannot be read ({reason}); export or train again") from error
+        raise ArtifactError(f"{path} cannot be read ({reason}); export or train again") from error
     return Card.from_json(record, str(path))
 
 
@@ -341,10 +361,10 @@ def with_files(card: Card, folder: Path, names: list[str]) -> Card:
 
 
 def check_files(card: Card, folder: Path) -> None:
-    """Compare every model file with its hash. Raises `ArtefactError` for a missing or changed one."""
+    """Compare every model file with its hash. Raises `ArtifactError` for a missing or changed one."""
     for name, expected in card.lineage.files.items():
         path = folder / name
         if not path.is_file():
-            raise ArtefactError(f"{path} is missing, though the card names it; copy the whole folder or export again")
+            raise ArtifactError(f"{path} is missing, though the card names it; copy the whole folder or export again")
         if sha256(path) != expected:
-            raise ArtefactError(f"{path} is not the file that its card describes (SHA-256 differs); export again")
+            raise ArtifactError(f"{path} is not the file that its card describes (SHA-256 differs); export again")

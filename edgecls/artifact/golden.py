@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecls.artifact.card import Card
-from edgecls.errors import ArtefactError
+from edgecls.errors import ArtifactError
 from edgecls.files import read_bytes
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Golden:
     def read(cls, folder: Path, card: Card | None = None) -> Golden:
         """Read `folder/golden.npz`; nothing in it is ever unpickled.
 
-        Raises `ArtefactError` for a file that is missing or damaged, and where a card is given, for inputs and scores
+        Raises `ArtifactError` for a file that is missing or damaged, and where a card is given, for inputs and scores
         that are not those of its network.
         """
         import io
@@ -50,7 +50,7 @@ class Golden:
         except (OSError, KeyError, ValueError, TypeError, EOFError, MemoryError, NotImplementedError, RuntimeError,
                 zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
             reason = getattr(error, "strerror", None) or error
-            raise ArtefactError(f"{path} is missing or damaged ({reason}); export again") from error
+            raise ArtifactError(f"{path} is missing or damaged ({reason}); export again") from error
         count = len(golden.images) if golden.images.ndim == 4 else 0
         image = card.input_shape if card else golden.images.shape[1:]
         classes = (len(card.classes),) if card else golden.scores.shape[1:]
@@ -60,7 +60,7 @@ class Golden:
         ):
             if array.dtype != dtype or array.shape != shape or not count:
                 wanted = f"{np.dtype(dtype)} {shape}, of at least one image"
-                raise ArtefactError(f"{path}: {name} are {array.dtype} {array.shape} and must be {wanted}")
+                raise ArtifactError(f"{path}: {name} are {array.dtype} {array.shape} and must be {wanted}")
         if not np.isfinite(golden.scores).all():
-            raise ArtefactError(f"{path}: the parent's scores are not all finite, so they prove nothing; export again")
+            raise ArtifactError(f"{path}: the parent's scores are not all finite, so they prove nothing; export again")
         return golden

@@ -14,7 +14,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 
 from edgecls.backends.base import LOW_LATENCY, THROUGHPUT, Backend, Parallelism, Pending, Session, Tell
-from edgecls.errors import ArtefactError, UsageError
+from edgecls.errors import ArtifactError, UsageError
 
 __all__ = [
     "LOW_LATENCY", "THROUGHPUT", "Backend", "Parallelism", "Pending", "Session", "Tell", "all_backends", "exportable",
@@ -63,9 +63,9 @@ def find(name: str) -> Backend:
 
 
 def find_for_file(path: Path) -> Backend:
-    """The backend that opens a bare model file. Raises `ArtefactError` for a suffix that none opens."""
+    """The backend that opens a bare model file. Raises `ArtifactError` for a suffix that none opens."""
     bare = {backend.bare_suffix: backend for backend in all_backends().values() if backend.bare_suffix}
     try:
         return bare[path.suffix.lower()]
     except KeyError:
-        raise ArtefactError(f"{path} is not a model file; a bare model ends in {' or '.join(sorted(bare))}") from None
+        raise ArtifactError(f"{path} is not a model file; a bare model ends in {' or '.join(sorted(bare))}") from None

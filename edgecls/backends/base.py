@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 from weakref import WeakSet
 
 from edgecls.artifact.card import Card, Runtime, check_files, with_files
-from edgecls.errors import ArtefactError, BackendError, MissingExtraError, UsageError
+from edgecls.errors import ArtifactError, BackendError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:
     from numpy import float32, uint8
@@ -223,7 +223,7 @@ class Backend(ABC):
 
     `name` is its name on the command line and in the card, `package` the Python package behind it, `extra` the
     pip extra that brings it. `bare_suffix` is set where this backend opens model files that come alone.
-    `stand_in` names the backend that can run the same graph where this one cannot run.
+    `fallback` names the backend that can run the same graph where this one cannot run.
     """
 
     name: str
@@ -232,7 +232,7 @@ class Backend(ABC):
     precisions: tuple[str, ...] = ("fp32",)
     exportable = True
     bare_suffix: str | None = None
-    stand_in: str | None = None
+    fallback: str | None = None
     survives_fork = True
     """Whether a forked process can use the runtime after its parent did."""
     _used_in: int | None = None
@@ -280,7 +280,7 @@ class Backend(ABC):
     ) -> Session:
         """Open a bundle's folder, or a bare model file with the card that was read from it.
 
-        `tell` hears what is built first, where that takes long. Raises `ArtefactError` for files that do not fit the
+        `tell` hears what is built first, where that takes long. Raises `ArtifactError` for files that do not fit the
         card and `BackendError` where the runtime is missing or refuses them.
         """
         parallelism.check()
@@ -334,8 +334,8 @@ class Backend(ABC):
         return None
 
     def read_embedded(self, file: Path) -> Card:
-        """The card inside a bare model file. Raises `ArtefactError` where there is none."""
-        raise ArtefactError(f"{file}: {self.name} files carry no card; give the folder that holds card.json")
+        """The card inside a bare model file. Raises `ArtifactError` where there is none."""
+        raise ArtifactError(f"{file}: {self.name} files carry no card; give the folder that holds card.json")
 
     @abstractmethod
     def _open(self, file: Path, card: Card, parallelism: Parallelism, tell: Tell) -> Session: ...

@@ -21,7 +21,7 @@ from edgecls.backends.base import (
 )
 from edgecls.backends.onnx_graph import embed_card
 from edgecls.concurrency import usable_cpus
-from edgecls.errors import ArtefactError, UsageError, first_line
+from edgecls.errors import ArtifactError, UsageError, first_line
 
 if TYPE_CHECKING:
     from numpy import float32, uint8
@@ -140,7 +140,7 @@ def _create(file: Path, threads: int | None, profile: str | None = None, spinnin
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         # ONNX Runtime's exceptions share no base class of their own.
-        raise ArtefactError(f"ONNX Runtime cannot open {file} ({first_line(error)}); export again") from error
+        raise ArtifactError(f"ONNX Runtime cannot open {file} ({first_line(error)}); export again") from error
 
 
 BACKEND = OnnxRuntimeBackend()

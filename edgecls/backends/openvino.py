@@ -21,7 +21,7 @@ from edgecls.backends.base import (
     Session,
     Tell,
 )
-from edgecls.errors import ArtefactError, BackendError, UsageError
+from edgecls.errors import ArtifactError, BackendError, UsageError
 
 if TYPE_CHECKING:
     from numpy import float32, uint8
@@ -112,7 +112,7 @@ class OpenVinoBackend(Backend):
     def read_embedded(self, file: Path) -> Card:
         """See `Backend.read_embedded`."""
         if reason := self.available():
-            raise ArtefactError(f"{file} cannot be read: {reason}")
+            raise ArtifactError(f"{file} cannot be read: {reason}")
         model = _read(file)
         text = model.get_rt_info(EMBEDDED_KEY).astype(str) if model.has_rt_info(EMBEDDED_KEY) else None
         return Card.from_embedded(text, str(file))
@@ -241,7 +241,7 @@ def _read(file: Path) -> Any:
     try:
         return _core().read_model(file)
     except RuntimeError as error:
-        raise ArtefactError(f"OpenVINO cannot read {file} ({_reason(error)}); export again") from error
+        raise ArtifactError(f"OpenVINO cannot read {file} ({_reason(error)}); export again") from error
 
 
 def _reason(error: RuntimeError) -> str:

@@ -34,7 +34,7 @@ class TensorRtBackend(Backend):
     package = "tensorrt"
     extra = "tensorrt-rtx"
     precisions = ("fp32", "fp16", "int8")
-    stand_in = "onnx"
+    fallback = "onnx"
 
     def version(self) -> str | None:
         """Title and version of each installed flavour."""
@@ -45,7 +45,7 @@ class TensorRtBackend(Backend):
         """See `Backend.available`."""
         if not installed_flavours():
             return f"TensorRT is not installed: {INSTALL}"
-        return cuda.obstacle()
+        return cuda.unavailable_reason()
 
     def buildable(self) -> str | None:
         """The portable bundle needs onnx alone; engines are built where a flavour is installed."""
@@ -141,7 +141,7 @@ def _plan_here(card: Card) -> Plan:
     gpu = cuda.gpu()
     if gpu is None:
         ahead = "; without one, name the GPUs to build for: --compute-capability 8.9" if flavour.ahead_of_time else ""
-        raise BackendError(f"there is no GPU to build an engine for: {cuda.obstacle()}{ahead}")
+        raise BackendError(f"there is no GPU to build an engine for: {cuda.unavailable_reason()}{ahead}")
     return _plan(card, flavour, (gpu.capability,), gpu.name)
 
 

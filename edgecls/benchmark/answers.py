@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgecls.benchmark.suite import Measured
+from edgecls.benchmark.suite import BenchmarkResult
 from edgecls.bounds import check_bounds
 
 
@@ -23,7 +23,7 @@ class Limits:
         check_bounds("--min-accuracy, a fraction such as 0.97,", self.min_accuracy, 1e-6, 1.0)
         check_bounds("--max-size-mb", self.max_size_mb, 1e-6, 1e9)
 
-    def broken_by(self, result: Measured) -> list[str]:
+    def violations(self, result: BenchmarkResult) -> list[str]:
         """What a result does not keep to, in words."""
         said = []
         latency = result.latency
@@ -39,34 +39,34 @@ class Limits:
         return said
 
 
-def shippable(results: Sequence[Measured]) -> list[Measured]:
+def shippable(results: Sequence[BenchmarkResult]) -> list[BenchmarkResult]:
     """What could be shipped from this measurement: verified bundles that ran here one image at a time."""
     return [
         result
         for result in results
-        if result.latency and result.candidate.is_plain and not result.candidate.artefact.is_run
-        and result.candidate.artefact.card.verified
+        if result.latency and result.candidate.is_plain and not result.candidate.artifact.is_run
+        and result.candidate.artifact.card.verified
     ]  # fmt: skip
 
 
-def pareto(results: Sequence[Measured]) -> list[Measured]:
+def pareto(results: Sequence[BenchmarkResult]) -> list[BenchmarkResult]:
     """Those for which none is both faster and at least as accurate, the fastest first; one image at a time."""
     known = [
         result for result in results
         if result.latency and result.accuracy is not None and result.candidate.batch == result.candidate.streams == 1
     ]  # fmt: skip
-    front: list[Measured] = []
+    front: list[BenchmarkResult] = []
     for result in sorted(known, key=lambda each: (_p50(each), -(each.accuracy or 0.0))):
         if not front or (result.accuracy or 0.0) > (front[-1].accuracy or 0.0):
             front.append(result)
     return front
 
 
-def recommended(results: Sequence[Measured], limits: Limits) -> Measured | None:
+def recommended(results: Sequence[BenchmarkResult], limits: Limits) -> BenchmarkResult | None:
     """The fastest bundle that keeps to all limits; None where none does."""
-    fitting = [result for result in shippable(results) if not limits.broken_by(result)]
+    fitting = [result for result in shippable(results) if not limits.violations(result)]
     return min(fitting, key=_p50, default=None)
 
 
-def _p50(result: Measured) -> float:
+def _p50(result: BenchmarkResult) -> float:
     return result.latency.p50_ms if result.latency else float("inf")

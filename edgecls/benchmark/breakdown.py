@@ -9,7 +9,7 @@ from edgecls.backends import LOW_LATENCY
 from edgecls.clock import milliseconds_since, now_ns
 from edgecls.imaging.decode import decode_image
 from edgecls.runtime.classifier import Classifier
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 
 STEPS = ("decode", "preprocess", "copy", "inference", "postprocess")
 WARM_UP = 5
@@ -31,12 +31,12 @@ class Breakdown:
         return sum(self.steps_ms.values())
 
 
-def break_down(artefact: Artefact, files: Sequence[bytes]) -> Breakdown:
+def break_down(artifact: Artifact, files: Sequence[bytes]) -> Breakdown:
     """Time each step for image files given as their bytes, one at a time."""
     import numpy as np
 
     spent: dict[str, list[float]] = {step: [] for step in STEPS}
-    with Classifier(artefact.card, artefact.open(LOW_LATENCY), artefact.place) as model:
+    with Classifier(artifact.card, artifact.open(LOW_LATENCY), artifact.place) as model:
         for number, content in enumerate([*files[:WARM_UP], *files]):
             moments = [now_ns()]
             image = decode_image(content, "image")
@@ -53,4 +53,4 @@ def break_down(artefact: Artefact, files: Sequence[bytes]) -> Breakdown:
                 for step, start, end in zip(STEPS, moments, moments[1:], strict=False):
                     spent[step].append((end - start) / 1e6)
                 spent["postprocess"].append(last_ms)
-    return Breakdown(artefact.card.name, {step: float(np.median(times)) for step, times in spent.items()}, len(files))
+    return Breakdown(artifact.card.name, {step: float(np.median(times)) for step, times in spent.items()}, len(files))

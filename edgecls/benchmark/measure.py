@@ -17,7 +17,7 @@ from edgecls.benchmark import conditions, energy
 from edgecls.clock import sample
 from edgecls.runtime import machine, store
 from edgecls.runtime.pipeline import overlapped
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 
 if TYPE_CHECKING:
     from numpy import uint8
@@ -45,7 +45,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Visit:
+class Repetition:
     """One process' findings.
 
     `samples_ms` are the times of single calls, from submission to scores where several run beside each other.
@@ -68,12 +68,12 @@ class Visit:
     throttled: bool
 
 
-def measure(task: Task) -> Visit:
+def measure(task: Task) -> Repetition:
     """Measure a candidate in this process."""
-    begun_ns, artefact = clock.now_ns(), store.find(Path(task.model))
-    with artefact.open(Parallelism(task.threads, task.streams)) as session:
+    begun_ns, artifact = clock.now_ns(), store.find(Path(task.model))
+    with artifact.open(Parallelism(task.threads, task.streams)) as session:
         load_ms = clock.milliseconds_since(begun_ns)
-        images = inputs(artefact, task.batch)
+        images = inputs(artifact, task.batch)
         begun_ns = clock.now_ns()
         session.infer(images)
         first_ms, answered_unix_s = clock.milliseconds_since(begun_ns), time.time()
@@ -90,7 +90,7 @@ def measure(task: Task) -> Visit:
         after, seen = conditions.ticks(), len(samples) * task.batch
         if sensor:
             sensor.close()
-        return Visit(
+        return Repetition(
             samples,
             seen / spent_s,
             1000 * cpu_s / seen,
@@ -106,13 +106,13 @@ def measure(task: Task) -> Visit:
         )
 
 
-def inputs(artefact: Artefact, batch: int) -> NDArray[uint8]:
-    """Raw inputs (batch, h, w, 3): the artefact's golden images, over and over, or noise for a bare file."""
+def inputs(artifact: Artifact, batch: int) -> NDArray[uint8]:
+    """Raw inputs (batch, h, w, 3): the artifact's golden images, over and over, or noise for a bare file."""
     import numpy as np
 
-    if not artefact.place.is_dir():
-        return np.random.default_rng(0).integers(0, 256, (batch, *artefact.card.input_shape), dtype=np.uint8)
-    golden = Golden.read(artefact.place, artefact.card).images
+    if not artifact.place.is_dir():
+        return np.random.default_rng(0).integers(0, 256, (batch, *artifact.card.input_shape), dtype=np.uint8)
+    golden = Golden.read(artifact.place, artifact.card).images
     return np.ascontiguousarray(golden[np.arange(batch) % len(golden)])
 
 

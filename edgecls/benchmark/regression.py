@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from edgecls.benchmark.statistics import Interval, slowdown
-from edgecls.benchmark.suite import SCHEMA, Measured, visited
-from edgecls.errors import ArtefactError, UsageError, first_line
+from edgecls.benchmark.suite import SCHEMA, BenchmarkResult, visited
+from edgecls.errors import ArtifactError, UsageError, first_line
 from edgecls.files import read_text, shortened
 from edgecls.runtime import machine
 
@@ -34,14 +34,14 @@ class Change:
 
 
 def read_baseline(path: Path) -> dict[str, Any]:
-    """An older measurement. Raises `ArtefactError` for what is none."""
+    """An older measurement. Raises `ArtifactError` for what is none."""
     try:
         found = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         said = first_line(error)
-        raise ArtefactError(f"cannot read the measurement {shortened(path)}: {said}; give a benchmark.json") from error
+        raise ArtifactError(f"cannot read the measurement {shortened(path)}: {said}; give a benchmark.json") from error
     if not isinstance(found, dict) or "rows" not in found or found.get("schema") != SCHEMA:
-        raise ArtefactError(f"{path} is no measurement of this version of edgecls; measure the baseline again")
+        raise ArtifactError(f"{path} is no measurement of this version of edgecls; measure the baseline again")
     return found
 
 
@@ -58,7 +58,7 @@ def allowed(text: str) -> float:
 
 def compare(
     baseline: dict[str, Any],
-    results: list[Measured],
+    results: list[BenchmarkResult],
     limit: float,
     seconds: float,
     tell: Callable[[str], None] = lambda _: None,
@@ -77,7 +77,7 @@ def compare(
         row = rows[results[index].candidate.key]
         before = [paired(each["p10_ms"], each["anchor_ms"]) for each in row["rounds"]]
         found = slowdown(before, _now(results[index]))
-        while found.holds(limit) and len(results[index].visits) < MOST_ROUNDS:
+        while found.contains(limit) and len(results[index].visits) < MOST_ROUNDS:
             tell(f"looking again: {results[index].candidate.key}")
             results[index] = visited(results[index], seconds)
             found = slowdown(before, _now(results[index]))
@@ -94,7 +94,7 @@ def paired(fast_ms: float, anchor_ms: float) -> float:
     return fast_ms / anchor_ms
 
 
-def _now(result: Measured) -> Sequence[float]:
+def _now(result: BenchmarkResult) -> Sequence[float]:
     import numpy as np
 
     return [paired(float(np.percentile(visit.samples_ms, 10)), visit.anchor_ms) for visit in result.visits]

@@ -13,7 +13,7 @@ from edgecls.bounds import LONGEST_S, MOST, check_bounds
 from edgecls.clock import Latency
 from edgecls.errors import OutputError
 from edgecls.runtime import machine
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 
 if TYPE_CHECKING:
     pass
@@ -38,7 +38,7 @@ class BenchmarkConfig:
 class Row:
     """One candidate. `latency` is None where it cannot run here, for `reason`; `round_p50_ms` are the rounds' p50."""
 
-    artefact: Artefact
+    artifact: Artifact
     size_bytes: int
     latency: Latency | None = None
     round_p50_ms: tuple[float, ...] = ()
@@ -47,27 +47,27 @@ class Row:
     @property
     def name(self) -> str:
         """Target and precision."""
-        return self.artefact.card.name
+        return self.artifact.card.name
 
 
 def benchmark(
-    artefacts: Sequence[Artefact], config: BenchmarkConfig, tell: Callable[[str], None] = lambda _: None
+    artifacts: Sequence[Artifact], config: BenchmarkConfig, tell: Callable[[str], None] = lambda _: None
 ) -> list[Row]:
-    """Time each artefact on its own golden input, in interleaved rounds with one session alive at a time.
+    """Time each artifact on its own golden input, in interleaved rounds with one session alive at a time.
 
     What cannot run on this machine gets a row with the reason. `tell` hears what is being timed.
     """
     config.check()
-    reasons = [artefact.backend.available() for artefact in artefacts]
-    samples: list[list[list[float]]] = [[] for _ in artefacts]
+    reasons = [artifact.backend.available() for artifact in artifacts]
+    samples: list[list[list[float]]] = [[] for _ in artifacts]
     for turn in range(1, config.rounds + 1):
-        for artefact, reason, rounds in zip(artefacts, reasons, samples, strict=True):
+        for artifact, reason, rounds in zip(artifacts, reasons, samples, strict=True):
             if reason is None:
-                tell(f"round {turn} of {config.rounds}: {artefact.card.name}")
-                with artefact.open(Parallelism(config.threads), tell) as session:
-                    rounds.append(sample_session(session, inputs(artefact, 1)[0], config.seconds))
+                tell(f"round {turn} of {config.rounds}: {artifact.card.name}")
+                with artifact.open(Parallelism(config.threads), tell) as session:
+                    rounds.append(sample_session(session, inputs(artifact, 1)[0], config.seconds))
     return [
-        _row(artefact, reason, rounds) for artefact, reason, rounds in zip(artefacts, reasons, samples, strict=True)
+        _row(artifact, reason, rounds) for artifact, reason, rounds in zip(artifacts, reasons, samples, strict=True)
     ]
 
 
@@ -81,11 +81,11 @@ def gain_over(row: Row, other: Row) -> float | None:
     return min(other.round_p50_ms) / min(row.round_p50_ms)
 
 
-def _row(artefact: Artefact, reason: str | None, rounds: list[list[float]]) -> Row:
+def _row(artifact: Artifact, reason: str | None, rounds: list[list[float]]) -> Row:
     if reason is not None:
-        return Row(artefact, artefact.size_bytes(), reason=reason)
+        return Row(artifact, artifact.size_bytes(), reason=reason)
     latency = Latency.of([duration for samples in rounds for duration in samples])
-    return Row(artefact, artefact.size_bytes(), latency, tuple(Latency.of(samples).p50_ms for samples in rounds))
+    return Row(artifact, artifact.size_bytes(), latency, tuple(Latency.of(samples).p50_ms for samples in rounds))
 
 
 def remember(rows: Sequence[Row]) -> None:
@@ -94,16 +94,16 @@ def remember(rows: Sequence[Row]) -> None:
     Lowered precision that was timed in turn with float32 for the same target also gets its gain, and the verdict.
     """
     here = machine.this_machine().name
-    float32 = {row.artefact.card.target: row for row in rows if row.artefact.card.precision == "fp32"}
+    float32 = {row.artifact.card.target: row for row in rows if row.artifact.card.precision == "fp32"}
     for row in rows:
-        artefact = row.artefact
-        if row.latency is None or not artefact.place.is_dir() or artefact.is_run:
+        artifact = row.artifact
+        if row.latency is None or not artifact.place.is_dir() or artifact.is_run:
             continue
-        quality = replace(artefact.card.quality, latency_ms=row.latency.p50_ms, latency_machine=here)
-        rival = float32.get(artefact.card.target)
-        if rival is not None and rival is not row:
-            quality = replace(quality, gain=gain_over(row, rival)).with_verdict()
+        quality = replace(artifact.card.quality, latency_ms=row.latency.p50_ms, latency_machine=here)
+        baseline = float32.get(artifact.card.target)
+        if baseline is not None and baseline is not row:
+            quality = replace(quality, gain=gain_over(row, baseline)).with_verdict()
         try:
-            write_card(replace(artefact.card, quality=quality), artefact.place)
+            write_card(replace(artifact.card, quality=quality), artifact.place)
         except OutputError:
             continue

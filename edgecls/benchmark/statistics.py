@@ -30,12 +30,12 @@ class Interval:
         """How wide it is, as a share of the value."""
         return (self.high - self.low) / self.value if self.value else math.inf
 
-    def holds(self, value: float) -> bool:
+    def contains(self, value: float) -> bool:
         """Whether a value lies inside."""
         return self.low <= value <= self.high
 
 
-def again(rounds: Sequence[float]) -> Interval:
+def prediction_interval(rounds: Sequence[float]) -> Interval:
     """The median of the rounds, and where that of another run of as many rounds lies in 95 of 100 cases.
 
     A prediction interval on a logarithmic scale, since noise multiplies: t * s * sqrt(2 / n) for the difference of two

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from edgecls.benchmark import conditions
-from edgecls.benchmark.measure import Task, Visit
+from edgecls.benchmark.measure import Repetition, Task
 from edgecls.benchmark.run import Row
-from edgecls.benchmark.statistics import Interval, again
+from edgecls.benchmark.statistics import Interval, prediction_interval
 from edgecls.bounds import LONGEST_S, MOST, check_bounds
 from edgecls.clock import Latency
-from edgecls.errors import ArtefactError, UsageError
+from edgecls.errors import ArtifactError, UsageError
 from edgecls.files import write_text
 from edgecls.runtime import machine
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 
 SCHEMA = 2
 RESULT_FILE = "benchmark.json"
@@ -55,9 +55,9 @@ class SuiteConfig:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One artefact, and how it is run."""
+    """One artifact, and how it is run."""
 
-    artefact: Artefact
+    artifact: Artifact
     name: str
     threads: int | None
     batch: int
@@ -79,12 +79,12 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Measured:
+class BenchmarkResult:
     """A candidate and all visits to it. `reason` says why there are none."""
 
     candidate: Candidate
     size_bytes: int
-    visits: tuple[Visit, ...] = ()
+    visits: tuple[Repetition, ...] = ()
     cold_start_ms: float | None = None
     reason: str | None = None
     top1: float | None = None
@@ -107,27 +107,27 @@ class Measured:
     @property
     def p50_interval(self) -> Interval | None:
         """The median over the rounds, and where that of another run is expected to lie (95 %)."""
-        return again(self.round_p50_ms) if self.visits else None
+        return prediction_interval(self.round_p50_ms) if self.visits else None
 
     @property
     def throughput_interval(self) -> Interval | None:
         """Images per second likewise."""
-        return again([visit.images_per_s for visit in self.visits]) if self.visits else None
+        return prediction_interval([visit.images_per_s for visit in self.visits]) if self.visits else None
 
     @property
     def accuracy(self) -> float | None:
         """Top-1 that was measured beside the latency, or else the one in the card."""
-        return self.top1 if self.top1 is not None else self.candidate.artefact.card.quality.top1
+        return self.top1 if self.top1 is not None else self.candidate.artifact.card.quality.top1
 
     def to_row(self) -> Row:
         """As the record that a card remembers."""
-        return Row(self.candidate.artefact, self.size_bytes, self.latency, self.round_p50_ms, self.reason)
+        return Row(self.candidate.artifact, self.size_bytes, self.latency, self.round_p50_ms, self.reason)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; single calls as their quantiles."""
         import numpy as np
 
-        card = self.candidate.artefact.card
+        card = self.candidate.artifact.card
         record: dict[str, Any] = {
             "key": self.candidate.key, "name": self.candidate.name, "target": card.target, "precision": card.precision,
             "threads": self.candidate.threads, "batch": self.candidate.batch, "streams": self.candidate.streams,
@@ -152,23 +152,25 @@ class Measured:
         }  # fmt: skip
 
 
-def candidates(artefacts: Sequence[Artefact], config: SuiteConfig) -> list[Candidate]:
-    """Every artefact in every setting, each under a name of its own."""
+def candidates(artifacts: Sequence[Artifact], config: SuiteConfig) -> list[Candidate]:
+    """Every artifact in every setting, each under a name of its own."""
     config.check()
-    names = [artefact.card.name for artefact in artefacts]
+    names = [artifact.card.name for artifact in artifacts]
     found = []
-    for artefact, name in zip(artefacts, names, strict=True):
-        unique = name if names.count(name) == 1 else f"{artefact.place.parent.parent.name}/{artefact.place.name}"
+    for artifact, name in zip(artifacts, names, strict=True):
+        unique = name if names.count(name) == 1 else f"{artifact.place.parent.parent.name}/{artifact.place.name}"
         settings = itertools.product(config.threads, config.batches, config.streams)
-        found += [Candidate(artefact, unique, *setting) for setting in settings]
+        found += [Candidate(artifact, unique, *setting) for setting in settings]
     return found
 
 
 def run(
     chosen: Sequence[Candidate], config: SuiteConfig, tell: Callable[[str], None] = lambda _: None
-) -> list[Measured]:
+) -> list[BenchmarkResult]:
     """Visit each candidate once a round, in turn. What cannot run on this machine gets a reason instead."""
-    results = [Measured(each, each.artefact.size_bytes(), reason=each.artefact.backend.available()) for each in chosen]
+    results = [
+        BenchmarkResult(each, each.artifact.size_bytes(), reason=each.artifact.backend.available()) for each in chosen
+    ]
     for turn in range(1, config.rounds + 1):
         for index, result in enumerate(results):
             if result.reason is None:
@@ -177,10 +179,10 @@ def run(
     return results
 
 
-def visited(result: Measured, seconds: float) -> Measured:
-    """A candidate with one more visit, in a process of its own. Raises `ArtefactError` where that process fails."""
+def visited(result: BenchmarkResult, seconds: float) -> BenchmarkResult:
+    """A candidate with one more visit, in a process of its own. Raises `ArtifactError` where that process fails."""
     each = result.candidate
-    task = Task(str(each.artefact.place), each.threads, each.streams, each.batch, seconds)
+    task = Task(str(each.artifact.place), each.threads, each.streams, each.batch, seconds)
     begun_s = time.time()
     done = subprocess.run(
         [sys.executable, "-m", "edgecls.benchmark.measure", json.dumps(asdict(task))],
@@ -190,12 +192,12 @@ def visited(result: Measured, seconds: float) -> Measured:
         found = json.loads(done.stdout.strip().splitlines()[-1])
     except (IndexError, ValueError):
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise ArtefactError(
+        raise ArtifactError(
             f"{each.key} cannot be measured: its process ended with {done.returncode}: {last}"
         ) from None
     if "error" in found:
         return replace(result, reason=found["error"])
-    visit = Visit(**found)
+    visit = Repetition(**found)
     cold_ms = 1000 * (visit.answered_unix_s - begun_s)
     first = result.cold_start_ms
     return replace(
@@ -203,7 +205,7 @@ def visited(result: Measured, seconds: float) -> Measured:
     )
 
 
-def remarks(results: Sequence[Measured], state: conditions.Conditions) -> list[str]:
+def remarks(results: Sequence[BenchmarkResult], state: conditions.Conditions) -> list[str]:
     """What makes these figures doubtful: a busy machine, stolen time, throttling, drift over the rounds."""
     said = state.remarks()
     visits = [visit for result in results for visit in result.visits]
@@ -231,7 +233,7 @@ def _outliers(samples_ms: Sequence[float]) -> float:
     return float(np.mean(np.asarray(samples_ms) > q3 + 3 * (q3 - q1)))
 
 
-def record(results: Sequence[Measured], config: SuiteConfig, state: conditions.Conditions) -> dict[str, Any]:
+def record(results: Sequence[BenchmarkResult], config: SuiteConfig, state: conditions.Conditions) -> dict[str, Any]:
     """The whole measurement as plain values, with the machine and the state that it was made in."""
     return {
         "schema": SCHEMA,

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from edgecls.benchmark.answers import Limits
     from edgecls.benchmark.regression import Change
-    from edgecls.benchmark.suite import Candidate, Measured
-    from edgecls.runtime.store import Artefact
+    from edgecls.benchmark.suite import BenchmarkResult, Candidate
+    from edgecls.runtime.store import Artifact
 
 PICTURE_FILE, PAGE_FILE = "benchmark.png", "benchmark.html"
 WHAT, HOW, ANSWERS = "What to measure", "How", "Answers"
@@ -95,7 +95,7 @@ def benchmark(
         tell: Callable[[str], None] = lambda step: spinner.update(f"benchmark, {step}")  # noqa: E731
         top1 = _accuracies(chosen, data, tell) if data is not None else {}
         results = suite.run(chosen, config, tell)
-        results = [replace(result, top1=top1.get(result.candidate.artefact.place)) for result in results]
+        results = [replace(result, top1=top1.get(result.candidate.artifact.place)) for result in results]
         changes = regression.compare(before, results, limit, seconds, tell) if before else []
         best = answers.recommended(results, limits)
         parts = _broken_down(results, data, tell) if data is not None else []
@@ -140,33 +140,33 @@ def _counts(name: str, text: str) -> tuple[int, ...]:
     return tuple(number for number in found if number is not None)
 
 
-def _with_bundles(named: Sequence[Artefact]) -> list[Artefact]:
+def _with_bundles(named: Sequence[Artifact]) -> list[Artifact]:
     from edgecls.runtime.store import bundles_of
 
-    found: list[Artefact] = []
-    for artefact in named:
-        found += [artefact, *bundles_of(artefact.place)] if artefact.is_run else [artefact]
+    found: list[Artifact] = []
+    for artifact in named:
+        found += [artifact, *bundles_of(artifact.place)] if artifact.is_run else [artifact]
     return found
 
 
 def _accuracies(chosen: Sequence[Candidate], data: Path, tell: Callable[[str], None]) -> dict[Path, float]:
-    """Top-1 of each artefact that runs here, through its own runtime."""
-    from edgecls.evaluate.evaluation import evaluate_artefact
+    """Top-1 of each artifact that runs here, through its own runtime."""
+    from edgecls.evaluate.evaluation import evaluate_artifact
     from edgecls.evaluate.metrics import measure
 
     found: dict[Path, float] = {}
-    for artefact in {each.artefact.place: each.artefact for each in chosen}.values():
-        if artefact.backend.available() is None:
-            tell(f"accuracy of {artefact.card.name}")
-            _, _, scores, labels = evaluate_artefact(artefact, data)
-            found[artefact.place] = measure(scores, labels).top1
+    for artifact in {each.artifact.place: each.artifact for each in chosen}.values():
+        if artifact.backend.available() is None:
+            tell(f"accuracy of {artifact.card.name}")
+            _, _, scores, labels = evaluate_artifact(artifact, data)
+            found[artifact.place] = measure(scores, labels).top1
     return found
 
 
-def _broken_down(results: Sequence[Measured], data: Path, tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    """The way from file to label of each artefact, on image files of the data."""
+def _broken_down(results: Sequence[BenchmarkResult], data: Path, tell: Callable[[str], None]) -> list[dict[str, Any]]:
+    """The way from file to label of each artifact, on image files of the data."""
     from edgecls.benchmark.breakdown import FILES, break_down
-    from edgecls.data.layout import find_layout
+    from edgecls.data.layout import index_dataset
     from edgecls.data.sources import FolderSource
     from edgecls.files import read_bytes
     from edgecls.imaging.decode import image_paths
@@ -174,7 +174,7 @@ def _broken_down(results: Sequence[Measured], data: Path, tell: Callable[[str], 
     if data.is_dir():
         paths = image_paths([data])
     else:
-        layout = find_layout(str(data))
+        layout = index_dataset(str(data))
         if not isinstance(layout.source, FolderSource):
             return []
         paths = [layout.source.root / sample.key for samples in layout.splits.values() for sample in samples]
@@ -183,7 +183,7 @@ def _broken_down(results: Sequence[Measured], data: Path, tell: Callable[[str], 
     for result in results:
         if result.visits and result.candidate.is_plain:
             tell(f"from file to label with {result.candidate.key}")
-            part = break_down(result.candidate.artefact, files)
+            part = break_down(result.candidate.artifact, files)
             found.append({"name": result.candidate.key, "steps_ms": part.steps_ms, "images": part.images})
     return found
 
@@ -197,7 +197,7 @@ def _words(limits: Limits) -> str:
     return ", ".join(filter(None, said))
 
 
-def _table(results: Sequence[Measured]) -> Table:
+def _table(results: Sequence[BenchmarkResult]) -> Table:
     from rich import box
     from rich.table import Table
 
@@ -211,10 +211,10 @@ def _table(results: Sequence[Measured]) -> Table:
     table.add_column("model", overflow="fold")
     for heading in (*settings, "top-1", "agree", "p50 ms", "±", "p99", "img/s", "MB", *last):
         table.add_column(heading, justify="right", no_wrap=True)
-    parent = next((each.latency for each in results if each.candidate.artefact.is_run and each.latency), None)
+    parent = next((each.latency for each in results if each.candidate.artifact.is_run and each.latency), None)
     for number, result in enumerate(results):
-        quality, latency = result.candidate.artefact.card.quality, result.latency
-        agreement = "parent" if result.candidate.artefact.is_run else points(quality.agreement)
+        quality, latency = result.candidate.artifact.card.quality, result.latency
+        agreement = "parent" if result.candidate.artifact.is_run else points(quality.agreement)
         start = [
             result.candidate.name,
             *(values[number] for values in settings.values()),
@@ -237,14 +237,18 @@ def _table(results: Sequence[Measured]) -> Table:
 
 
 def _say(
-    results: Sequence[Measured], remarks: Sequence[str], best: Measured | None, words: str, front: Sequence[str]
+    results: Sequence[BenchmarkResult],
+    remarks: Sequence[str],
+    best: BenchmarkResult | None,
+    words: str,
+    front: Sequence[str],
 ) -> None:
     for result in results:
-        artefact = result.candidate.artefact
+        artifact = result.candidate.artifact
         if result.reason:
             console.print(f"{result.candidate.key}: not timed here, {result.reason}", soft_wrap=True)
-        if not artefact.card.verified and not artefact.is_run:
-            said = f"warning: {artefact.card.name} was never compared with its parent; export it again"
+        if not artifact.card.verified and not artifact.is_run:
+            said = f"warning: {artifact.card.name} was never compared with its parent; export it again"
             console.print(said, soft_wrap=True)
     for remark in remarks:
         console.print(f"note: {remark}", soft_wrap=True)
@@ -281,9 +285,9 @@ def _picture(record: dict[str, Any], path: Path) -> Path:
     return path
 
 
-def _page(record: dict[str, Any], answer: dict[str, Any], best: Measured | None, path: Path) -> Path:
+def _page(record: dict[str, Any], answer: dict[str, Any], best: BenchmarkResult | None, path: Path) -> Path:
     from edgecls.report.benchmark_page import write_page
-    from edgecls.runtime.layers import look_inside
+    from edgecls.runtime.layers import profile_layers
 
-    write_page(record, answer, path, (best.candidate.key, look_inside(best.candidate.artefact)) if best else None)
+    write_page(record, answer, path, (best.candidate.key, profile_layers(best.candidate.artifact)) if best else None)
     return path

@@ -22,14 +22,14 @@ def build(
     from edgecls.clock import milliseconds_since, now_ns
     from edgecls.runtime.store import find
 
-    artefact = find(bundle)
-    check_files(artefact.card, artefact.place)
+    artifact = find(bundle)
+    check_files(artifact.card, artifact.place)
     begun_ns = now_ns()
-    with working(f"building for {artefact.card.target}") as spinner:
-        built = artefact.backend.prepare(artefact.place, artefact.card, compute_capability, spinner.update)
+    with working(f"building for {artifact.card.target}") as spinner:
+        built = artifact.backend.prepare(artifact.place, artifact.card, compute_capability, spinner.update)
     if not built:
         console.print(
-            f"nothing to build: {artefact.card.target} opens {shown(artefact.place)} as it is", soft_wrap=True
+            f"nothing to build: {artifact.card.target} opens {shown(artifact.place)} as it is", soft_wrap=True
         )
     for path in built:
         console.print(f"engine: {shown(path)}  ({megabytes(path.stat().st_size)})", soft_wrap=True)

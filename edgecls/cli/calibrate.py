@@ -33,9 +33,9 @@ def make(
     if out.exists():
         raise OutputError(f"{out} exists already; choose another --out or remove it")
     with working("choosing images"):
-        artefact = find_run(run)
-        chosen = calibration.choose(artefact, samples, data, seed)
-        findings = calibration.check(chosen, artefact)
+        artifact = find_run(run)
+        chosen = calibration.choose(artifact, samples, data, seed)
+        findings = calibration.check(chosen, artifact)
         passport = chosen.write(out)
     console.print(f"{findings.images} images, {calibration.summary(findings.classes)}")
     console.print(f"manifest: {shown(out)}  (digest {passport['digest'][:12]})", soft_wrap=True)
@@ -51,9 +51,9 @@ def check(
     from edgecls.runtime.store import find_run
 
     with working("checking images"):
-        artefact = find_run(run)
-        chosen = calibration.choose(artefact, 1_000_000, given)
-        findings = calibration.check(chosen, artefact)
+        artifact = find_run(run)
+        chosen = calibration.choose(artifact, 1_000_000, given)
+        findings = calibration.check(chosen, artifact)
     console.print(f"{findings.images} images, {calibration.summary(findings.classes)}")
     if findings.shift is not None:
         console.print(f"colour and contrast are {findings.shift:.1f} standard deviations from the run's own images")

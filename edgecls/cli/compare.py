@@ -13,8 +13,8 @@ from edgecls.errors import UsageError
 
 
 def compare(
-    first: Annotated[Path, typer.Argument(help="A run, bundle or model file: what was.")],
-    second: Annotated[Path, typer.Argument(help="Another of the same classes: what is.")],
+    first: Annotated[Path, typer.Argument(help="The baseline: a run, bundle or model file.")],
+    second: Annotated[Path, typer.Argument(help="The candidate, of the same classes.")],
     data: Annotated[
         Path | None, typer.Option(help="Folder of images to compare on; the run's test split unless given.")
     ] = None,

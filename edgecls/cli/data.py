@@ -29,12 +29,12 @@ def check(
 ) -> None:
     """Find unreadable images, duplicates, leaks between splits, contradictions, misspelt classes and odd files."""
     from edgecls.data.check import check as look
-    from edgecls.data.layout import find_layout, write_quarantine
+    from edgecls.data.layout import index_dataset, write_quarantine
     from edgecls.data.sources import FolderSource
     from edgecls.files import write_text
     from edgecls.report.data_page import write_page
 
-    layout = find_layout(place)
+    layout = index_dataset(place)
     with working("looking at images") as spinner:
         report = look(layout, spinner.update)
         spinner.update("writing the report")
@@ -80,7 +80,7 @@ def split(
     seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
 ) -> None:
     """Divide images into train, val and test: each class in its proportion, seeded, groups kept together."""
-    from edgecls.data.layout import find_layout, write_manifest
+    from edgecls.data.layout import index_dataset, write_manifest
     from edgecls.data.sources import FolderSource
     from edgecls.data.splits import divide, grouped_by
 
@@ -88,7 +88,7 @@ def split(
         raise UsageError(f"--val and --test are shares above 0 that leave some to train on, not {val:g} and {test:g}")
     if out.exists():
         raise OutputError(f"{out} exists already; choose another --out or remove it")
-    layout = find_layout(place)
+    layout = index_dataset(place)
     if not isinstance(layout.source, FolderSource):
         raise UsageError("only images in a folder can be divided; this data set brings its own splits")
     members = [s for samples in layout.splits.values() for s in samples if s.key not in layout.quarantine]

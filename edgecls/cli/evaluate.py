@@ -12,7 +12,7 @@ from edgecls.cli.common import console, percent, shown, working
 from edgecls.errors import UsageError, VerificationError
 
 if TYPE_CHECKING:
-    from edgecls.runtime.store import Artefact
+    from edgecls.runtime.store import Artifact
 
 
 def evaluate(
@@ -43,7 +43,7 @@ def evaluate(
     """Measure a model on labelled images: accuracy, each class, confusion, confidence, and its worst mistakes."""
     from edgecls.evaluate.confidence import answered
     from edgecls.evaluate.detail import evaluate as measure
-    from edgecls.evaluate.evaluation import evaluate_artefact, to_json
+    from edgecls.evaluate.evaluation import evaluate_artifact, to_json
     from edgecls.files import write_text
     from edgecls.report.evaluation_page import write_page
     from edgecls.runtime.store import find, latest_run
@@ -52,19 +52,19 @@ def evaluate(
         raise UsageError(f"--min-top1 is a fraction, 0 to 1, not {min_top1:g}")
     if precision is not None and not 0 < precision <= 1:
         raise UsageError(f"--precision is a fraction, above 0 and at most 1, not {precision:g}")
-    artefact = find(latest_run() if model is None else model)
+    artifact = find(latest_run() if model is None else model)
     if precision is not None:
-        artefact = _fit(artefact, precision)
+        artifact = _fit(artifact, precision)
     with working("evaluating") as spinner:
-        source, samples, scores, labels = evaluate_artefact(artefact, data)
+        source, samples, scores, labels = evaluate_artifact(artifact, data)
         spinner.update(f"evaluating {len(samples)} answers")
         found = measure(scores, labels, seed)
-        write_page(artefact, found, source, samples, html)
+        write_page(artifact, found, source, samples, html)
         if json_file:
-            write_text(json_file, json.dumps(to_json(artefact, found, samples), indent=2) + "\n")
+            write_text(json_file, json.dumps(to_json(artifact, found, samples), indent=2) + "\n")
     low, high = found.top1_interval
     console.print(
-        f"{artefact.card.name} on {found.metrics.images} images: top-1 {percent(found.metrics.top1)} "
+        f"{artifact.card.name} on {found.metrics.images} images: top-1 {percent(found.metrics.top1)} "
         f"(95 %: {100 * low:.1f} to {100 * high:.1f}), top-5 {percent(found.top5)}, macro F1 {percent(found.macro.f1)}",
         soft_wrap=True,
     )
@@ -73,37 +73,37 @@ def evaluate(
         f"{percent(found.calibration_error)}",
         soft_wrap=True,
     )
-    if threshold := artefact.card.confidence.threshold:
+    if threshold := artifact.card.confidence.threshold:
         share, right = answered(scores, labels, threshold)
         console.print(
             f"above the threshold of {threshold:.1%}: {percent(share)} of the images, of which {percent(right)} right",
             soft_wrap=True,
         )
     for truth, answer, images in found.confused[:3]:
-        names = artefact.card.classes
+        names = artifact.card.classes
         console.print(f"confused: {names[truth]} taken for {names[answer]}, {images} times", soft_wrap=True)
     console.print(f"written: {shown(html)}" + (f", {shown(json_file)}" if json_file else ""), soft_wrap=True)
     if min_top1 is not None and found.metrics.top1 < min_top1:
         raise VerificationError(f"top-1 is {found.metrics.top1:.2%}, at least {min_top1:.2%} was asked for")
 
 
-def _fit(artefact: Artefact, precision: float) -> Artefact:
-    """The artefact with the confidence that its validation images call for, which its card keeps."""
+def _fit(artifact: Artifact, precision: float) -> Artifact:
+    """The artifact with the confidence that its validation images call for, which its card keeps."""
     from dataclasses import replace
 
     from edgecls.artifact.card import write_card
     from edgecls.evaluate.evaluation import fit_confidence
-    from edgecls.runtime.store import Artefact
+    from edgecls.runtime.store import Artifact
 
-    if not artefact.place.is_dir():
+    if not artifact.place.is_dir():
         raise UsageError("--precision is kept in a card; give the bundle's folder, not the model file")
     with working("fitting the confidence"):
-        confidence, images = fit_confidence(artefact, precision)
-    card = replace(artefact.card, confidence=confidence)
-    write_card(card, artefact.place)
+        confidence, images = fit_confidence(artifact, precision)
+    card = replace(artifact.card, confidence=confidence)
+    write_card(card, artifact.place)
     console.print(
         f"fitted on {images} validation images: temperature {confidence.temperature:.3f}, unsure below "
-        f"{confidence.threshold:.1%}; kept in {shown(artefact.place)}",
+        f"{confidence.threshold:.1%}; kept in {shown(artifact.place)}",
         soft_wrap=True,
     )
-    return Artefact(artefact.place, card)
+    return Artifact(artifact.place, card)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from edgecls.artifact.card import Card, Quality
     from edgecls.quantization.search import Strategy
-    from edgecls.runtime.store import Artefact
+    from edgecls.runtime.store import Artifact
 
 
 class ExportCommand(Command):
@@ -122,9 +122,9 @@ def _batch(given: str | None) -> tuple[int, int, int] | None:
     return smallest, usual, largest
 
 
-def _report(bundle: Artefact, recommends_beside: bool) -> None:
+def _report(bundle: Artifact, recommends_beside: bool) -> None:
     card, quality = bundle.card, bundle.card.quality
-    if card.lineage.ladder:
+    if card.lineage.candidates:
         console.print(_rungs(card))
     console.print(f"bundle: {shown(bundle.place)}  ({megabytes(bundle.size_bytes())})", soft_wrap=True)
     measured = f"top-1 {percent(quality.top1)}, " if quality.top1 is not None else ""
@@ -160,17 +160,17 @@ def _rungs(card: Card) -> Table:
     table = Table(box=None, pad_edge=False)
     for title in ("int8 recipe tried", "drop (points)", "agreement", "ms", "vs float32", "MB", "s", ""):
         table.add_column(title, justify="left" if title in ("int8 recipe tried", "") else "right")
-    chosen = (card.lineage.recipe or {}).get("rung")
-    for tried in card.lineage.ladder or ():
+    chosen = (card.lineage.recipe or {}).get("candidate")
+    for tried in card.lineage.candidates or ():
         table.add_row(
-            tried["rung"],
+            tried["candidate"],
             _figure(tried["drop_points"], 2),
             percent(tried["agreement"]),
             _figure(tried["latency_ms"], 2),
             _figure(tried["gain"], 2, "x"),
             _figure(tried["size_bytes"] / 1e6 if tried["size_bytes"] else None, 1),
             _figure(tried["seconds"], 0),
-            "kept" if tried["rung"] == chosen else tried["reason"] or "",
+            "kept" if tried["candidate"] == chosen else tried["reason"] or "",
         )
     return table
 
@@ -184,4 +184,4 @@ def _verdict(quality: Quality) -> str:
     if quality.gain is None or quality.latency_ms is None:
         return ""
     told = f", {quality.gain:.2f}x the speed of float32 in the same runtime"
-    return told if quality.recommended else f"{told}: it does not pay on this machine"
+    return told if quality.recommended else f"{told}: not faster than FP32 on this machine"

@@ -12,7 +12,7 @@ from edgecls.cli.common import console, megabytes, percent, shown
 
 if TYPE_CHECKING:
     from edgecls.artifact.card import Card
-    from edgecls.runtime.store import Artefact
+    from edgecls.runtime.store import Artifact
 
 NAME_WIDTH = 34
 """Columns for a layer's name: with its kind, precision, time and share it fits a terminal of 80."""
@@ -30,34 +30,34 @@ def info(
 
     from edgecls.runtime.store import find
 
-    artefact = find(path)
+    artifact = find(path)
     if layers:
-        _print_layers(artefact, as_json)
+        _print_layers(artifact, as_json)
         return
     if as_json:
-        print(json.dumps(artefact.card.to_json(), indent=2, ensure_ascii=False))
+        print(json.dumps(artifact.card.to_json(), indent=2, ensure_ascii=False))
         return
     table = Table.grid(padding=(0, 2))
-    table.add_row("place", f"{shown(artefact.place)} ({megabytes(artefact.size_bytes())})")
-    for name, value in _lines(artefact.card):
+    table.add_row("place", f"{shown(artifact.place)} ({megabytes(artifact.size_bytes())})")
+    for name, value in _lines(artifact.card):
         table.add_row(name, str(value))
     console.print(table)
 
 
-def _print_layers(artefact: Artefact, as_json: bool) -> None:
+def _print_layers(artifact: Artifact, as_json: bool) -> None:
     from dataclasses import asdict
 
     from rich import box
     from rich.table import Table
 
-    from edgecls.runtime.layers import look_inside
+    from edgecls.runtime.layers import profile_layers
 
-    inside = look_inside(artefact)
+    inside = profile_layers(artifact)
     if as_json:
         record = {
             "layers": [asdict(layer) for layer in inside.layers],
             "shares": inside.shares,
-            "missed": inside.missed,
+            "unquantized": inside.unquantized,
         }
         print(json.dumps(record, indent=2, ensure_ascii=False))
         return
@@ -104,7 +104,7 @@ def _lines(card: Card) -> list[tuple[str, Any]]:
     if lineage.recipe:
         float_layers = lineage.recipe.get("float_layers") or ()
         kept = f", {len(float_layers)} layers in float" if float_layers else ""
-        lines.append(("recipe", f"{lineage.recipe.get('rung', 'as written')}{kept}"))
+        lines.append(("recipe", f"{lineage.recipe.get('candidate', 'as written')}{kept}"))
     if lineage.calibration:
         lines.append(("calibration", f"{lineage.calibration['images']} images, {lineage.calibration['digest']}"))
     if quality.top1 is not None:

@@ -173,8 +173,8 @@ def stream(
     from edgecls.stream.service import Supervisor
     from edgecls.stream.sinks.web import read_token
     from edgecls.stream.sources import CameraOptions, open_source
-    from edgecls.stream.sources.camera import Wanted
-    from edgecls.stream.sources.live import Patience
+    from edgecls.stream.sources.camera import CaptureFormat
+    from edgecls.stream.sources.live import ReconnectPolicy
 
     if web_token_file is not None:
         if web_token is not None:
@@ -187,8 +187,8 @@ def stream(
     config = StreamConfig(duration, frames, max_fps, smoothing, snapshots)
     config.check()
     options = CameraOptions(
-        Wanted(width, height, fps), Geometry(rotate, flip, Region.parse(roi) if roi is not None else None),
-        Patience(give_up_s=give_up), realtime,
+        CaptureFormat(width, height, fps), Geometry(rotate, flip, Region.parse(roi) if roi is not None else None),
+        ReconnectPolicy(give_up_s=give_up), realtime,
     )  # fmt: skip
     options.check()
     if systemd:
@@ -199,13 +199,13 @@ def stream(
     supervisor = Supervisor()
     with ExitStack() as stack:
         stop, received = stack.enter_context(_stopping_on_signals())
-        artefact = resolve(model, this_machine().name)
-        place = artefact.place
+        artifact = resolve(model, this_machine().name)
+        place = artifact.place
         demo = any(each.endswith("demo") for each in named) and place.is_dir()
-        golden = Golden.read(place, artefact.card) if demo else None
+        golden = Golden.read(place, artifact.card) if demo else None
         sources: list[Source] = [stack.enter_context(open_source(each, golden, options)) for each in named]
         sinks = _kept(sources, record, segment, events, log, mqtt, webhook, web, web_token)
-        sinks += _shown(display, " · ".join([*(source.name for source in sources), artefact.card.name]), stop)
+        sinks += _shown(display, " · ".join([*(source.name for source in sources), artifact.card.name]), stop)
         # A camera wants its answer soon, and the processor for others in between; a file wants all of its answers.
         live = sources[0].live
         classifier = stack.enter_context(opened(place, threads, 1 if live else None, spinning=spin or not live))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from edgecls.data.dataset import Dataset
     from edgecls.train.history import Epoch, Watcher
-    from edgecls.train.weights import StartingPoint
+    from edgecls.train.weights import InitialWeights
 
 AUGMENTATION, LEARNING, COMPUTING = "Augmentation", "Learning", "Computing"
 ARCH_HELP = (
@@ -101,7 +101,12 @@ def train(
         float, typer.Option(help="Share of each label spread over all classes.", rich_help_panel=LEARNING)
     ] = 0.1,
     balance: Annotated[
-        bool, typer.Option("--balance", help="Give rare classes the same say in the loss.", rich_help_panel=LEARNING)
+        bool,
+        typer.Option(
+            "--balance",
+            help="Class weights in the loss, for rare classes.",
+            rich_help_panel=LEARNING,
+        ),
     ] = False,
     dropout: Annotated[
         float | None, typer.Option(help="In place of the architecture's own.", rich_help_panel=LEARNING)
@@ -126,18 +131,20 @@ def train(
         str | None, typer.Option(help="A run whose answers are learned too (distillation).", rich_help_panel=LEARNING)
     ] = None,
     patience: Annotated[
-        int | None, typer.Option(help="End after so many epochs without a better one.", rich_help_panel=LEARNING)
+        int | None,
+        typer.Option(help="Early stopping: epochs without improvement.", rich_help_panel=LEARNING),
     ] = None,
     clip: Annotated[float, typer.Option(help="Largest norm of the gradient.", rich_help_panel=LEARNING)] = 5.0,
     accumulate: Annotated[
-        int, typer.Option(help="Compute each batch in so many pieces, for less memory.", rich_help_panel=COMPUTING)
+        int,
+        typer.Option(help="Gradient accumulation steps, for less memory.", rich_help_panel=COMPUTING),
     ] = 1,
     precision: Annotated[
         str,
         typer.Option(help="fp32, bf16, fp16, or auto: bf16 or fp16 on GPUs.", rich_help_panel=COMPUTING),
     ] = "auto",
     deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="Only algorithms that repeat themselves.", rich_help_panel=COMPUTING)
+        bool, typer.Option("--deterministic", help="Deterministic algorithms only.", rich_help_panel=COMPUTING)
     ] = False,
     tensorboard: Annotated[
         bool,
@@ -211,7 +218,7 @@ def _watcher(progress: Progress) -> Watcher:
         """Draws a bar of optimizer steps and prints a line per epoch."""
 
         def started(
-            self, dataset: Dataset, start: StartingPoint, epochs: int, batches: int, device: str, done: int
+            self, dataset: Dataset, start: InitialWeights, epochs: int, batches: int, device: str, done: int
         ) -> None:
             counts = ", ".join(f"{len(samples)} {split}" for split, samples in dataset.splits.items())
             console.print(f"data: {dataset.source.name}, {len(dataset.classes)} classes, {counts}", soft_wrap=True)

@@ -17,10 +17,10 @@ def verify(
     from edgecls.runtime.store import find
     from edgecls.runtime.verification import replay_golden
 
-    artefact = find(bundle)
-    quality = replay_golden(artefact)
+    artifact = find(bundle)
+    quality = replay_golden(artifact)
     console.print(
-        f"pass: {shown(artefact.place)} with {quality.verified_with}, {quality.images} golden inputs, "
+        f"pass: {shown(artifact.place)} with {quality.verified_with}, {quality.images} golden inputs, "
         f"agreement {percent(quality.agreement)}, scores differ by up to {quality.max_score_difference:.3g}",
         soft_wrap=True,
     )

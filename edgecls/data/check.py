@@ -9,8 +9,8 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from edgecls.concurrency import ordered_map
-from edgecls.data.layout import Layout
-from edgecls.data.similar import Look, look_at, near_pairs
+from edgecls.data.layout import DatasetIndex
+from edgecls.data.similar import PerceptualHash, near_pairs, perceptual_hash
 from edgecls.data.sources import FolderSource, Source
 from edgecls.data.splits import Sample
 from edgecls.errors import DataError, ImageError, MissingExtraError
@@ -35,7 +35,7 @@ class Picture:
     width_px: int
     fingerprint: str
     modes: tuple[str, ...]
-    look: Look
+    look: PerceptualHash
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Report:
         return {**asdict(self), "severe": self.severe}
 
 
-def check(layout: Layout, tell: Callable[[str], None] = lambda _: None) -> Report:
+def check(layout: DatasetIndex, tell: Callable[[str], None] = lambda _: None) -> Report:
     """Look at every image of a layout, those in quarantine included. Raises `DataError` where there is none."""
     samples = [(split, sample) for split, members in layout.splits.items() for sample in members]
     if not samples:
@@ -126,7 +126,7 @@ def _look(source: Source, split: str, sample: Sample) -> Picture | str:
         return str(error)
     height, width = image.shape[:2]
     return Picture(
-        sample, split, height, width, source.fingerprint(sample.key), _unusual(source, sample), look_at(image)
+        sample, split, height, width, source.fingerprint(sample.key), _unusual(source, sample), perceptual_hash(image)
     )
 
 
@@ -160,7 +160,7 @@ Group = tuple[Picture, ...]
 Names = Callable[[Iterable[Picture]], tuple[tuple[str, str, str], ...]]
 
 
-def _names(layout: Layout) -> Names:
+def _names(layout: DatasetIndex) -> Names:
     return lambda group: tuple((p.sample.key, layout.classes[p.sample.label], p.split) for p in group)
 
 
@@ -217,7 +217,7 @@ def _another(picture: Picture, group: Group) -> str:
     return next(p.sample.key for p in group if p.sample.label != picture.sample.label)
 
 
-def _unreadable(broken: dict[str, str], samples: Sequence[tuple[str, Sample]], layout: Layout) -> Finding | None:
+def _unreadable(broken: dict[str, str], samples: Sequence[tuple[str, Sample]], layout: DatasetIndex) -> Finding | None:
     if not broken:
         return None
     named = tuple(((s.key, layout.classes[s.label], split),) for split, s in samples if s.key in broken)
@@ -226,7 +226,7 @@ def _unreadable(broken: dict[str, str], samples: Sequence[tuple[str, Sample]], l
     )
 
 
-def _left_out(layout: Layout) -> Finding | None:
+def _left_out(layout: DatasetIndex) -> Finding | None:
     if not layout.left_out:
         return None
     text = f"no images that can be read: {counted(layout.left_out)}"
@@ -279,7 +279,7 @@ def _differ_little(a: str, b: str) -> bool:
     return SequenceMatcher(None, a, b).ratio() >= ALIKE and not all(letter.isdigit() for letter in different)
 
 
-def _imbalance(layout: Layout) -> Finding | None:
+def _imbalance(layout: DatasetIndex) -> Finding | None:
     counts = Counter(sample.label for sample in layout.splits["train"])
     if not counts:
         return None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecls.concurrency import ordered_map
-from edgecls.data.layout import Layout, find_layout
+from edgecls.data.layout import DatasetIndex, index_dataset
 from edgecls.data.sources import Source, open_source
 from edgecls.data.splits import Sample, complete
 from edgecls.errors import DataError, ImageError
@@ -51,12 +51,12 @@ class Dataset:
 
 
 def open_dataset(location: str | None, seed: int) -> Dataset:
-    """Open the images that `find_layout` finds at `location`, and complete their splits.
+    """Open the images that `index_dataset` finds at `location`, and complete their splits.
 
     Splits that are missing are drawn from `train`, stratified and seeded. Every image is decoded once: unusable ones,
     and those in quarantine, are skipped and named in `skipped`. Raises `DataError`.
     """
-    layout = find_layout(location)
+    layout = index_dataset(location)
     usable, skipped = _usable(layout)
     _check_classes(layout, usable["train"], skipped)
     return Dataset(layout.source, layout.classes, complete(usable, layout.classes, seed), seed, skipped)
@@ -70,7 +70,7 @@ def open_for_classes(location: str, classes: Sequence[str], seed: int) -> Datase
     """
     import random
 
-    layout = find_layout(location)
+    layout = index_dataset(location)
     if strange := [name for name in layout.classes if name not in classes]:
         known = ", ".join(classes[:5])
         raise DataError(f"{location}: {strange[0]} is no class of this network; its classes are {known}, ...")
@@ -126,7 +126,7 @@ def subset(dataset: Dataset, split: str, count: int | None = None) -> Sequence[S
     return samples if count is None or count >= len(samples) else balanced(samples, count, dataset.seed)
 
 
-def _usable(layout: Layout) -> tuple[dict[str, list[Sample]], dict[str, str]]:
+def _usable(layout: DatasetIndex) -> tuple[dict[str, list[Sample]], dict[str, str]]:
     """The samples of each split that can be read and are not in quarantine, and the others with the reason."""
 
     def reason(sample: Sample) -> tuple[str, str | None]:
@@ -143,7 +143,7 @@ def _usable(layout: Layout) -> tuple[dict[str, list[Sample]], dict[str, str]]:
     return {split: [s for s in samples if s.key not in skipped] for split, samples in layout.splits.items()}, skipped
 
 
-def _check_classes(layout: Layout, train: Sequence[Sample], skipped: Mapping[str, str]) -> None:
+def _check_classes(layout: DatasetIndex, train: Sequence[Sample], skipped: Mapping[str, str]) -> None:
     root, classes = Path(layout.source.location), layout.classes
     if not train:
         detail = f"; {len(skipped)} could not be read, the first: {next(iter(skipped.values()))}" if skipped else ""

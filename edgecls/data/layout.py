@@ -24,7 +24,7 @@ DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "e
 
 
 @dataclass(frozen=True)
-class Layout:
+class DatasetIndex:
     """What was found: the samples of each split that is there ("train" always is), and what is in quarantine.
 
     `quarantine` maps keys to reasons; these samples are still among the others. `left_out` counts the files in class
@@ -38,7 +38,7 @@ class Layout:
     left_out: Mapping[str, int] = field(default_factory=dict)
 
 
-def find_layout(location: str | None) -> Layout:
+def index_dataset(location: str | None) -> DatasetIndex:
     """Look at a folder, a CSV or JSONL manifest, a torchvision data set by name, or, for None, the embedded digits.
 
     A folder holds one folder per class, or `train/`, `val/` (or `valid/`, `validation/`) and `test/` with one folder
@@ -49,14 +49,14 @@ def find_layout(location: str | None) -> Layout:
     if location is None or (location == DIGITS and not place.exists()):
         digits = DigitsSource()
         samples = [Sample(str(index), label) for index, label in enumerate(digits.labels)]
-        return Layout(digits, DIGIT_NAMES, {"train": samples})
+        return DatasetIndex(digits, DIGIT_NAMES, {"train": samples})
     if location in TORCHVISION and not place.exists():
         named = TorchvisionSource(location)
         splits = {
             split: [Sample(f"{split}/{index}", label) for index, label in enumerate(labels)]
             for split, labels in named.labels().items()
         }
-        return Layout(named, named.classes(), splits)
+        return DatasetIndex(named, named.classes(), splits)
     left_out: Counter[str] = Counter()
     if place.is_dir():
         root, (classes, found) = place, _scan(place.resolve(), left_out)
@@ -69,7 +69,7 @@ def find_layout(location: str | None) -> Layout:
             f"there is no folder {location}; give a folder with one folder of images per class, a .csv or .jsonl "
             f"manifest, or one of {', '.join(TORCHVISION)}"
         )
-    return Layout(FolderSource(root), classes, found, read_quarantine(root), left_out)
+    return DatasetIndex(FolderSource(root), classes, found, read_quarantine(root), left_out)
 
 
 def _scan(root: Path, left_out: Counter[str]) -> tuple[tuple[str, ...], dict[str, list[Sample]]]:
@@ -149,7 +149,7 @@ def _split_named(name: str, file: Path, number: int) -> str:
     raise DataError(f"{file}, line {number}: there is no split {name!r}; there are {', '.join(SPLITS)}")
 
 
-def write_manifest(layout: Layout, splits: Mapping[str, Sequence[Sample]], file: Path) -> None:
+def write_manifest(layout: DatasetIndex, splits: Mapping[str, Sequence[Sample]], file: Path) -> None:
     """Write a CSV manifest of these splits; paths are relative to it where the images lie below its folder."""
     root, folder = Path(layout.source.location), file.resolve().parent
     lines = [["path", "label", "split"]]

@@ -20,14 +20,14 @@ BLOCK = 2048
 
 
 @dataclass(frozen=True)
-class Look:
+class PerceptualHash:
     """What an image looks like from afar: `bits` (64,) of -1 and 1, and a grey copy (1024,)."""
 
     bits: NDArray[float32]
     small: NDArray[uint8]
 
 
-def look_at(image: NDArray[uint8]) -> Look:
+def perceptual_hash(image: NDArray[uint8]) -> PerceptualHash:
     """The look of a BGR image (H, W, 3): signs of its lowest frequencies against their median (pHash, Zauner 2010)."""
     import numpy as np
 
@@ -36,10 +36,10 @@ def look_at(image: NDArray[uint8]) -> Look:
     grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), (SMALL_PX, SMALL_PX), interpolation=cv2.INTER_AREA)
     low = cv2.dct(grey.astype(np.float32))[:HASH_SIDE, :HASH_SIDE].ravel()
     bits = np.where(low > np.median(low[1:]), 1, -1).astype(np.float32)
-    return Look(bits, grey.ravel().astype(np.uint8, copy=False))
+    return PerceptualHash(bits, grey.ravel().astype(np.uint8, copy=False))
 
 
-def near_pairs(looks: Sequence[Look]) -> Iterator[tuple[int, int]]:
+def near_pairs(looks: Sequence[PerceptualHash]) -> Iterator[tuple[int, int]]:
     """The positions (first, second) of all pairs that show nearly the same."""
     import numpy as np
 

@@ -34,7 +34,7 @@ class Source(ABC):
     default_size_px: int = 224
     photographs: bool = True
     default_augment: str = "medium"
-    mirrored_is_same_class: bool = True
+    horizontal_flip_safe: bool = True
 
     @abstractmethod
     def read(self, key: str) -> NDArray[uint8]:
@@ -70,7 +70,7 @@ class DigitsSource(Source):
     default_size_px = 64
     photographs = False
     default_augment = "light"
-    mirrored_is_same_class = False
+    horizontal_flip_safe = False
 
     def __init__(self) -> None:
         try:
@@ -104,7 +104,7 @@ class Named:
     splits: Mapping[str, Mapping[str, Any]]
     size_px: int = 224
     photographs: bool = True
-    mirrored_is_same_class: bool = True
+    horizontal_flip_safe: bool = True
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -114,10 +114,10 @@ _ALL_THREE = {"train": {"split": "train"}, "val": {"split": "val"}, "test": {"sp
 TORCHVISION = {
     "cifar10": Named("CIFAR10", _FLAGS, 64),
     "cifar100": Named("CIFAR100", _FLAGS, 64),
-    "mnist": Named("MNIST", _FLAGS, 32, photographs=False, mirrored_is_same_class=False),
-    "kmnist": Named("KMNIST", _FLAGS, 32, photographs=False, mirrored_is_same_class=False),
+    "mnist": Named("MNIST", _FLAGS, 32, photographs=False, horizontal_flip_safe=False),
+    "kmnist": Named("KMNIST", _FLAGS, 32, photographs=False, horizontal_flip_safe=False),
     "fashion_mnist": Named("FashionMNIST", _FLAGS, 32, photographs=False),
-    "svhn": Named("SVHN", _NAMES, 64, mirrored_is_same_class=False),
+    "svhn": Named("SVHN", _NAMES, 64, horizontal_flip_safe=False),
     "stl10": Named("STL10", _NAMES, 96),
     "flowers102": Named("Flowers102", _ALL_THREE),
     "imagenette": Named(
@@ -127,7 +127,7 @@ TORCHVISION = {
     "food101": Named("Food101", _NAMES),
     "dtd": Named("DTD", _ALL_THREE),
     "eurosat": Named("EuroSAT", {"train": {}}, 64),
-    "gtsrb": Named("GTSRB", _NAMES, 64, mirrored_is_same_class=False),
+    "gtsrb": Named("GTSRB", _NAMES, 64, horizontal_flip_safe=False),
     "aircraft": Named("FGVCAircraft", _ALL_THREE),
 }
 
@@ -149,7 +149,7 @@ class TorchvisionSource(Source):
         self.location = self.name = name
         self.default_size_px, self.photographs = named.size_px, named.photographs
         self.default_augment = "medium" if named.photographs else "light"
-        self.mirrored_is_same_class = named.mirrored_is_same_class
+        self.horizontal_flip_safe = named.horizontal_flip_safe
         self._parts = {split: _opened(name, named, arguments) for split, arguments in named.splits.items()}
 
     def classes(self) -> tuple[str, ...]:

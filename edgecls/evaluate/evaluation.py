@@ -16,38 +16,38 @@ from edgecls.evaluate.detail import Evaluation
 from edgecls.evaluate.images import UNLABELLED, images_for, run_of
 from edgecls.evaluate.inference import answers, labels_of
 from edgecls.runtime.scores import scaled
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 
 if TYPE_CHECKING:
     from numpy import float32, int64
     from numpy.typing import NDArray
 
 
-def evaluate_artefact(
-    artefact: Artefact, data: Path | None
+def evaluate_artifact(
+    artifact: Artifact, data: Path | None
 ) -> tuple[Source, Sequence[Sample], NDArray[float32], NDArray[int64]]:
     """The images of a folder (or the run's test split), the model's scaled scores (N, C) for them, and labels (N,).
 
     Raises `DataError` where there are none or they carry no classes.
     """
-    source, samples = images_for(artefact, data)
+    source, samples = images_for(artifact, data)
     if any(sample.label == UNLABELLED for sample in samples):
         raise DataError(f"{data} holds images without classes; put each class's images into a folder of its name")
-    scores = scaled(answers(artefact, source, samples), artefact.card.confidence.temperature)
+    scores = scaled(answers(artifact, source, samples), artifact.card.confidence.temperature)
     return source, samples, scores, labels_of(samples)
 
 
-def fit_confidence(artefact: Artefact, precision: float) -> tuple[Confidence, int]:
+def fit_confidence(artifact: Artifact, precision: float) -> tuple[Confidence, int]:
     """Temperature, and threshold for a wanted precision, fitted on the run's validation images; and their number.
 
     Raises `DataError` where the run has none or no threshold makes answers right that often.
     """
-    run = run_of(artefact)
+    run = run_of(artifact)
     dataset = open_recorded(run.place)
     samples = dataset.splits["val"]
     if not samples:
         raise DataError(f"{run.place} has no validation images to fit on; train, or import, with data that has some")
-    scores, labels = answers(artefact, dataset.source, samples), labels_of(samples)
+    scores, labels = answers(artifact, dataset.source, samples), labels_of(samples)
     temperature = round(fit_temperature(scores, labels), 4)
     threshold = fit_threshold(scaled(scores, temperature), labels, precision)
     if threshold is None:
@@ -57,9 +57,9 @@ def fit_confidence(artefact: Artefact, precision: float) -> tuple[Confidence, in
     return Confidence(temperature, round(threshold, 4)), len(samples)
 
 
-def to_json(artefact: Artefact, evaluation: Evaluation, samples: Sequence[Sample]) -> dict[str, Any]:
+def to_json(artifact: Artifact, evaluation: Evaluation, samples: Sequence[Sample]) -> dict[str, Any]:
     """Plain values: the model, all figures, and every mistake by its file."""
-    classes = artefact.card.classes
+    classes = artifact.card.classes
     mistakes = [
         {
             "path": samples[each.position].key,
@@ -70,8 +70,8 @@ def to_json(artefact: Artefact, evaluation: Evaluation, samples: Sequence[Sample
         for each in evaluation.mistakes
     ]
     return {
-        "model": str(artefact.place),
-        "name": artefact.card.name,
+        "model": str(artifact.place),
+        "name": artifact.card.name,
         **evaluation.to_json(classes),
         "mistakes": mistakes,
     }

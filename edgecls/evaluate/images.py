@@ -8,21 +8,21 @@ from pathlib import Path
 from edgecls.data.dataset import open_for_classes, open_recorded
 from edgecls.data.sources import FolderSource, Source
 from edgecls.data.splits import Sample
-from edgecls.errors import ArtefactError, DataError
+from edgecls.errors import ArtifactError, DataError
 from edgecls.imaging.decode import find_images
-from edgecls.runtime.store import Artefact, find
+from edgecls.runtime.store import Artifact, find
 
 UNLABELLED = -1
 
 
-def images_for(artefact: Artefact, data: Path | None) -> tuple[Source, Sequence[Sample]]:
-    """The images of a folder, or the held-out split of the run that an artefact belongs to.
+def images_for(artifact: Artifact, data: Path | None) -> tuple[Source, Sequence[Sample]]:
+    """The images of a folder, or the held-out split of the run that an artifact belongs to.
 
     A manifest, or a folder with `train/` inside, gives its test split, or the images that stand in for one; any other
     folder gives all of its images, labelled where it holds one folder per class. Raises `DataError`.
     """
     if data is None:
-        dataset = open_recorded(run_of(artefact).place)
+        dataset = open_recorded(run_of(artifact).place)
         return dataset.source, dataset.splits["test"]
     if data.is_dir() and not any(path.is_dir() and not path.name.startswith(".") for path in data.iterdir()):
         source = FolderSource(data)
@@ -30,22 +30,22 @@ def images_for(artefact: Artefact, data: Path | None) -> tuple[Source, Sequence[
         if not loose:
             raise DataError(f"{data} holds no images")
         return source, loose
-    dataset = open_for_classes(str(data), artefact.card.classes, seed=0)
+    dataset = open_for_classes(str(data), artifact.card.classes, seed=0)
     own = data.is_file() or (data / "train").is_dir()
     splits = ["test"] if own else list(dataset.splits)
     return dataset.source, sorted((s for split in splits for s in dataset.splits[split]), key=lambda s: s.key)
 
 
-def run_of(artefact: Artefact) -> Artefact:
-    """The run that an artefact is, or in whose folder it lies."""
-    if artefact.is_run:
-        return artefact
-    folder = artefact.place if artefact.place.is_dir() else artefact.place.parent
+def run_of(artifact: Artifact) -> Artifact:
+    """The run that an artifact is, or in whose folder it lies."""
+    if artifact.is_run:
+        return artifact
+    folder = artifact.place if artifact.place.is_dir() else artifact.place.parent
     for place in (folder.parent.parent, folder):
         try:
             run = find(place)
-        except ArtefactError:
+        except ArtifactError:
             continue
         if run.is_run:
             return run
-    raise DataError(f"{artefact.place} lies in no run, so its held-out images are not known; give a folder of images")
+    raise DataError(f"{artifact.place} lies in no run, so its held-out images are not known; give a folder of images")

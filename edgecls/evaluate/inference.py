@@ -12,7 +12,7 @@ from edgecls.data.splits import Sample
 from edgecls.imaging.preprocess import Preprocess
 from edgecls.runtime.pipeline import scores_of
 from edgecls.runtime.scores import as_logits
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 
 if TYPE_CHECKING:
     from numpy import float32, int64, uint8
@@ -30,18 +30,18 @@ def prepared(source: Source, samples: Iterable[Sample], preprocess: Preprocess) 
 
 
 def golden_images(dataset: Dataset, preprocess: Preprocess) -> NDArray[uint8]:
-    """The raw inputs (K, h, w, 3) of held-out images, of every class as far as they go, that an artefact carries."""
+    """The raw inputs (K, h, w, 3) of held-out images, of every class as far as they go, that an artifact carries."""
     import numpy as np
 
     drawn = balanced(dataset.splits["test"], GOLDEN_IMAGES, dataset.seed)
     return np.stack(list(prepared(dataset.source, drawn, preprocess)))
 
 
-def answers(artefact: Artefact, source: Source, samples: Iterable[Sample]) -> NDArray[float32]:
-    """Logits (N, C) of an artefact for samples, through its own preprocessing and runtime."""
-    with artefact.open() as session:
-        scores = scores_of(session, prepared(source, samples, artefact.card.preprocess))
-    return as_logits(scores, artefact.card.output)
+def answers(artifact: Artifact, source: Source, samples: Iterable[Sample]) -> NDArray[float32]:
+    """Logits (N, C) of an artifact for samples, through its own preprocessing and runtime."""
+    with artifact.open() as session:
+        scores = scores_of(session, prepared(source, samples, artifact.card.preprocess))
+    return as_logits(scores, artifact.card.output)
 
 
 def labels_of(samples: Sequence[Sample]) -> NDArray[int64]:

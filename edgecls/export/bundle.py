@@ -25,20 +25,29 @@ from edgecls.quantization.calibration import Calibration
 from edgecls.quantization.fine_tune import fine_tune
 from edgecls.quantization.qdq import rank_layers
 from edgecls.quantization.quantize import Quantizer, prepare
-from edgecls.quantization.recipe import Recipe, Rung, ladder_for
-from edgecls.quantization.search import STRATEGIES, Aim, Attempt, Strategy, accurate_enough, best, climb, skipped
+from edgecls.quantization.recipe import Recipe, RecipeCandidate, candidates_for
+from edgecls.quantization.search import (
+    STRATEGIES,
+    AcceptanceCriteria,
+    Attempt,
+    Strategy,
+    accurate_enough,
+    best,
+    search,
+    skipped,
+)
 from edgecls.runtime import machine, store
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 
 if TYPE_CHECKING:
     from numpy import uint8
     from numpy.typing import NDArray
 
-GLANCE = BenchmarkConfig(rounds=2, seconds=0.2)
-"""Enough to see whether a rung is worth stopping at; what is kept is timed again."""
+QUICK_TIMING = BenchmarkConfig(rounds=2, seconds=0.2)
+"""Enough to see whether a candidate is worth stopping at; what is kept is timed again."""
 TIMING = BenchmarkConfig(rounds=4, seconds=0.2)
-CLOSE_TIMING = BenchmarkConfig(rounds=6, seconds=0.2)
-CLOSE = (0.8, 1.25)
+BORDERLINE_TIMING = BenchmarkConfig(rounds=6, seconds=0.2)
+BORDERLINE_GAIN = (0.8, 1.25)
 """Gains that were within these at a glance, or are not known, are timed for longer: they decide a verdict."""
 RANKING_IMAGES = 8
 
@@ -91,7 +100,7 @@ class ExportConfig:
             raise UsageError("--require is for --int8, --fp16 and --bf16: it asks that they are faster than float32")
 
 
-def export(config: ExportConfig, tell: Callable[[str], None] = lambda _: None) -> Artefact:
+def export(config: ExportConfig, tell: Callable[[str], None] = lambda _: None) -> Artifact:
     """Export a run for one target and precision; returns the bundle, verified. `tell` hears each step's name.
 
     The bundle stands at `config.out`, or in the run's folder. On any error nothing is left behind, and a bundle that
@@ -104,16 +113,16 @@ def export(config: ExportConfig, tell: Callable[[str], None] = lambda _: None) -
     place = config.out or _own_place(run, config.target, config.precision)
     _check_replaceable(place)
     with tempfile.TemporaryDirectory(prefix="edgecls-") as scratch, new_folder(place) as folder:
-        workshop = _Workshop(config, run, Path(scratch), tell)
-        bundle = workshop.int8() if config.precision == "int8" else workshop.float_bundle(config.precision)
+        exporter = _Exporter(config, run, Path(scratch), tell)
+        bundle = exporter.int8() if config.precision == "int8" else exporter.float_bundle(config.precision)
         _require_gain(config, bundle)
         _publish(bundle, folder)
         if bundle.card.quality.recommended is False and config.out is None:
-            workshop.keep_float32()
-    return Artefact(place, bundle.card)
+            exporter.keep_float32()
+    return Artifact(place, bundle.card)
 
 
-def _own_place(run: Artefact, target: str, precision: str) -> Path:
+def _own_place(run: Artifact, target: str, precision: str) -> Path:
     return run.place / store.BUNDLES_FOLDER / replace(run.card, target=target, precision=precision).name
 
 
@@ -125,7 +134,7 @@ def _check_replaceable(place: Path) -> None:
         raise UsageError(f"{place} exists and is no bundle; choose another --out")
 
 
-def _require_gain(config: ExportConfig, bundle: Artefact) -> None:
+def _require_gain(config: ExportConfig, bundle: Artifact) -> None:
     if not config.require_gain:
         return
     gain, name = bundle.card.quality.gain, bundle.card.name
@@ -134,30 +143,30 @@ def _require_gain(config: ExportConfig, bundle: Artefact) -> None:
         raise VerificationError(f"{name} cannot be timed on this machine ({reason}), so --require cannot be met")
     if not bundle.card.quality.recommended:
         raise VerificationError(
-            f"{name} does not pay on this machine: {gain:.2f}x the speed of float32 in the same runtime; "
+            f"{name} is not faster than FP32 on this machine: {gain:.2f}x its speed in the same runtime; "
             "nothing was written"
         )
 
 
-def _publish(bundle: Artefact, folder: Path) -> None:
+def _publish(bundle: Artifact, folder: Path) -> None:
     shutil.copytree(bundle.place, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
     write_card(bundle.card, folder)
 
 
-def _with_latency(bundle: Artefact, row: Row, float32: Row | None) -> Artefact:
+def _with_latency(bundle: Artifact, row: Row, float32: Row | None) -> Artifact:
     quality = replace(
         bundle.card.quality,
         latency_ms=row.latency.p50_ms if row.latency else None,
         latency_machine=machine.this_machine().name,
         gain=gain_over(row, float32) if float32 else None,
     )
-    return Artefact(bundle.place, replace(bundle.card, quality=quality.with_verdict()))
+    return Artifact(bundle.place, replace(bundle.card, quality=quality.with_verdict()))
 
 
-class _Workshop:
+class _Exporter:
     """What one export needs at hand: the run, its float graph, held-out images, and scratch space."""
 
-    def __init__(self, config: ExportConfig, run: Artefact, scratch: Path, tell: Callable[[str], None]):
+    def __init__(self, config: ExportConfig, run: Artifact, scratch: Path, tell: Callable[[str], None]):
         self._config, self._run, self._scratch, self._tell = config, run, scratch, tell
         self._backend = backends.find(config.target)
         self._weights = run.place / run.card.model_file
@@ -187,11 +196,11 @@ class _Workshop:
         return HeldOut(self._run, self._images, self._config.verify_images)
 
     @cached_property
-    def _float32(self) -> Artefact:
+    def _float32(self) -> Artifact:
         """Float32 for the same target, which lowered precision is timed against."""
         return self._built(self._float_graph, self._card)
 
-    def float_bundle(self, precision: str) -> Artefact:
+    def float_bundle(self, precision: str) -> Artifact:
         """A float bundle, verified, and timed where it can run."""
         if precision == "fp32":
             bundle = self._verified(self._float32)
@@ -202,25 +211,25 @@ class _Workshop:
         [timed] = self._timed(bundle)
         return timed
 
-    def int8(self) -> Artefact:
-        """The best bundle that the ladder arrives at."""
-        rungs = ladder_for(self._config.target, self._config.device, self._config.recipe)
-        count = max(rung.recipe.samples for rung in rungs)
+    def int8(self) -> Artifact:
+        """The best bundle that the search arrives at."""
+        candidates = candidates_for(self._config.target, self._config.device, self._config.recipe)
+        count = max(candidate.recipe.samples for candidate in candidates)
         images = calibration.choose(self._run, count, self._config.calibration, sparing=True)
         calibration.check(images, self._run)
         self._images = images
         self._require_float()
-        aim = Aim(self._config.max_drop_points, self._config.strategy)
-        attempts = climb(rungs, self._attempt, aim)
+        aim = AcceptanceCriteria(self._config.max_drop_points, self._config.strategy)
+        attempts = search(candidates, self._attempt, aim)
         accurate = accurate_enough(attempts, aim)
         bundles = self._timed(*(attempt.bundle for attempt in accurate))
-        accurate = [replace(attempt, artefact=bundle) for attempt, bundle in zip(accurate, bundles, strict=True)]
-        attempts = [next((new for new in accurate if new.rung is old.rung), old) for old in attempts]
+        accurate = [replace(attempt, artifact=bundle) for attempt, bundle in zip(accurate, bundles, strict=True)]
+        attempts = [next((new for new in accurate if new.candidate is old.candidate), old) for old in attempts]
         chosen = best(accurate, aim).bundle
-        passport = images.write(chosen.place / calibration.MANIFEST_FILE)
-        ladder = [attempt.to_json() for attempt in attempts]
-        lineage = replace(chosen.card.lineage, calibration=passport, ladder=ladder)
-        return Artefact(chosen.place, replace(chosen.card, lineage=lineage))
+        provenance = images.write(chosen.place / calibration.MANIFEST_FILE)
+        tried = [attempt.to_json() for attempt in attempts]
+        lineage = replace(chosen.card.lineage, calibration=provenance, candidates=tried)
+        return Artifact(chosen.place, replace(chosen.card, lineage=lineage))
 
     def keep_float32(self) -> None:
         """Export float32 into the run's folder, for it is what is recommended. One that stands there is kept."""
@@ -240,25 +249,25 @@ class _Workshop:
         else:
             _ = self._float_graph
 
-    def _attempt(self, rung: Rung) -> Attempt:
+    def _attempt(self, candidate: RecipeCandidate) -> Attempt:
         begun = now_ns()
-        self._tell(f"{rung.name}: quantizing")
+        self._tell(f"{candidate.name}: quantizing")
         try:
-            [bundle] = self._timed(self._verified(self._quantized(rung)), glance=True)
+            [bundle] = self._timed(self._verified(self._quantized(candidate)), quick=True)
         except Exception as error:
             # Quantizers and runtimes raise whatever they meet in a graph; another recipe may get past it.
-            return skipped(rung, milliseconds_since(begun) / 1000, error)
-        return Attempt(rung, milliseconds_since(begun) / 1000, bundle)
+            return skipped(candidate, milliseconds_since(begun) / 1000, error)
+        return Attempt(candidate, milliseconds_since(begun) / 1000, bundle)
 
-    def _quantized(self, rung: Rung) -> Artefact:
-        recipe, graph = rung.recipe, self._scratch_folder() / "int8.onnx"
-        quantizer = self._fine_tuned(rung) if recipe.fine_tune_epochs else self._quantizer
+    def _quantized(self, candidate: RecipeCandidate) -> Artifact:
+        recipe, graph = candidate.recipe, self._scratch_folder() / "int8.onnx"
+        quantizer = self._fine_tuned(candidate) if recipe.fine_tune_epochs else self._quantizer
         kept: list[str] = []
         if recipe.float_share:
-            ranked = self._ranking(rung, quantizer)
+            ranked = self._ranking(candidate, quantizer)
             kept = ranked[: max(1, round(recipe.float_share * len(ranked)))]
         quantizer.quantize(recipe, graph, kept)
-        record = {"rung": rung.name, **recipe.to_json(), "float_layers": kept}
+        record = {"candidate": candidate.name, **recipe.to_json(), "float_layers": kept}
         card = replace(self._card, precision="int8", lineage=replace(self._card.lineage, recipe=record))
         return self._built(graph, card)
 
@@ -274,18 +283,20 @@ class _Workshop:
     def _calibration_images(self, count: int) -> Iterable[NDArray[uint8]]:
         return self._images.images(self._run.card.preprocess, count) if self._images else ()
 
-    def _fine_tuned(self, rung: Rung) -> Quantizer:
+    def _fine_tuned(self, candidate: RecipeCandidate) -> Quantizer:
         folder = self._scratch_folder()
         weights, graph = folder / "fine_tuned.safetensors", folder / "fine_tuned.onnx"
-        fine_tune(self._run, rung.recipe.fine_tune_epochs, weights, lambda step: self._tell(f"{rung.name}: {step}"))
+        fine_tune(
+            self._run, candidate.recipe.fine_tune_epochs, weights, lambda step: self._tell(f"{candidate.name}: {step}")
+        )
         float_graph(weights, self._run.card, graph)
         return self._quantizer_of(graph)
 
-    def _ranking(self, rung: Rung, quantizer: Quantizer) -> list[str]:
-        """The layers as `rank_layers` orders them; rungs that leave more or fewer of them in float share it."""
-        plain = replace(rung.recipe, bias_correction="none", float_share=0.0)
+    def _ranking(self, candidate: RecipeCandidate, quantizer: Quantizer) -> list[str]:
+        """The layers as `rank_layers` orders them; candidates that leave more or fewer of them in float share it."""
+        plain = replace(candidate.recipe, bias_correction="none", float_share=0.0)
         if plain not in self._rankings:
-            self._tell(f"{rung.name}: ranking the layers")
+            self._tell(f"{candidate.name}: ranking the layers")
             quantized = self._scratch_folder() / "all.onnx"
             quantizer.quantize(plain, quantized)
             few = list(self._calibration_images(RANKING_IMAGES))
@@ -297,26 +308,28 @@ class _Workshop:
         folder.chmod(0o755)  # copied with the folder's content; others on the device may read it
         return folder
 
-    def _built(self, graph: Path, card: Card) -> Artefact:
+    def _built(self, graph: Path, card: Card) -> Artifact:
         self._tell(f"building for {self._config.target}")
         folder = self._scratch_folder()
         card = self._backend.build(graph, card, folder, self._config.options)
         Golden.read(self._run.place, self._run.card).write(folder)
-        return Artefact(folder, card)
+        return Artifact(folder, card)
 
-    def _verified(self, bundle: Artefact) -> Artefact:
+    def _verified(self, bundle: Artifact) -> Artifact:
         self._tell("verifying against the run")
-        return Artefact(bundle.place, replace(bundle.card, quality=measure_quality(bundle, self._held_out)))
+        return Artifact(bundle.place, replace(bundle.card, quality=measure_quality(bundle, self._held_out)))
 
-    def _timed(self, *bundles: Artefact, glance: bool = False) -> list[Artefact]:
+    def _timed(self, *bundles: Artifact, quick: bool = False) -> list[Artifact]:
         """The bundles, timed in turn, with their latency and, where precision is lowered, the gain over float32."""
         if not self._is_timed_here():
             return list(bundles)
         lowered = bundles[0].card.precision != "fp32"
-        rivals = [*bundles, self._float32] if lowered else list(bundles)
+        compared = [*bundles, self._float32] if lowered else list(bundles)
         self._tell("timing")
-        close = lowered and any(CLOSE[0] < (bundle.card.quality.gain or 1.0) < CLOSE[1] for bundle in bundles)
-        rows = benchmark(rivals, GLANCE if glance else CLOSE_TIMING if close else TIMING)
+        close = lowered and any(
+            BORDERLINE_GAIN[0] < (bundle.card.quality.gain or 1.0) < BORDERLINE_GAIN[1] for bundle in bundles
+        )
+        rows = benchmark(compared, QUICK_TIMING if quick else BORDERLINE_TIMING if close else TIMING)
         return [
             _with_latency(bundle, row, rows[-1] if lowered else None)
             for bundle, row in zip(bundles, rows, strict=False)

@@ -19,7 +19,7 @@ from edgecls.export.graph import float_graph
 from edgecls.quantization.qdq import QuantizedGraph, layer_noise_db
 from edgecls.quantization.quantize import prepare
 from edgecls.runtime.scores import agreement, softmax
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 
 if TYPE_CHECKING:
     from numpy import float32, uint8
@@ -94,7 +94,7 @@ class Comparison:
 
 
 def compare(
-    first: Artefact, second: Artefact, data: Path | None = None, tell: Callable[[str], None] = lambda _: None
+    first: Artifact, second: Artifact, data: Path | None = None, tell: Callable[[str], None] = lambda _: None
 ) -> tuple[Comparison, Source]:
     """Compare two models on a folder of images, or on the first one's held-out split; also returns the images' source.
 
@@ -110,17 +110,17 @@ def compare(
     labels = np.array([sample.label for sample in samples])
     labelled = bool(len(labels)) and bool((labels != UNLABELLED).all())
     scores = []
-    for artefact in (first, second):
-        tell(f"asking {artefact.card.name}")
-        order = [artefact.card.classes.index(name) for name in first.card.classes]
-        scores.append(answers(artefact, source, samples)[:, order])
+    for artifact in (first, second):
+        tell(f"asking {artifact.card.name}")
+        order = [artifact.card.classes.index(name) for name in first.card.classes]
+        scores.append(answers(artifact, source, samples)[:, order])
     tell("timing")
     rows = benchmark([first, second], TIMING)
     tell("comparing layers")
     layers, reason = _layers(second, source, samples)
     sides = [
-        _side(artefact, row.latency.p50_ms if row.latency else None, each, labels if labelled else None)
-        for artefact, row, each in zip((first, second), rows, scores, strict=True)
+        _side(artifact, row.latency.p50_ms if row.latency else None, each, labels if labelled else None)
+        for artifact, row, each in zip((first, second), rows, scores, strict=True)
     ]
     lost = drop(scores[1], scores[0], labels) if labelled else (None, None)
     agreed = agreement(scores[1], scores[0])
@@ -141,12 +141,12 @@ def compare(
     return comparison, source
 
 
-def _side(artefact: Artefact, latency_ms: float | None, scores: NDArray[float32], labels: Any) -> Side:
+def _side(artifact: Artifact, latency_ms: float | None, scores: NDArray[float32], labels: Any) -> Side:
     metrics = None if labels is None else measure(scores, labels)
     return Side(
-        name=artefact.card.name,
-        place=str(artefact.place),
-        size_bytes=artefact.size_bytes(),
+        name=artifact.card.name,
+        place=str(artifact.place),
+        size_bytes=artifact.size_bytes(),
         latency_ms=latency_ms,
         top1=metrics.top1 if metrics else None,
         calibration_error=None if labels is None else calibration_error(scores, labels),
@@ -169,7 +169,7 @@ def _flips(
 
 
 def _layers(
-    second: Artefact, source: Source, samples: Sequence[Sample]
+    second: Artifact, source: Source, samples: Sequence[Sample]
 ) -> tuple[tuple[tuple[str, float], ...], str | None]:
     """Noise in the layers of the second's graph, or the reason why it cannot be told."""
     file = second.place / second.card.model_file if second.place.is_dir() else second.place

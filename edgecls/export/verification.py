@@ -1,4 +1,4 @@
-"""Does an artefact do what its parent does? Measured on held-out images, before an export is called done."""
+"""Does an artifact do what its parent does? Measured on held-out images, before an export is called done."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from edgecls.evaluate.metrics import drop, measure
 from edgecls.quantization.calibration import Calibration
 from edgecls.runtime.pipeline import scores_of
 from edgecls.runtime.scores import agreement
-from edgecls.runtime.store import Artefact
-from edgecls.runtime.verification import FLOAT_TOLERANCE, open_or_stand_in
+from edgecls.runtime.store import Artifact
+from edgecls.runtime.verification import FLOAT_TOLERANCE, open_or_fallback
 
 if TYPE_CHECKING:
     from numpy import float32, int64, uint8
@@ -30,7 +30,7 @@ class HeldOut:
     Without the data set these are the images that a calibration set has to spare, or else the run's golden inputs.
     """
 
-    def __init__(self, run: Artefact, calibration: Calibration | None = None, limit: int = MAX_IMAGES):
+    def __init__(self, run: Artifact, calibration: Calibration | None = None, limit: int = MAX_IMAGES):
         import numpy as np
 
         self.labels: NDArray[int64] | None = None
@@ -50,14 +50,14 @@ class HeldOut:
             self.parent_scores: NDArray[float32] = scores_of(session, self.images)
 
 
-def measure_quality(bundle: Artefact, held_out: HeldOut) -> Quality:
-    """Compare a bundle with its parent, through its own runtime or, where that cannot run, its stand-in.
+def measure_quality(bundle: Artifact, held_out: HeldOut) -> Quality:
+    """Compare a bundle with its parent, through its own runtime or, where that cannot run, its fallback.
 
     Raises `VerificationError` for scores that are no numbers.
     """
     import numpy as np
 
-    session, runtime = open_or_stand_in(bundle)
+    session, runtime = open_or_fallback(bundle)
     with session:
         scores = scores_of(session, held_out.images)
     if not np.isfinite(scores).all():

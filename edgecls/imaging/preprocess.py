@@ -117,7 +117,7 @@ class Preprocess:
 
     @classmethod
     def from_fields(cls, fields: Fields) -> Preprocess:
-        """Read what `to_json` wrote. Raises `ArtefactError` for a geometry that this program does not know."""
+        """Read what `to_json` wrote. Raises `ArtifactError` for a geometry that this program does not know."""
         red, green, blue = fields.numbers("mean", 3, -MAX_SHIFT, MAX_SHIFT)
         std_red, std_green, std_blue = fields.numbers("std", 3, MIN_STD, MAX_SHIFT)
         fields.choice("color", ("rgb",), "rgb")

@@ -17,7 +17,7 @@ from edgecls.backends.onnx_graph import (
     inputs_of,
     replace_nodes,
 )
-from edgecls.errors import ArtefactError, UsageError, first_line
+from edgecls.errors import ArtifactError, UsageError, first_line
 
 if TYPE_CHECKING:
     from numpy import float32, uint8
@@ -120,7 +120,7 @@ def output_kind(graph: Path, scores: NDArray[float32] | None = None) -> Output:
     """Whether an ONNX classifier gives logits or probabilities, by the operator that makes its first output.
 
     `scores` (N, C) of several images speak where no single operator does: a softmax may be written in several. Raises
-    `ArtefactError` for a sigmoid: there several classes may be true at once, which no single label can say.
+    `ArtifactError` for a sigmoid: there several classes may be true at once, which no single label can say.
     """
     import numpy as np
     import onnx
@@ -132,7 +132,7 @@ def output_kind(graph: Path, scores: NDArray[float32] | None = None) -> Output:
         node = makers.get(node.input[0])
     operator = node.op_type if node is not None else ""
     if operator in _SIGMOIDS:
-        raise ArtefactError(
+        raise ArtifactError(
             f"the network ends in a {operator}: several classes may be true of an image at once, and edgecls names "
             "one; export the network without it where just one is true"
         )
@@ -145,7 +145,7 @@ def output_kind(graph: Path, scores: NDArray[float32] | None = None) -> Output:
 def read_classifier(file: Path, output: str | None = None) -> Classifier:
     """Somebody's ONNX classifier; `output` names the one that holds the scores, where there are several.
 
-    Raises `ArtefactError` for a graph that is no classifier of images, `UsageError` where `output` must be given.
+    Raises `ArtifactError` for a graph that is no classifier of images, `UsageError` where `output` must be given.
     """
     from onnx import TensorProto
 
@@ -154,16 +154,16 @@ def read_classifier(file: Path, output: str | None = None) -> Classifier:
     inputs = [entry for entry in model.graph.input if entry.name not in constants]
     if len(inputs) != 1:
         names = f" ({_listed(inputs)})" if inputs else ""
-        raise ArtefactError(f"{file} has {len(inputs)} inputs{names}; a classifier has one, the image")
+        raise ArtifactError(f"{file} has {len(inputs)} inputs{names}; a classifier has one, the image")
     scores = _chosen_output(model, file, output)
     kind = TensorProto.DataType.Name(inputs[0].type.tensor_type.elem_type)
     if kind not in (*FLOATS, *WHOLE_NUMBERS):
         known = ", ".join((*FLOATS, *WHOLE_NUMBERS)).lower()
-        raise ArtefactError(f"{file} takes {kind.lower()} images; what can be imported takes {known}")
+        raise ArtifactError(f"{file} takes {kind.lower()} images; what can be imported takes {known}")
     dims = [dimension.dim_value for dimension in inputs[0].type.tensor_type.shape.dim]
     last = len(dims) == 4 and dims[3] in (1, 3) and dims[1] not in (1, 3)
     if len(dims) != 4 or not (last or dims[1] in (0, 1, 3)):
-        raise ArtefactError(
+        raise ArtifactError(
             f"{file} takes input {dims}; only (N, C, height, width) and (N, height, width, C) with C of 3 or 1 can be "
             "imported"
         )
@@ -187,7 +187,7 @@ def _chosen_output(model: Any, file: Path, wanted: str | None) -> str:
     maker = next((node.op_type for node in model.graph.node if name in node.output), "nothing")
     if kind not in FLOATS:
         what = "no tensor" if kind == "UNDEFINED" else f"{kind.lower()}, a class's number"
-        raise ArtefactError(
+        raise ArtifactError(
             f"{file}: the output {name} is {what}, made by {maker}; wanted is one score per class: export the network "
             "without that step"
         )
@@ -202,11 +202,13 @@ def _listed(values: Any, most: int = 10) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def take_raw_images(theirs: Classifier, pixels: Pixels, size_px: tuple[int, int], classes: int, out: Path) -> Output:
+def embed_preprocessing(
+    theirs: Classifier, pixels: Pixels, size_px: tuple[int, int], classes: int, out: Path
+) -> Output:
     """Write somebody's classifier to `out` so that it takes raw images.
 
     It then takes (N, h, w, 3) uint8 RGB and gives (N, C) float32; N is free, normalization is inside. Both graphs are
-    run on a few images. Raises `ArtefactError` where their answers differ, or where theirs cannot be run.
+    run on a few images. Raises `ArtifactError` where their answers differ, or where theirs cannot be run.
     """
     images = _patches(CHECKED_IMAGES + (theirs.batch == CHECKED_IMAGES), size_px)
     wanted = _their_scores(theirs, pixels, images, classes)
@@ -219,7 +221,7 @@ def take_raw_images(theirs: Classifier, pixels: Pixels, size_px: tuple[int, int]
         reason = _difference(theirs, out, images, wanted)
     if reason:
         out.unlink()
-        raise ArtefactError(
+        raise ArtifactError(
             f"{theirs.file} cannot be run on several images at once ({reason}); export it again with a free (dynamic) "
             "batch dimension"
         )
@@ -250,7 +252,7 @@ def _save(model: Any, out: Path, file: Path) -> None:
         onnx.checker.check_model(model)
         onnx.save(model, out)
     except (onnx.checker.ValidationError, ValueError) as error:
-        raise ArtefactError(f"{file} is no valid ONNX model ({first_line(error)})") from error
+        raise ArtifactError(f"{file} is no valid ONNX model ({first_line(error)})") from error
 
 
 def _read_model(graph: Path) -> Any:
@@ -266,7 +268,7 @@ def _read_model(graph: Path) -> Any:
             model = onnx.version_converter.convert_version(model, OPSET)
         _sort_nodes(model.graph)
     except (DecodeError, StopIteration, OSError, RuntimeError, ValueError, onnx.checker.ValidationError) as error:
-        raise ArtefactError(f"{graph} cannot be read as an ONNX model ({first_line(error)})") from error
+        raise ArtifactError(f"{graph} cannot be read as an ONNX model ({first_line(error)})") from error
     model.ir_version = max(model.ir_version, OLDEST_IR)
     return model
 
@@ -428,9 +430,9 @@ def _their_scores(theirs: Classifier, pixels: Pixels, images: NDArray[uint8], cl
         try:
             [scores] = run.run([theirs.scores], {theirs.image: few})
         except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-            raise ArtefactError(f"{theirs.file} does not run in ONNX Runtime: {first_line(error)}") from error
+            raise ArtifactError(f"{theirs.file} does not run in ONNX Runtime: {first_line(error)}") from error
         if scores.size != len(few) * classes:
-            raise ArtefactError(
+            raise ArtifactError(
                 f"{theirs.file} gives {scores.size // len(few)} scores, the classes file names {classes}; they must be "
                 f"the same (the output {theirs.scores} has shape {list(scores.shape)})"
             )
@@ -475,7 +477,7 @@ def _difference(theirs: Classifier, changed: Path, images: NDArray[uint8], wante
     for count in (1, len(images)):
         try:
             [scores] = _session(changed).run([OUTPUT_NAME], {INPUT_NAME: images[:count]})
-        except ArtefactError as error:
+        except ArtifactError as error:
             return str(error)
         except Exception as error:  # as above
             return first_line(error)
@@ -502,7 +504,7 @@ def _session(file: Path) -> Any:
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # as above
-        raise ArtefactError(f"{file} does not run in ONNX Runtime: {first_line(error)}") from error
+        raise ArtifactError(f"{file} does not run in ONNX Runtime: {first_line(error)}") from error
 
 
 def _nearly_equal(first: Pixels, second: Pixels) -> bool:

@@ -12,17 +12,17 @@ from edgecls import backends, models
 from edgecls.artifact.card import IMPORTED, Card, Lineage, Quality, with_files, write_card
 from edgecls.artifact.golden import Golden
 from edgecls.data.dataset import Dataset, open_for_classes
-from edgecls.errors import ArtefactError, MissingExtraError, OutputError, UsageError, first_line
+from edgecls.errors import ArtifactError, MissingExtraError, OutputError, UsageError, first_line
 from edgecls.evaluate.inference import GOLDEN_IMAGES, golden_images, labels_of, prepared
 from edgecls.evaluate.metrics import measure
 from edgecls.files import new_folder
 from edgecls.imaging.preprocess import MAX_SHIFT, MIN_STD, Preprocess, Resize
-from edgecls.importers.graph import read_classifier, take_raw_images
+from edgecls.importers.graph import embed_preprocessing, read_classifier
 from edgecls.importers.labels import read_classes
 from edgecls.models.torch_backend import MODEL_FILE
 from edgecls.runtime import machine, store
 from edgecls.runtime.pipeline import scores_of
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +56,7 @@ class ImportConfig:
     def check(self) -> None:
         """Raise `UsageError` for values that make no sense together."""
         if not self.file.is_file():
-            raise ArtefactError(f"there is no file {self.file}")
+            raise ArtifactError(f"there is no file {self.file}")
         is_graph = self.file.suffix.lower() == ".onnx"
         if is_graph != (self.arch == NO_ARCH):
             wanted = "an ONNX file goes with --arch none" if is_graph else "a checkpoint needs --arch NAME"
@@ -81,10 +81,10 @@ class ImportConfig:
             raise OutputError(f"{self.out} exists already; choose another --out or remove it")
 
 
-def import_model(config: ImportConfig, tell: Callable[[str], None] = lambda _: None) -> Artefact:
+def import_model(config: ImportConfig, tell: Callable[[str], None] = lambda _: None) -> Artifact:
     """Turn a checkpoint or an ONNX classifier into a run; returns it, with its accuracy where `data` was given.
 
-    `tell` hears what was assumed. Nothing is left behind on an error. Raises `ArtefactError` for a file that does not
+    `tell` hears what was assumed. Nothing is left behind on an error. Raises `ArtifactError` for a file that does not
     fit what was said about it.
     """
     config.check()
@@ -96,13 +96,13 @@ def import_model(config: ImportConfig, tell: Callable[[str], None] = lambda _: N
         lineage = machine.new_lineage(dataset.source.name if dataset else None)
         bring = _graph if config.arch == NO_ARCH else _checkpoint
         card = bring(config, classes, lineage, folder, tell)
-        run = Artefact(folder, card)
+        run = Artifact(folder, card)
         quality = _examine(run, dataset)
         card = replace(card, quality=quality)
         if dataset:
             dataset.write(folder)
         write_card(card, folder)
-    return Artefact(place, card)
+    return Artifact(place, card)
 
 
 def _preprocess(config: ImportConfig, defaults: Preprocess) -> Preprocess:
@@ -125,7 +125,7 @@ def _checkpoint(
     network = models.create(config.arch, len(classes))
     weights = models.read_weights(config.file, tell, network.state_dict())
     if not models.load_weights(network, config.arch, weights, str(config.file)):
-        raise ArtefactError(_misfit(network, weights, config, len(classes)))
+        raise ArtifactError(_misfit(network, weights, config, len(classes)))
     preprocess = _preprocess(config, models.published_preprocess(config.arch))
     assumed = [
         name
@@ -171,7 +171,7 @@ def _graph(
     pixels = theirs.pixels(config.mean, config.std)
     height, width = size_px = theirs.size_px(config.size_px)
     graph = folder / "raw.onnx"
-    output = take_raw_images(theirs, pixels, size_px, len(classes), graph)
+    output = embed_preprocessing(theirs, pixels, size_px, len(classes), graph)
     known = replace(config, size_px=size_px, mean=pixels.mean, std=pixels.std)
     preprocess = _preprocess(known, Preprocess(height, width))
     if theirs.takes_raw_pixels:
@@ -186,10 +186,10 @@ def _graph(
     return card
 
 
-def _examine(run: Artefact, dataset: Dataset | None) -> Quality:
+def _examine(run: Artifact, dataset: Dataset | None) -> Quality:
     """Run the network, write the golden inputs, and measure its accuracy where there are images.
 
-    Raises `ArtefactError` where its scores are no numbers or are not one per class.
+    Raises `ArtifactError` where its scores are no numbers or are not one per class.
     """
     import numpy as np
 
@@ -201,12 +201,12 @@ def _examine(run: Artefact, dataset: Dataset | None) -> Quality:
         except Exception as error:
             # Whatever a runtime raises for a graph that does not compute, told in its first line.
             told = f"the network does not run on {len(images)} images at once"
-            raise ArtefactError(f"{told}: {first_line(error)}") from error
+            raise ArtifactError(f"{told}: {first_line(error)}") from error
         if scores.shape != (len(images), len(card.classes)):
             found = f"scores {scores.shape} for {len(images)} images"
-            raise ArtefactError(f"the network gives {found}; with {len(card.classes)} classes they cannot be its own")
+            raise ArtifactError(f"the network gives {found}; with {len(card.classes)} classes they cannot be its own")
         if not np.isfinite(scores).all():
-            raise ArtefactError("the network's scores are not finite numbers; check --mean and --std")
+            raise ArtifactError("the network's scores are not finite numbers; check --mean and --std")
         Golden(images, scores).write(run.place)
         if dataset is None:
             return Quality()

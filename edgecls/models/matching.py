@@ -64,9 +64,9 @@ def choose(
     if not groups:
         groups = [Group(key, "", tensors, frozenset(tensors), len(tensors), 0) for key, tensors in mappings]
     most = max(group.fitting for group in groups)
-    rivals = [group for group in groups if 2 * group.fitting >= most]
-    taken = max(rivals, key=lambda group: (group.fitting - group.foreign, group.averaged))
-    _tell_rest(mappings, taken, rivals, origin, tell)
+    alternatives = [group for group in groups if 2 * group.fitting >= most]
+    taken = max(alternatives, key=lambda group: (group.fitting - group.foreign, group.averaged))
+    _tell_rest(mappings, taken, alternatives, origin, tell)
     return taken
 
 
@@ -130,15 +130,15 @@ def _in_order(key: str, tensors: dict[str, torch.Tensor], own: Mapping[str, torc
 def _tell_rest(
     mappings: Sequence[tuple[str, dict[str, torch.Tensor]]],
     taken: Group,
-    rivals: list[Group],
+    alternatives: list[Group],
     origin: str,
     tell: Callable[[str], None],
 ) -> None:
     """Say which other weights there are, and which tensors stand beside them."""
-    if len(rivals) > 1:
-        others = ", ".join(group.label for group in rivals if group is not taken)
+    if len(alternatives) > 1:
+        others = ", ".join(group.label for group in alternatives if group is not taken)
         tell(f"{origin} holds several sets of weights; taken: {taken.label}, not {others}")
-    grouped = {(group.key, name) for group in rivals for name in group.names}
+    grouped = {(group.key, name) for group in alternatives for name in group.names}
     beside = [
         key + name
         for key, tensors in mappings

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from edgecls.artifact.card import Card
 from edgecls.backends.base import Backend, Parallelism, Session, Tell
-from edgecls.errors import ArtefactError
+from edgecls.errors import ArtifactError
 from edgecls.models import channels_last, create, deployable, load_weights, read_weights
 
 if TYPE_CHECKING:
@@ -53,11 +53,11 @@ class TorchBackend(Backend):
 def open_module(file: Path, card: Card, half: bool = False) -> torch.nn.Module:
     """The run's network with normalization inside: (N, h, w, 3) uint8 in, (N, C) float32 out, in evaluation mode.
 
-    With `half` the network computes in float16. Raises `ArtefactError` where the weights do not fit the card.
+    With `half` the network computes in float16. Raises `ArtifactError` where the weights do not fit the card.
     """
     network = create(card.arch, len(card.classes))
     if not load_weights(network, card.arch, read_weights(file), str(file)):
-        raise ArtefactError(f"{file} has another number of classes than its card ({len(card.classes)})")
+        raise ArtifactError(f"{file} has another number of classes than its card ({len(card.classes)})")
     return channels_last(deployable(network, card.preprocess, half))
 
 

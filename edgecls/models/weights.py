@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgecls.errors import ArtefactError, BackendError, UsageError, first_line
+from edgecls.errors import ArtifactError, BackendError, UsageError, first_line
 from edgecls.files import require_regular, shortened
 from edgecls.models.architectures import TIMM, create_timm, find, require_torch
 from edgecls.models.checkpoint import read_checkpoint, state_dicts
@@ -33,7 +33,7 @@ def packaged_weights(arch: str) -> tuple[dict[str, torch.Tensor], str] | None:
     [file] = Path(spec.submodule_search_locations[0]).glob(pattern)
     own, found = create_timm(arch, classes=None).state_dict(), list(read_weights(file).values())
     if [tensor.shape for tensor in own.values()] != [tensor.shape for tensor in found]:
-        raise ArtefactError(f"the installed {package} is not the version that {arch} can be read from; give --weights")
+        raise ArtifactError(f"the installed {package} is not the version that {arch} can be read from; give --weights")
     return dict(zip(own, found, strict=True)), f"the installed package {package}"
 
 
@@ -96,7 +96,7 @@ def read_weights(
 
     Of several sets of weights the one that fits the network with the tensors `own` best, under that network's names;
     without `own` the largest. Nothing is unpickled but tensors and plain values. `tell` hears which were taken and
-    which were not. Raises `ArtefactError` where the file is missing or is something else.
+    which were not. Raises `ArtifactError` where the file is missing or is something else.
     """
     require_torch()
     from safetensors import SafetensorError
@@ -106,15 +106,15 @@ def read_weights(
         require_regular(path)
         loaded = load_file(path) if path.suffix == ".safetensors" else read_checkpoint(path)
     except FileNotFoundError:
-        raise ArtefactError(f"there is no weights file {shortened(path)}") from None
+        raise ArtifactError(f"there is no weights file {shortened(path)}") from None
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
-        raise ArtefactError(
+        raise ArtifactError(
             f"{shortened(path)} cannot be read as weights ({reason}); give a safetensors file or a state dict"
         ) from error
     mappings = list(state_dicts(loaded))
     if not mappings:
-        raise ArtefactError(f"{path} holds no state dict (a mapping of names to tensors)")
+        raise ArtifactError(f"{path} holds no state dict (a mapping of names to tensors)")
     group = choose(mappings, own, path.name, tell)
     return {name: _plain(tensor, f"{path}: {group.key}{group.prefix}{name}") for name, tensor in group.tensors.items()}
 
@@ -124,7 +124,7 @@ def _plain(tensor: torch.Tensor, where: str) -> torch.Tensor:
     import torch
 
     if tensor.is_meta or tensor.layout != torch.strided:
-        raise ArtefactError(f"{where} holds no plain values ({tensor.device}, {tensor.layout})")
+        raise ArtifactError(f"{where} holds no plain values ({tensor.device}, {tensor.layout})")
     if not tensor.is_floating_point():
         return tensor
     try:
@@ -132,11 +132,11 @@ def _plain(tensor: torch.Tensor, where: str) -> torch.Tensor:
             tensor = tensor.float()
         finite = bool(tensor.isfinite().all())
     except (NotImplementedError, RuntimeError) as error:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{where} is of the type {tensor.dtype}, which is not computed with; save float32"
         ) from error
     if not finite:
-        raise ArtefactError(f"{where} holds values that are not finite numbers; train again")
+        raise ArtifactError(f"{where} holds values that are not finite numbers; train again")
     return tensor
 
 
@@ -156,7 +156,7 @@ def load_weights(
 ) -> bool:
     """Copy `weights` into `network`; a last layer of another size stays fresh. Returns whether the last layer fitted.
 
-    A prefix that the names share, and tensors beside them, are no part of the network. Raises `ArtefactError` that
+    A prefix that the names share, and tensors beside them, are no part of the network. Raises `ArtifactError` that
     names the first tensor that does not belong to this architecture.
     """
     head = find(arch).head
@@ -168,15 +168,15 @@ def load_weights(
         if name in weights and weights[name].shape == tensor.shape:
             fitting[name] = weights[name]
             if tensor.is_floating_point() and not weights[name].is_floating_point():
-                raise ArtefactError(f"{origin}: {name} is of the type {weights[name].dtype}, not floating point")
+                raise ArtifactError(f"{origin}: {name} is of the type {weights[name].dtype}, not floating point")
         elif not (name.startswith(head) or name.endswith("num_batches_tracked")):
             what = f"shape {tuple(weights[name].shape)}" if name in weights else "nothing"
-            raise ArtefactError(
+            raise ArtifactError(
                 f"{origin} does not fit {arch}: {name} wants shape {tuple(tensor.shape)}, the file has {what}"
             )
     unused = [name for name in weights if foreign(name, weights[name], own)]
     if unused:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{origin} is of another network than {arch}, which has no {', '.join(unused[:3])}"
             f"{f' and {len(unused) - 3} tensors more' if len(unused) > 3 else ''}"
         )
@@ -188,6 +188,6 @@ def restore(network: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> No
     """Put all of a network's tensors back. Some networks (MNASNet) want the metadata that belongs to their own."""
     state = network.state_dict()
     if missing := state.keys() - tensors.keys():
-        raise ArtefactError(f"the weights lack {min(missing)}")
+        raise ArtifactError(f"the weights lack {min(missing)}")
     state.update(tensors)
     network.load_state_dict(state)

@@ -19,7 +19,7 @@ from edgecls.errors import DataError, ImageError
 from edgecls.files import read_text, write_text
 from edgecls.imaging.decode import find_images
 from edgecls.imaging.preprocess import Preprocess
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 
 if TYPE_CHECKING:
     from numpy import float64, uint8
@@ -93,7 +93,7 @@ class Findings:
 
 
 def choose(
-    run: Artefact, count: int, given: Path | None = None, seed: int | None = None, sparing: bool = False
+    run: Artifact, count: int, given: Path | None = None, seed: int | None = None, sparing: bool = False
 ) -> Calibration:
     """Up to `count` images from a manifest, a folder, or the run's training images, balanced over the classes.
 
@@ -108,7 +108,7 @@ def choose(
     return chosen.sparing_half() if sparing else chosen
 
 
-def check(calibration: Calibration, run: Artefact) -> Findings:
+def check(calibration: Calibration, run: Artifact) -> Findings:
     """Refuse a set that would calibrate wrongly: `DataError` says why and what to do.
 
     Too few images; all of one class; images of the run's validation or test split; very different pixel statistics.
@@ -130,7 +130,7 @@ def check(calibration: Calibration, run: Artefact) -> Findings:
     return Findings(found, counts, _refuse_shift(calibration, run), dataset is not None)
 
 
-def _dataset(run: Artefact) -> Dataset | None:
+def _dataset(run: Artifact) -> Dataset | None:
     try:
         return open_recorded(run.place)
     except DataError:
@@ -170,7 +170,7 @@ def _digest(calibration: Calibration, key: str) -> str:
         raise DataError(f"calibration image {key} cannot be read ({error.strerror})") from error
 
 
-def _refuse_shift(calibration: Calibration, run: Artefact) -> float | None:
+def _refuse_shift(calibration: Calibration, run: Artifact) -> float | None:
     import numpy as np
 
     if run.card.lineage.data is None:
@@ -198,7 +198,7 @@ def _statistics(images: Iterable[NDArray[uint8]]) -> NDArray[float64]:
     return np.array([[*image.mean(axis=(0, 1)), image.std()] for image in images], np.float64)
 
 
-def _from_run(run: Artefact, count: int, seed: int | None) -> Calibration:
+def _from_run(run: Artifact, count: int, seed: int | None) -> Calibration:
     try:
         dataset = open_recorded(run.place)
     except DataError as error:

@@ -16,7 +16,7 @@ from edgecls.errors import UsageError
 from edgecls.models import write_weights
 from edgecls.models.torch_backend import open_module
 from edgecls.models.vision import no_cache_folder
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 from edgecls.train.augment import Augmentation
 from edgecls.train.batches import TrainingBatches
 
@@ -30,7 +30,7 @@ RANGE_MOMENTUM = 0.05
 
 
 @no_cache_folder()
-def fine_tune(run: Artefact, epochs: int, out: Path, tell: Callable[[str], None] = lambda _: None) -> None:
+def fine_tune(run: Artifact, epochs: int, out: Path, tell: Callable[[str], None] = lambda _: None) -> None:
     """Write fine-tuned weights of a torch run as safetensors to `out`.
 
     Raises `DataError` where the run's images are gone and `UsageError` for a run that is no torch module.
@@ -42,7 +42,7 @@ def fine_tune(run: Artefact, epochs: int, out: Path, tell: Callable[[str], None]
     if weights.suffix != ".safetensors":
         raise UsageError("only networks that edgecls holds in torch can be fine-tuned; this run is an imported graph")
     dataset = open_recorded(run.place)
-    augmentation = Augmentation(mirror=dataset.source.mirrored_is_same_class)
+    augmentation = Augmentation(mirror=dataset.source.horizontal_flip_safe)
     batches = TrainingBatches(dataset, run.card.preprocess, augmentation, BATCH_SIZE, dataset.seed)
     teacher, student = open_module(weights, run.card), open_module(weights, run.card)
     torch.manual_seed(dataset.seed)

@@ -1,7 +1,7 @@
-"""Recipes: how a target wants its int8, and the ladder of changes to try. One TOML file per target in `recipes/`.
+"""Recipes: how a target wants its int8, and the search of changes to try. One TOML file per target in `recipes/`.
 
-The top level of a file is the recipe; `[on.CONDITION]` changes it for a kind of processor or a device; each `[[rung]]`
-is one step of the ladder: a name, and what it changes.
+The top level of a file is the recipe; `[on.CONDITION]` changes it for a kind of processor or a device; each
+`[[candidate]]` is one step of the search: a name, and what it changes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ESTIMATORS = {
     "nncf": ("minmax", "average", "percentile", "mse"),
 }
 """The range estimators that each quantizer has."""
-NOT_THE_RUNGS_OWN = ("on", "rung")
+NOT_THE_CANDIDATES_OWN = ("on", "candidate")
 
 
 @dataclass(frozen=True)
@@ -59,16 +59,16 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Rung:
-    """One step of the ladder. An `alternative` costs no more than the rung before it: both are tried."""
+class RecipeCandidate:
+    """One step of the search. An `alternative` costs no more than the candidate before it: both are tried."""
 
     name: str
     recipe: Recipe
     alternative: bool = False
 
 
-def ladder_for(target: str, device: str | None = None, file: Path | None = None) -> tuple[Rung, ...]:
-    """The rungs to try for a target, cheapest first, from its own recipe or from `file`.
+def candidates_for(target: str, device: str | None = None, file: Path | None = None) -> tuple[RecipeCandidate, ...]:
+    """The candidates to try for a target, cheapest first, from its own recipe or from `file`.
 
     `device` is what is built for: a kind of processor of `PROCESSORS` or a target's own device; None means this
     machine. Raises `UsageError` for a target without a recipe and for a file that is not one.
@@ -90,18 +90,22 @@ def conditions(device: str | None) -> tuple[str, ...]:
     return (machine.int8_kind(machine.this_machine()), *((device,) if device else ()))
 
 
-def parse(text: str, origin: str, applying: tuple[str, ...] = ()) -> tuple[Rung, ...]:
+def parse(text: str, origin: str, applying: tuple[str, ...] = ()) -> tuple[RecipeCandidate, ...]:
     """Read a recipe's text; `origin` names it in errors, `applying` are the conditions that hold."""
     record = parse_toml(text, origin)
-    values = {name: value for name, value in record.items() if name not in NOT_THE_RUNGS_OWN}
+    values = {name: value for name, value in record.items() if name not in NOT_THE_CANDIDATES_OWN}
     for name, changes in _tables(record, "on", origin).items():
         if name in applying:
             values.update(changes)
     base = _recipe(values, origin)
-    rungs = record.get("rung", [{"name": "as written"}])
-    if not isinstance(rungs, list) or not rungs or not all(isinstance(rung, dict) for rung in rungs):
-        raise UsageError(f"{origin}: rungs are written as [[rung]] tables")
-    return tuple(_rung(base, values, rung, origin) for rung in rungs)
+    candidates = record.get("candidate", [{"name": "as written"}])
+    if (
+        not isinstance(candidates, list)
+        or not candidates
+        or not all(isinstance(candidate, dict) for candidate in candidates)
+    ):
+        raise UsageError(f"{origin}: candidates are written as [[candidate]] tables")
+    return tuple(_candidate(base, values, candidate, origin) for candidate in candidates)
 
 
 def _tables(record: Mapping[str, Any], name: str, origin: str) -> Mapping[str, Mapping[str, Any]]:
@@ -111,13 +115,13 @@ def _tables(record: Mapping[str, Any], name: str, origin: str) -> Mapping[str, M
     return tables
 
 
-def _rung(base: Recipe, values: Mapping[str, Any], rung: Mapping[str, Any], origin: str) -> Rung:
-    changes = dict(rung)
+def _candidate(base: Recipe, values: Mapping[str, Any], candidate: Mapping[str, Any], origin: str) -> RecipeCandidate:
+    changes = dict(candidate)
     name, alternative = changes.pop("name", None), changes.pop("alternative", False)
     if not isinstance(name, str) or not name:
-        raise UsageError(f"{origin}: each rung needs a name")
-    recipe = _recipe({**values, **changes}, f"{origin}, rung {name!r}") if changes else base
-    return Rung(name, recipe, bool(alternative))
+        raise UsageError(f"{origin}: each candidate needs a name")
+    recipe = _recipe({**values, **changes}, f"{origin}, candidate {name!r}") if changes else base
+    return RecipeCandidate(name, recipe, bool(alternative))
 
 
 def _recipe(values: Mapping[str, Any], origin: str) -> Recipe:

@@ -1,4 +1,4 @@
-"""The ladder: ever more careful recipes, until one is accurate enough and faster than float32."""
+"""The search: ever more careful recipes, until one is accurate enough and faster than float32."""
 
 from __future__ import annotations
 
@@ -9,54 +9,54 @@ from typing import Any, Literal, get_args
 
 from edgecls.artifact.card import MIN_GAIN, Quality
 from edgecls.errors import BackendError, EdgeclsError, VerificationError, first_line
-from edgecls.quantization.recipe import Recipe, Rung
-from edgecls.runtime.store import Artefact
+from edgecls.quantization.recipe import Recipe, RecipeCandidate
+from edgecls.runtime.store import Artifact
 
 Strategy = Literal["fastest", "smallest", "most-accurate"]
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
 
 WANTED_AGREEMENT = 0.95
-"""Below this the ladder goes on, though the drop be allowed: on few images a drop is luck, changed answers are not."""
+"""Below this the search goes on, though the drop be allowed: on few images a drop is luck, changed answers are not."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One rung that was tried: the bundle that it gave, or the reason why it gave none."""
+    """One candidate that was tried: the bundle that it gave, or the reason why it gave none."""
 
-    rung: Rung
+    candidate: RecipeCandidate
     seconds: float
-    artefact: Artefact | None = None
+    artifact: Artifact | None = None
     reason: str | None = None
 
     @property
-    def bundle(self) -> Artefact:
+    def bundle(self) -> Artifact:
         """What it gave. Raises `BackendError` with the reason where that is nothing."""
-        if self.artefact is None:
-            raise BackendError(self.reason or f"{self.rung.name} gave no bundle")
-        return self.artefact
+        if self.artifact is None:
+            raise BackendError(self.reason or f"{self.candidate.name} gave no bundle")
+        return self.artifact
 
     @property
     def quality(self) -> Quality:
         """What was measured."""
-        return self.artefact.card.quality if self.artefact else Quality()
+        return self.artifact.card.quality if self.artifact else Quality()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the lineage."""
         return {
-            "rung": self.rung.name,
+            "candidate": self.candidate.name,
             "drop_points": self.quality.drop_points,
             "agreement": self.quality.agreement,
             "latency_ms": self.quality.latency_ms,
             "gain": self.quality.gain,
-            "size_bytes": self.artefact.size_bytes() if self.artefact else None,
+            "size_bytes": self.artifact.size_bytes() if self.artifact else None,
             "seconds": round(self.seconds, 1),
             "reason": self.reason,
         }
 
 
 @dataclass(frozen=True)
-class Aim:
-    """What a rung must reach. `max_drop_points` are points of top-1 against the parent."""
+class AcceptanceCriteria:
+    """What a candidate must reach. `max_drop_points` are points of top-1 against the parent."""
 
     max_drop_points: float
     strategy: Strategy = "fastest"
@@ -75,37 +75,39 @@ class Aim:
         return lost_points <= self.max_drop_points or lost_points / 100 * (quality.images or 0) <= 1 + 1e-9
 
     def reached(self, attempt: Attempt) -> bool:
-        """Whether the ladder may end here."""
+        """Whether the search may end here."""
         quality = attempt.quality
-        if attempt.artefact is None or not self.accurate(quality) or (quality.agreement or 0.0) < WANTED_AGREEMENT:
+        if attempt.artifact is None or not self.accurate(quality) or (quality.agreement or 0.0) < WANTED_AGREEMENT:
             return False
         return self.strategy == "smallest" or quality.recommended is not False
 
 
-def climb(rungs: Sequence[Rung], attempt: Callable[[Rung], Attempt], aim: Aim) -> list[Attempt]:
-    """Try the rungs in turn; returns what was tried.
+def search(
+    candidates: Sequence[RecipeCandidate], attempt: Callable[[RecipeCandidate], Attempt], aim: AcceptanceCriteria
+) -> list[Attempt]:
+    """Try the candidates in turn; returns what was tried.
 
-    The ladder ends at the first rung that reaches the aim, its alternatives included; for "most-accurate" all rungs are
-    tried. Rungs that compute in the same way as one that was accurate but slow are left out, and so is fine-tuning,
-    which takes minutes, where another rung is accurate.
+    The search ends at the first candidate that meets the criteria, its alternatives included; for "most-accurate" all
+    are tried. Candidates that compute in the same way as one that was accurate but slow are left out, and so is
+    fine-tuning, which takes minutes, where another one is accurate.
     """
     attempts: list[Attempt] = []
-    for rung in rungs:
-        if any(map(aim.reached, attempts)) and not (rung.alternative or aim.strategy == "most-accurate"):
+    for candidate in candidates:
+        if any(map(aim.reached, attempts)) and not (candidate.alternative or aim.strategy == "most-accurate"):
             continue
-        minutes = rung.recipe.fine_tune_epochs > 0 and not rung.alternative
+        minutes = candidate.recipe.fine_tune_epochs > 0 and not candidate.alternative
         if minutes and any(aim.accurate(tried.quality) for tried in attempts):
             continue
-        if not any(_as_slow(rung.recipe, tried, aim) for tried in attempts):
-            attempts.append(attempt(rung))
+        if not any(_as_slow(candidate.recipe, tried, aim) for tried in attempts):
+            attempts.append(attempt(candidate))
     return attempts
 
 
-def _as_slow(recipe: Recipe, tried: Attempt, aim: Aim) -> bool:
+def _as_slow(recipe: Recipe, tried: Attempt, aim: AcceptanceCriteria) -> bool:
     """Whether a recipe cannot be fast because a graph of its kind was accurate and slow."""
     if aim.strategy != "fastest" or not aim.accurate(tried.quality) or tried.quality.recommended is not False:
         return False
-    return _placement(recipe) == _placement(tried.rung.recipe)
+    return _placement(recipe) == _placement(tried.candidate.recipe)
 
 
 def _placement(recipe: Recipe) -> Recipe:
@@ -122,16 +124,16 @@ def _placement(recipe: Recipe) -> Recipe:
     )
 
 
-def accurate_enough(attempts: Sequence[Attempt], aim: Aim) -> list[Attempt]:
+def accurate_enough(attempts: Sequence[Attempt], aim: AcceptanceCriteria) -> list[Attempt]:
     """The attempts to choose from. Raises `VerificationError` where there is none."""
-    made = [tried for tried in attempts if tried.artefact]
+    made = [tried for tried in attempts if tried.artifact]
     accurate = [tried for tried in made if aim.accurate(tried.quality)]
     if not accurate:
         raise VerificationError(_refusal(made, attempts, aim))
     return accurate
 
 
-def best(accurate: Sequence[Attempt], aim: Aim) -> Attempt:
+def best(accurate: Sequence[Attempt], aim: AcceptanceCriteria) -> Attempt:
     """The attempt to keep: one that reached the aim, or else one that pays."""
     paying = [tried for tried in accurate if aim.reached(tried)]
     paying = paying or [tried for tried in accurate if tried.quality.recommended is not False] or list(accurate)
@@ -141,8 +143,8 @@ def best(accurate: Sequence[Attempt], aim: Aim) -> Attempt:
 def _preference(tried: Attempt, strategy: Strategy) -> tuple[float, ...]:
     quality = tried.quality
     lost = (1 - (quality.agreement or 0.0), quality.drop_points or 0.0)
-    if strategy == "smallest" and tried.artefact:
-        return (tried.artefact.size_bytes(), *lost)
+    if strategy == "smallest" and tried.artifact:
+        return (tried.artifact.size_bytes(), *lost)
     if strategy == "most-accurate":
         return lost[::-1]
     if (quality.agreement or 0.0) < WANTED_AGREEMENT:
@@ -151,21 +153,21 @@ def _preference(tried: Attempt, strategy: Strategy) -> tuple[float, ...]:
     return (-round(math.log(max(quality.gain or 1.0, 0.01)) / math.log(MIN_GAIN)), *lost)
 
 
-def _refusal(made: Sequence[Attempt], attempts: Sequence[Attempt], aim: Aim) -> str:
+def _refusal(made: Sequence[Attempt], attempts: Sequence[Attempt], aim: AcceptanceCriteria) -> str:
     if not made:
-        reasons = "; ".join(f"{tried.rung.name}: {tried.reason}" for tried in attempts)
+        reasons = "; ".join(f"{tried.candidate.name}: {tried.reason}" for tried in attempts)
         return f"no recipe could be applied ({reasons}); nothing was written"
     nearest = min(made, key=lambda tried: _preference(tried, "most-accurate"))
     quality = nearest.quality
     lost = f"{quality.drop_points:.2f} points of top-1" if quality.drop_points is not None else "answers"
     return (
-        f"int8 loses {lost} at best ({nearest.rung.name}: {quality.agreement:.2%} agreement over {quality.images} "
+        f"int8 loses {lost} at best ({nearest.candidate.name}: {quality.agreement:.2%} agreement over {quality.images} "
         f"images), {aim.max_drop_points:g} are allowed; {len(made)} recipes were tried and nothing was written: "
         "calibrate with more or better images, allow more with --max-drop, or export --fp16"
     )
 
 
-def skipped(rung: Rung, seconds: float, error: Exception) -> Attempt:
-    """A rung that could not be tried, and why: our own errors say it, others are named with their first line."""
+def skipped(candidate: RecipeCandidate, seconds: float, error: Exception) -> Attempt:
+    """A candidate that could not be tried, and why: our own errors say it, others are named with their first line."""
     reason = str(error) if isinstance(error, EdgeclsError) else f"{type(error).__name__}: {first_line(error)}"
-    return Attempt(rung, seconds, reason=reason)
+    return Attempt(candidate, seconds, reason=reason)

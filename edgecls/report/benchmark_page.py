@@ -9,13 +9,13 @@ from typing import Any
 
 from edgecls.report import benchmark_figures as figures
 from edgecls.report import page
-from edgecls.runtime.layers import Inside
+from edgecls.runtime.layers import LayerProfile
 
 LAYERS_SHOWN = 15
 
 
 def write_page(
-    record: Mapping[str, Any], answer: Mapping[str, Any], path: Path, inside: tuple[str, Inside] | None = None
+    record: Mapping[str, Any], answer: Mapping[str, Any], path: Path, inside: tuple[str, LayerProfile] | None = None
 ) -> None:
     """Write the page of a measurement (`suite.record`). `answer` holds the keys of the `recommended` row (or None) and
     of the `front`, the limits in `words`, `breakdown` and `changes`; `inside` are the recommended bundle's layers.
@@ -139,7 +139,7 @@ def _changes(changes: Sequence[Mapping[str, Any]]) -> str:
     return _grid("Against the baseline", "Changes are those of fast calls, paired with fixed arithmetic.", heads, lines)
 
 
-def _layers(name: str, inside: Inside) -> str:
+def _layers(name: str, inside: LayerProfile) -> str:
     slowest = sorted(inside.layers, key=lambda layer: -(layer.time_ms or 0.0))[:LAYERS_SHOWN]
     lines = [
         [layer.name, layer.kind, layer.precision, "–" if layer.time_ms is None else f"{layer.time_ms:.3f}"]

@@ -10,24 +10,24 @@ from edgecls.data.sources import Source
 from edgecls.data.splits import Sample
 from edgecls.evaluate.detail import Evaluation, Mistake
 from edgecls.report import figures, page
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 
 MAX_PICTURES = 40
 MAX_PAIRS = 15
 
 
 def write_page(
-    artefact: Artefact, evaluation: Evaluation, source: Source, samples: Sequence[Sample], path: Path
+    artifact: Artifact, evaluation: Evaluation, source: Source, samples: Sequence[Sample], path: Path
 ) -> None:
     """Write the page; `samples` are the images that were evaluated, in order. Raises `MissingExtraError`."""
-    card, metrics = artefact.card, evaluation.metrics
+    card, metrics = artifact.card, evaluation.metrics
     title = f"{card.arch}, {card.name}"
     page.write(
         path,
         title,
         [
             f"<h1>{escape(title)}</h1>",
-            f'<p class="soft">{metrics.images} images from {escape(source.name)} · {escape(str(artefact.place))}</p>',
+            f'<p class="soft">{metrics.images} images from {escape(source.name)} · {escape(str(artifact.place))}</p>',
             _facts(evaluation),
             "<h2>Classes</h2>" + _classes(evaluation, card.classes),
             "<h2>Confusion</h2>"

@@ -1,1 +1,1 @@
-"""What a device needs to classify: which artefact, on which machine, and how."""
+"""What a device needs to classify: which artifact, on which machine, and how."""

@@ -126,11 +126,11 @@ def load(
 
     `threads`, `streams` and `spinning` are those of `backends.Parallelism`: one stream for the shortest latency, None
     for throughput. `tell` hears what the runtime builds first, where that takes long (TensorRT's engines). Raises
-    `ArtefactError` for files that cannot be trusted and `BackendError` where the runtime is missing.
+    `ArtifactError` for files that cannot be trusted and `BackendError` where the runtime is missing.
     """
     if path is not None and not isinstance(path, (str, Path)):
         raise UsageError(f"a model is named by its path, not by {type(path).__name__}")
     parallelism = Parallelism(threads, streams, spinning)
     parallelism.check()
-    artefact = store.resolve(path, machine.this_machine().name)
-    return Classifier(artefact.card, artefact.open(parallelism, tell), artefact.place)
+    artifact = store.resolve(path, machine.this_machine().name)
+    return Classifier(artifact.card, artifact.open(parallelism, tell), artifact.place)

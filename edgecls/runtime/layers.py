@@ -6,19 +6,20 @@ from dataclasses import dataclass, field
 
 from edgecls.backends.base import Layer
 from edgecls.backends.onnx_graph import NORMALIZE_PREFIX
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 
 
 @dataclass(frozen=True)
-class Inside:
-    """The layers of an artefact. `shares` are the fractions of the time, or where no time was measured of the layers
-    with weights, that each precision has; `missed` names layers with weights that an int8 artefact computes in float
-    though its recipe does not leave them out. `total_ms` is the sum of the layers' times, None where none was measured.
+class LayerProfile:
+    """The layers of an artifact. `shares` are the fractions of the time, or where no time was measured of the layers
+    with weights, that each precision has; `unquantized` names layers with weights that an int8 artifact computes in
+    float though its recipe does not leave them out. `total_ms` is the sum of the layers' times, None where none was
+    measured.
     """
 
     layers: list[Layer]
     shares: dict[str, float]
-    missed: list[str]
+    unquantized: list[str]
     total_ms: float | None
     warnings: list[str] = field(default_factory=list)
 
@@ -33,21 +34,24 @@ class Inside:
         return f"{counted}; of {self.total_ms:.2f} ms: {shares}"
 
 
-def look_inside(artefact: Artefact) -> Inside:
-    """Ask the artefact's runtime what it computes on one image. Raises what `Backend.layers` raises."""
+def profile_layers(artifact: Artifact) -> LayerProfile:
+    """Ask the artifact's runtime what it computes on one image. Raises what `Backend.layers` raises."""
     import numpy as np
 
-    image = np.zeros((1, *artefact.card.input_shape), np.uint8)
-    layers = artefact.backend.layers(artefact.place, artefact.card, image)
+    image = np.zeros((1, *artifact.card.input_shape), np.uint8)
+    layers = artifact.backend.layers(artifact.place, artifact.card, image)
     times_ms = [layer.time_ms for layer in layers if layer.time_ms is not None]
     total_ms = sum(times_ms) if times_ms else None
-    missed = _missed(artefact, layers)
+    unquantized = _unquantized(artifact, layers)
     warnings = (
-        [f"{len(missed)} layers with weights compute in float though the recipe says int8: {', '.join(missed[:5])}"]
-        if missed
+        [
+            f"{len(unquantized)} layers with weights compute in float though the recipe says int8: "
+            f"{', '.join(unquantized[:5])}"
+        ]
+        if unquantized
         else []
     )
-    return Inside(layers, _shares(layers, timed=total_ms is not None), missed, total_ms, warnings)
+    return LayerProfile(layers, _shares(layers, timed=total_ms is not None), unquantized, total_ms, warnings)
 
 
 def _shares(layers: list[Layer], timed: bool) -> dict[str, float]:
@@ -59,10 +63,10 @@ def _shares(layers: list[Layer], timed: bool) -> dict[str, float]:
     return {name: weight / total for name, weight in sorted(sums.items(), key=lambda item: -item[1]) if weight}
 
 
-def _missed(artefact: Artefact, layers: list[Layer]) -> list[str]:
-    if artefact.card.precision != "int8":
+def _unquantized(artifact: Artifact, layers: list[Layer]) -> list[str]:
+    if artifact.card.precision != "int8":
         return []
-    recipe = artefact.card.lineage.recipe or {}
+    recipe = artifact.card.lineage.recipe or {}
     left_out = (NORMALIZE_PREFIX, *recipe.get("float_layers", ()))
     return [
         layer.name

@@ -90,7 +90,7 @@ def versions() -> dict[str, str]:
 
 
 def new_lineage(data: str | None, parent: str | None = None) -> Lineage:
-    """The lineage of an artefact that is made now, on this machine."""
+    """The lineage of an artifact that is made now, on this machine."""
     return Lineage(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         edgecls=edgecls.__version__,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edgecls import backends
 from edgecls.artifact.card import CARD_FILE, Card, read_card
-from edgecls.errors import ArtefactError
+from edgecls.errors import ArtifactError
 from edgecls.files import expanded, is_folder, make_folder, require_regular, shortened, writing_to
 
 RUNS_VARIABLE = "EDGECLS_RUNS"
@@ -21,7 +21,7 @@ _RUN_NAME = re.compile(r"^(\d{3,})-")
 
 
 @dataclass(frozen=True)
-class Artefact:
+class Artifact:
     """A run, a bundle or a bare model file, with its card."""
 
     place: Path
@@ -88,63 +88,63 @@ def all_runs() -> list[Path]:
 
 
 def latest_run() -> Path:
-    """The newest run. Raises `ArtefactError` where there is none."""
+    """The newest run. Raises `ArtifactError` where there is none."""
     runs = all_runs()
     if not runs:
-        raise ArtefactError(f"there is no run in {runs_folder()}/ yet; make one with: edgecls train")
+        raise ArtifactError(f"there is no run in {runs_folder()}/ yet; make one with: edgecls train")
     return runs[-1]
 
 
-def bundles_of(run: Path) -> list[Artefact]:
+def bundles_of(run: Path) -> list[Artifact]:
     """The bundles exported from a run, by name. Folders without a readable card are left out."""
     found = []
     for folder in sorted((run / BUNDLES_FOLDER).glob("*/")):
         if not folder.name.startswith("."):
             try:
-                found.append(Artefact(folder, read_card(folder)))
-            except ArtefactError:
+                found.append(Artifact(folder, read_card(folder)))
+            except ArtifactError:
                 continue
     return found
 
 
-def find(path: str | Path) -> Artefact:
-    """The artefact at exactly this path: a folder with a card, or a bare model file that carries one.
+def find(path: str | Path) -> Artifact:
+    """The artifact at exactly this path: a folder with a card, or a bare model file that carries one.
 
-    Raises `ArtefactError`.
+    Raises `ArtifactError`.
     """
     try:
         place = expanded(path)
     except OSError as error:
-        raise ArtefactError(f"there is no model at {shortened(path)}: {error.strerror}") from error
+        raise ArtifactError(f"there is no model at {shortened(path)}: {error.strerror}") from error
     if is_folder(place):
-        return Artefact(place, read_card(place))
+        return Artifact(place, read_card(place))
     try:
         require_regular(place)
     except FileNotFoundError as error:
         shown = shortened(path)
-        raise ArtefactError(f"there is no model at {shown}; give a run, a bundle or a model file") from error
+        raise ArtifactError(f"there is no model at {shown}; give a run, a bundle or a model file") from error
     except OSError as error:
-        raise ArtefactError(f"cannot read the model {shortened(path)}: {error.strerror}") from error
+        raise ArtifactError(f"cannot read the model {shortened(path)}: {error.strerror}") from error
     if bundle := next(filter(None, (backend.bundle_of(place) for backend in backends.all_backends().values())), None):
-        return Artefact(bundle, read_card(bundle))
-    return Artefact(place, backends.find_for_file(place).read_embedded(place))
+        return Artifact(bundle, read_card(bundle))
+    return Artifact(place, backends.find_for_file(place).read_embedded(place))
 
 
-def find_run(path: str | Path | None) -> Artefact:
-    """The run at this path, or the latest. Raises `ArtefactError` for anything but a run."""
-    artefact = find(latest_run() if path is None else path)
-    if not artefact.is_run:
-        raise ArtefactError(f"{path} is not a run but a model for {artefact.card.target}; give the run's folder")
-    return artefact
+def find_run(path: str | Path | None) -> Artifact:
+    """The run at this path, or the latest. Raises `ArtifactError` for anything but a run."""
+    artifact = find(latest_run() if path is None else path)
+    if not artifact.is_run:
+        raise ArtifactError(f"{path} is not a run but a model for {artifact.card.target}; give the run's folder")
+    return artifact
 
 
-def resolve(model: str | Path | None, machine: str) -> Artefact:
+def resolve(model: str | Path | None, machine: str) -> Artifact:
     """What to classify with: the named bundle or file; for a run, or for None the latest run, its best bundle here."""
-    artefact = find(latest_run() if model is None else model)
-    return best_here(artefact, machine) if artefact.is_run else artefact
+    artifact = find(latest_run() if model is None else model)
+    return best_here(artifact, machine) if artifact.is_run else artifact
 
 
-def best_here(run: Artefact, machine: str) -> Artefact:
+def best_here(run: Artifact, machine: str) -> Artifact:
     """The fastest verified bundle of a run that this machine can open; the run itself where there is none.
 
     What its card does not recommend comes last; latencies measured on this machine count before those of the machine
@@ -156,9 +156,9 @@ def best_here(run: Artefact, machine: str) -> Artefact:
     return min(candidates, key=_speed(machine), default=run)
 
 
-def _speed(machine: str) -> Callable[[Artefact], tuple[bool, bool, float]]:
-    def key(artefact: Artefact) -> tuple[bool, bool, float]:
-        quality = artefact.card.quality
+def _speed(machine: str) -> Callable[[Artifact], tuple[bool, bool, float]]:
+    def key(artifact: Artifact) -> tuple[bool, bool, float]:
+        quality = artifact.card.quality
         measured = quality.latency_ms if quality.latency_ms is not None else float("inf")
         return quality.recommended is False, quality.latency_machine != machine, measured
 

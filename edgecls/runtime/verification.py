@@ -1,4 +1,4 @@
-"""Does an artefact do here what its parent did where it was made? Asked of its golden inputs."""
+"""Does an artifact do here what its parent did where it was made? Asked of its golden inputs."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from edgecls.backends import Session
 from edgecls.errors import VerificationError
 from edgecls.runtime.pipeline import scores_of
 from edgecls.runtime.scores import agreement
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 
 FLOAT_TOLERANCE = {"fp32": 1e-3, "fp16": 3e-2, "bf16": 0.2}
-"""Largest allowed score difference of float artefacts, relative to the parent's largest score."""
+"""Largest allowed score difference of float artifacts, relative to the parent's largest score."""
 UNLIKELY = 1e-3
 GOLDEN_MARGIN = 2.0
 """Replayed elsewhere, scores may differ from the parent's by this many times the difference measured at export."""
 
 
-def open_or_stand_in(bundle: Artefact) -> tuple[Session, str]:
+def open_or_fallback(bundle: Artifact) -> tuple[Session, str]:
     """A session on the bundle's graph and the name of the runtime that gives the answers."""
     backend = bundle.backend
-    if backend.available() is not None and backend.stand_in:
-        stand_in = backends.find(backend.stand_in)
-        return stand_in.open(bundle.place / bundle.card.model_file, bundle.card), f"{stand_in.package} as stand-in"
+    if backend.available() is not None and backend.fallback:
+        fallback = backends.find(backend.fallback)
+        return fallback.open(bundle.place / bundle.card.model_file, bundle.card), f"{fallback.package} as fallback"
     return bundle.open(), backend.package
 
 
@@ -43,7 +43,7 @@ def _below_claim(claimed: Quality, found: Quality) -> bool:
     return chance < UNLIKELY
 
 
-def replay_golden(bundle: Artefact) -> Quality:
+def replay_golden(bundle: Artifact) -> Quality:
     """Run the golden inputs on this machine and compare with the parent's recorded scores.
 
     Returns what was measured. Raises `VerificationError` where the scores differ by more
@@ -53,7 +53,7 @@ def replay_golden(bundle: Artefact) -> Quality:
     import numpy as np
 
     golden = Golden.read(bundle.place if bundle.place.is_dir() else bundle.place.parent, bundle.card)
-    session, runtime = open_or_stand_in(bundle)
+    session, runtime = open_or_fallback(bundle)
     with session:
         scores = scores_of(session, golden.images)
     if scores.shape != golden.scores.shape:

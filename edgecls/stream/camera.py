@@ -50,7 +50,7 @@ class Camera:
             return 0.0
         return (len(self.moments_ns) - 1) * 1e9 / max(1, self.moments_ns[-1] - self.moments_ns[0])
 
-    def was_due(self, max_fps: float) -> None:
+    def schedule_next(self, max_fps: float) -> None:
         """A decision is made: the next is due an interval after this one was, or after now where it was late."""
         interval_ns = int(1e9 / max_fps)
         self.due_ns = max(self.due_ns, now_ns() - interval_ns) + interval_ns

@@ -153,9 +153,9 @@ class Smoother:
         self._begun = False
         self._votes.clear()
 
-    def decide(self, probabilities: NDArray[float32], at_s: float) -> tuple[str, float]:
+    def decide(self, probabilities: NDArray[float32], pts_s: float) -> tuple[str, float]:
         """Label and score after a frame's probabilities (C,) at a time in seconds; the label may be "unsure"."""
-        average = self._averaged(probabilities, at_s)
+        average = self._averaged(probabilities, pts_s)
         best = int(average.argmax())
         candidate = self._candidate(average, best)
         if not self._begun:
@@ -164,14 +164,14 @@ class Smoother:
             self._next = None
         else:
             if self._next is None or self._next[0] != candidate:
-                self._next = (candidate, at_s)
-            if at_s - self._next[1] >= self._how.dwell_s:
+                self._next = (candidate, pts_s)
+            if pts_s - self._next[1] >= self._how.dwell_s:
                 self._held, self._next = candidate, None
         if self._held is None:
             return UNSURE, float(average[best])
         return self._classes[self._held], float(average[self._held])
 
-    def _averaged(self, probabilities: NDArray[float32], at_s: float) -> NDArray[float32]:
+    def _averaged(self, probabilities: NDArray[float32], pts_s: float) -> NDArray[float32]:
         import numpy as np
 
         if self._how.majority:
@@ -182,9 +182,9 @@ class Smoother:
         if self._average is None or not self._how.seconds:
             self._average = probabilities
         else:
-            kept = math.exp(-max(0.0, at_s - self._at_s) / self._how.seconds)
+            kept = math.exp(-max(0.0, pts_s - self._at_s) / self._how.seconds)
             self._average = kept * self._average + (1 - kept) * probabilities
-        self._at_s = at_s
+        self._at_s = pts_s
         return self._average
 
     def _candidate(self, average: NDArray[float32], best: int) -> int | None:
@@ -208,19 +208,19 @@ class EventLog:
         self._begun = begun.replace(":", "").replace("-", "")[:15]
         self._count = 0
 
-    def take(self, decision: Decision, index: int, at_s: float, now: str) -> tuple[Event | None, Event | None]:
+    def take(self, decision: Decision, index: int, pts_s: float, now: str) -> tuple[Event | None, Event | None]:
         """The event that this decision ends, and the one that it begins, if it does."""
         event = self.latest
         if event is not None and event.label == decision.label:
             frames = event.frames + 1
             score = event.score + (decision.score - event.score) / frames
-            self.latest = replace(event, frames=frames, score=score, end_s=at_s, last_frame=index)
+            self.latest = replace(event, frames=frames, score=score, end_s=pts_s, last_frame=index)
             return None, None
         ended = self.end(now)
         self._count += 1
         self.latest = Event(
-            f"{self.camera}-{self._begun}-{self._count}", self.camera, decision.label, now, at_s, at_s, index, index, 1,
-            decision.score,
+            f"{self.camera}-{self._begun}-{self._count}", self.camera, decision.label, now, pts_s, pts_s, index, index,
+            1, decision.score,
         )  # fmt: skip
         return ended, self.latest
 
@@ -277,7 +277,7 @@ class Health:
     sinks: tuple[SinkHealth, ...]
 
     @property
-    def well(self) -> bool:
+    def healthy(self) -> bool:
         """Whether every camera gives frames."""
         return all(camera.state in (State.LIVE, State.ENDED) for camera in self.cameras)
 
@@ -285,4 +285,10 @@ class Health:
         """Plain values."""
         cameras = [{**asdict(camera), "state": camera.state.value} for camera in self.cameras]
         sinks = [asdict(sink) for sink in self.sinks]
-        return {"model": self.model, "running_s": self.running_s, "well": self.well, "cameras": cameras, "sinks": sinks}
+        return {
+            "model": self.model,
+            "running_s": self.running_s,
+            "healthy": self.healthy,
+            "cameras": cameras,
+            "sinks": sinks,
+        }

@@ -22,14 +22,14 @@ SLOWEST_FPS, FASTEST_FPS = 1e-3, 1e4
 class Frame:
     """One picture, BGR uint8 (H, W, 3), and its number in the source.
 
-    `captured_ns` is when it was captured (`clock.now_ns`); `at_s` its place in time for decisions: seconds of the clock
-    for live sources, seconds of the film for files.
+    `captured_ns` is when it was captured (`clock.now_ns`); `pts_s` its place in time for decisions: seconds of
+    the clock for live sources, seconds of the video for files.
     """
 
     image: NDArray[uint8]
     index: int
     captured_ns: int
-    at_s: float
+    pts_s: float
 
 
 @dataclass(frozen=True)

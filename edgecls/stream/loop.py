@@ -189,7 +189,7 @@ class Stream:
         try:
             while worker.is_alive():
                 for outbox in foreground:
-                    outbox.pump(0.02)
+                    outbox.process_next(0.02)
         except BaseException:
             stop.set()
             raise
@@ -229,7 +229,7 @@ class Stream:
         for camera, frame, pixels in prepared:
             if self._config.max_fps:
                 self._await_turn(camera, stop)
-                camera.was_due(self._config.max_fps)
+                camera.schedule_next(self._config.max_fps)
             self._beat()
             if stop.is_set() or self._is_over():
                 return
@@ -318,13 +318,13 @@ class Stream:
 
     def _decide(self, camera: Camera, frame: Frame, begun_ns: int, scores: NDArray[float32]) -> None:
         prediction = self._classifier.decide(scores)
-        label, score = camera.smoother.decide(prediction.probabilities, frame.at_s)
+        label, score = camera.smoother.decide(prediction.probabilities, frame.pts_s)
         camera.moments_ns.append(now_ns())
         inference_ms, age_ms = milliseconds_since(begun_ns), milliseconds_since(frame.captured_ns)
         camera.decided += 1
         camera.label, camera.score = label, score
         if self.live and self._config.max_fps:
-            camera.was_due(self._config.max_fps)
+            camera.schedule_next(self._config.max_fps)
         for kept, value in ((self._inference_ms, inference_ms), (self._age_ms, age_ms)):
             kept.append(value)
         camera.inference_ms.append(inference_ms)
@@ -333,7 +333,7 @@ class Stream:
             camera.source.name, prediction, label, score, inference_ms, age_ms, camera.fps(), camera.source.captured,
             camera.dropped,
         )  # fmt: skip
-        ended, begun = camera.events.take(decision, frame.index, frame.at_s, utc_now())
+        ended, begun = camera.events.take(decision, frame.index, frame.pts_s, utc_now())
         if begun and self._snapshots:
             decision = replace(decision, snapshot=self._snapshots.place(begun))
             begun = camera.events.with_snapshot(str(decision.snapshot))
@@ -343,9 +343,9 @@ class Stream:
             if event:
                 self._tell(event)
 
-    def _tell(self, tidings: Event | StateChange) -> None:
+    def _tell(self, event: Event | StateChange) -> None:
         for outbox in self._outboxes:
-            outbox.tell(tidings)
+            outbox.tell(event)
 
     def _watch(self) -> None:
         """Look after the cameras; the error of one counts only when none of the others can go on."""

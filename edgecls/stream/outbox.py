@@ -23,7 +23,8 @@ Tidings: TypeAlias = "Event | StateChange"
 
 
 class Outbox:
-    """Hands decisions and tidings to one sink, in order, in the thread of its own or in the one that calls `pump`.
+    """Hands decisions, events and changes of state to one sink, in order: in a thread of its own, or in the one that
+    calls `process_next`.
 
     What a sink raises is counted and kept as its health; it is called again for the next one.
     """
@@ -31,7 +32,7 @@ class Outbox:
     def __init__(self, sink: Sink):
         self.sink = sink
         self._frames: deque[tuple[Frame, Decision]] = deque()
-        self._tidings: deque[Tidings] = deque()
+        self._events: deque[Tidings] = deque()
         self._changed = threading.Condition()
         self._closing = False
         self._written = self._lost = self._failed = 0
@@ -57,15 +58,15 @@ class Outbox:
             self._frames.append((frame, decision))
             self._changed.notify_all()
 
-    def tell(self, tidings: Tidings) -> None:
+    def tell(self, event: Tidings) -> None:
         """Queue an event or a change of state."""
-        if not self.sink.takes_tidings:
+        if not self.sink.accepts_events:
             return
         with self._changed:
-            if len(self._tidings) >= TIDINGS:
-                self._tidings.popleft()
+            if len(self._events) >= TIDINGS:
+                self._events.popleft()
                 self._lost += 1
-            self._tidings.append(tidings)
+            self._events.append(event)
             self._changed.notify_all()
 
     def health(self) -> SinkHealth:
@@ -73,18 +74,18 @@ class Outbox:
         trouble = self.error or self.sink.trouble
         return SinkHealth(self.sink.name, self._written, self._lost, self._failed, trouble)
 
-    def pump(self, timeout_s: float) -> None:
+    def process_next(self, timeout_s: float) -> None:
         """Hand over one thing that waits, waiting for it for a moment; for sinks that want the main thread."""
         with self._changed:
-            self._changed.wait_for(lambda: self._frames or self._tidings or self._closing, timeout_s)
-            tidings = self._tidings.popleft() if self._tidings else None
-            waiting = self._frames.popleft() if self._frames and tidings is None else None
+            self._changed.wait_for(lambda: self._frames or self._events or self._closing, timeout_s)
+            event = self._events.popleft() if self._events else None
+            waiting = self._frames.popleft() if self._frames and event is None else None
             self._changed.notify_all()
         try:
-            if isinstance(tidings, StateChange):
-                self.sink.state(tidings)
-            elif tidings is not None:
-                self.sink.event(tidings)
+            if isinstance(event, StateChange):
+                self.sink.state(event)
+            elif event is not None:
+                self.sink.event(event)
             elif waiting is not None:
                 self.sink.write(*waiting)
             else:
@@ -97,11 +98,11 @@ class Outbox:
 
     @property
     def _done(self) -> bool:
-        return self._closing and not self._frames and not self._tidings
+        return self._closing and not self._frames and not self._events
 
     def _run(self) -> None:
         while not self._done:
-            self.pump(0.5)
+            self.process_next(0.5)
         self._finish()
 
     def _finish(self) -> None:
@@ -116,7 +117,7 @@ class Outbox:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        self.sink.hurry()
+        self.sink.begin_shutdown()
         if not self.sink.foreground:
             if self._thread.is_alive():
                 self._thread.join(CLOSING_S)
@@ -124,5 +125,5 @@ class Outbox:
                     self.error = f"did not finish within {CLOSING_S:g} s"
             return
         while not self._done:
-            self.pump(0.0)
+            self.process_next(0.0)
         self._finish()

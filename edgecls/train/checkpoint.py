@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecls.data.dataset import Dataset
-from edgecls.errors import ArtefactError, DataError
+from edgecls.errors import ArtifactError, DataError
 from edgecls.files import make_folder, write_bytes
 from edgecls.runtime.store import runs_folder
 
@@ -45,12 +45,12 @@ class Checkpoint:
 
 
 def unfinished(given: Path) -> Path:
-    """The folder of a training to go on with: the one given or, for `last`, the newest. Raises `ArtefactError`."""
+    """The folder of a training to go on with: the one given or, for `last`, the newest. Raises `ArtifactError`."""
     if given != Path("last"):
         return given
     found = sorted(runs_folder().glob(f"*/{CHECKPOINT_FILE}"), key=lambda file: file.stat().st_mtime)
     if not found:
-        raise ArtefactError(f"no training in {runs_folder()}/ is unfinished")
+        raise ArtifactError(f"no training in {runs_folder()}/ is unfinished")
     return found[-1].parent
 
 
@@ -60,15 +60,15 @@ def images_of(dataset: Dataset) -> list[list[Any]]:
 
 
 def read_checkpoint(place: Path) -> Checkpoint:
-    """The checkpoint in a run's folder; nothing in it is unpickled but tensors. Raises `ArtefactError`."""
+    """The checkpoint in a run's folder; nothing in it is unpickled but tensors. Raises `ArtifactError`."""
     import pickle
 
     import torch
 
     file = place / CHECKPOINT_FILE
     if not file.is_file():
-        raise ArtefactError(f"{place} holds no unfinished training; give the folder that a stopped training named")
+        raise ArtifactError(f"{place} holds no unfinished training; give the folder that a stopped training named")
     try:
         return Checkpoint(**torch.load(file, map_location="cpu", weights_only=True))
     except (OSError, RuntimeError, ValueError, EOFError, TypeError, pickle.UnpicklingError) as error:
-        raise ArtefactError(f"{file} is damaged; train anew") from error
+        raise ArtifactError(f"{file} is damaged; train anew") from error

@@ -12,7 +12,7 @@ from typing import Any
 from edgecls.data.dataset import Dataset
 from edgecls.errors import MissingExtraError
 from edgecls.files import write_text
-from edgecls.train.weights import StartingPoint
+from edgecls.train.weights import InitialWeights
 
 HISTORY_FILE = "metrics.csv"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -40,7 +40,7 @@ class Watcher:
     """What a training tells about itself; the command line draws it. The base watches in silence."""
 
     def started(
-        self, dataset: Dataset, start: StartingPoint, epochs: int, batches: int, device: str, done: int
+        self, dataset: Dataset, start: InitialWeights, epochs: int, batches: int, device: str, done: int
     ) -> None:
         """Data and network are ready; `done` optimizer steps of `epochs` times `batches` were taken before."""
 
@@ -70,7 +70,7 @@ class TensorBoardLog(Watcher):
         self._new_writer: Any = lambda: SummaryWriter(str(self.folder), purge_step=self._step)
 
     def started(
-        self, dataset: Dataset, start: StartingPoint, epochs: int, batches: int, device: str, done: int
+        self, dataset: Dataset, start: InitialWeights, epochs: int, batches: int, device: str, done: int
     ) -> None:
         """See `Watcher`."""
         self._step = done

@@ -34,7 +34,7 @@ class Interruption:
 
 
 @contextmanager
-def held_back() -> Iterator[Interruption]:
+def deferred_signals() -> Iterator[Interruption]:
     """Within it, the first Ctrl-C or SIGTERM waits until it is let `go`. Signals that Python does not handle stay."""
     interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():

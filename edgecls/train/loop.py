@@ -32,10 +32,10 @@ from edgecls.train.checkpoint import CHECKPOINT_FILE, Checkpoint, images_of, rea
 from edgecls.train.config import TrainConfig
 from edgecls.train.features import Backbone, FrozenFeatures
 from edgecls.train.history import Epoch, TensorBoardLog, Watcher, write_history
-from edgecls.train.interrupt import Interruption, held_back
+from edgecls.train.interrupt import Interruption, deferred_signals
 from edgecls.train.parallel import gathered, launch, share_batch_norms
 from edgecls.train.teacher import Teacher
-from edgecls.train.weights import StartingPoint, start
+from edgecls.train.weights import InitialWeights, start
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +49,7 @@ EVALUATION_FILE = "evaluation.json"
 def resume(place: Path, watcher: Watcher | None = None) -> tuple[Path, Metrics]:
     """Go on with the training that was ended in the folder `place`, with the same result as if it had not been.
 
-    Raises `ArtefactError` where there is none and `DataError` where its images have changed.
+    Raises `ArtifactError` where there is none and `DataError` where its images have changed.
     """
     models.require_torch("training")
     checkpoint = read_checkpoint(place)
@@ -107,7 +107,7 @@ def _train(
         torch.manual_seed(config.seed + fabric.global_rank)
         trainer = Trainer(config, dataset, watcher, fabric, checkpoint)
         try:
-            with held_back() as interruption:
+            with deferred_signals() as interruption:
                 trainer.fit(place, interruption)
         except UsageError:
             if place:
@@ -144,7 +144,7 @@ class Trainer:
         if checkpoint:
             checkpoint.require_same_images(dataset)
             done = f"{len(checkpoint.history)} epochs"
-            self.start = StartingPoint(True, f"weights: those after {done}, where the training was ended")
+            self.start = InitialWeights(True, f"weights: those after {done}, where the training was ended")
         else:
             self.start = start(network, config.arch, config.weights, dataset)
         if config.freeze != "none" and not self.start.pretrained:
@@ -162,7 +162,7 @@ class Trainer:
         self.best: dict[str, torch.Tensor] = {}
         self.history: list[Epoch] = []
         self.losses: list[float] = []
-        self._prepare_learning()
+        self._configure_optimizer()
         if checkpoint:
             self._restore(checkpoint)
 
@@ -178,12 +178,12 @@ class Trainer:
         if not backbone.ends_with_head(golden_images(dataset, self.preprocess)[:2]):
             return images
         order = Order(len(dataset.splits["train"]), *shared)
-        mirror = config.mirror and dataset.source.mirrored_is_same_class
+        mirror = config.mirror and dataset.source.horizontal_flip_safe
         self.watcher.remark("the backbone is frozen: its features are computed once, without augmentation")
         self.frozen = FrozenFeatures(backbone, dataset, self.preprocess, mirror, order, config.seed)
         return self.frozen
 
-    def _prepare_learning(self) -> None:
+    def _configure_optimizer(self) -> None:
         import torch
         from torch.optim.swa_utils import AveragedModel
 
@@ -197,7 +197,7 @@ class Trainer:
             self.blocks,
             config.layer_decay,
         )
-        self.learner, self.optimizer = fabric.setup(self._learning_part(network), optimizer)
+        self.learner, self.optimizer = fabric.setup(self._trainable_module(network), optimizer)
         steps = self.epochs * len(self.batches)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer,
@@ -211,7 +211,7 @@ class Trainer:
         self.teacher = Teacher(config.teacher, self.dataset.classes, fabric.device) if config.teacher else None
         self.average = AveragedModel(network, avg_fn=_decaying(config.ema), use_buffers=True) if config.ema else None
 
-    def _learning_part(self, network: torch.nn.Module) -> torch.nn.Module:
+    def _trainable_module(self, network: torch.nn.Module) -> torch.nn.Module:
         return network.get_submodule(self.head.removesuffix(".")) if self.frozen else self.module
 
     def fit(self, place: Path | None, interruption: Interruption) -> None:
@@ -328,7 +328,7 @@ class Trainer:
         if self.fabric.world_size > 1:
             value = float(self.fabric.all_reduce(loss.new_tensor(value), reduce_op="mean"))
         if not math.isfinite(value):
-            raise UsageError(f"the loss is no longer a number in epoch {epoch}; train with a smaller --lr")
+            raise UsageError(f"training diverged: the loss is NaN in epoch {epoch}; train with a smaller --lr")
         self.fabric.clip_gradients(self.learner, self.optimizer, max_norm=self.config.clip, error_if_nonfinite=False)
         self.optimizer.step()
         self.schedule.step()
@@ -347,7 +347,7 @@ class Trainer:
 
     def _val_scores(self) -> NDArray[float32]:
         if self.frozen:
-            return self.frozen.val_scores(self._learning_part(self._result()))
+            return self.frozen.val_scores(self._trainable_module(self._result()))
         samples, fabric = self.dataset.splits["val"], self.fabric
         share = samples[fabric.global_rank :: fabric.world_size]
         scores = scores_of(self._session(self._result()), prepared(self.dataset.source, share, self.preprocess))
@@ -382,7 +382,7 @@ class Trainer:
         return metrics
 
 
-def _default_epochs(start: StartingPoint, dataset: Dataset) -> int:
+def _default_epochs(start: InitialWeights, dataset: Dataset) -> int:
     if start.pretrained or not dataset.source.photographs:
         return 10
     return 30
@@ -393,7 +393,7 @@ def _augmentation(config: TrainConfig, dataset: Dataset) -> Augmentation:
     changes = {
         name: value for name in ("policy", "erase", "mixup", "cutmix") if (value := getattr(config, name)) is not None
     }
-    mirror = chosen.mirror and config.mirror and dataset.source.mirrored_is_same_class
+    mirror = chosen.mirror and config.mirror and dataset.source.horizontal_flip_safe
     return replace(chosen, mirror=mirror, **changes)
 
 

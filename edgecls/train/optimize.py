@@ -68,7 +68,7 @@ def loss_for(name: str, smoothing: float, class_weights: torch.Tensor | None) ->
 
 
 def balanced_weights(labels: NDArray[int64], classes: int) -> torch.Tensor:
-    """Class weights (C,) that give each class the same say, 1 on average over images (scikit-learn's "balanced")."""
+    """Class weights (C,) that balance the classes, 1 on average over images (scikit-learn's "balanced")."""
     import numpy as np
     import torch
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgecls.data.dataset import Dataset
-from edgecls.errors import ArtefactError, BackendError, UsageError
+from edgecls.errors import ArtifactError, BackendError, UsageError
 from edgecls.files import expanded, require_regular, shortened
 from edgecls.models import TIMM, find, imagenet_weights, load_weights, packaged_weights, read_weights
 
@@ -15,27 +15,27 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class StartingPoint:
+class InitialWeights:
     """Whether the network starts from weights learned before, and the line for people."""
 
     pretrained: bool
     line: str
 
 
-def start(network: torch.nn.Module, arch: str, weights: str, dataset: Dataset) -> StartingPoint:
+def start(network: torch.nn.Module, arch: str, weights: str, dataset: Dataset) -> InitialWeights:
     """Load what `weights` asks for into the network: "auto", "none", "imagenet", or a file or run.
 
-    Raises `BackendError` where ImageNet weights are asked for and cannot be fetched, `ArtefactError` for a file that
+    Raises `BackendError` where ImageNet weights are asked for and cannot be fetched, `ArtifactError` for a file that
     does not fit.
     """
     if weights == "none":
-        return StartingPoint(False, "weights: none, training from scratch as asked")
+        return InitialWeights(False, "weights: none, training from scratch as asked")
     if weights == "auto":
         return _automatic(network, arch, dataset)
     if weights == "imagenet":
         tensors, name = imagenet_weights(arch)
         load_weights(network, arch, tensors, name)
-        return StartingPoint(True, f"weights: {name}")
+        return InitialWeights(True, f"weights: {name}")
     path = expanded(weights)
     if not path.exists() and "/" not in weights and "." not in weights:
         raise UsageError(f"--weights takes auto, none, imagenet or a file; {weights!r} is none of them")
@@ -43,23 +43,23 @@ def start(network: torch.nn.Module, arch: str, weights: str, dataset: Dataset) -
     try:
         require_regular(file)
     except OSError as error:
-        raise ArtefactError(f"cannot read the weights {shortened(file)}: {error.strerror}") from error
+        raise ArtifactError(f"cannot read the weights {shortened(file)}: {error.strerror}") from error
     said: list[str] = []
     whole = load_weights(network, arch, read_weights(file, said.append, network.state_dict()), str(file))
     line = f"weights: {file}{'' if whole else ' (a new last layer for these classes)'}"
-    return StartingPoint(True, "; ".join([line, *said]))
+    return InitialWeights(True, "; ".join([line, *said]))
 
 
-def _automatic(network: torch.nn.Module, arch: str, dataset: Dataset) -> StartingPoint:
+def _automatic(network: torch.nn.Module, arch: str, dataset: Dataset) -> InitialWeights:
     if not dataset.source.photographs:
-        return StartingPoint(False, "weights: none, the embedded digits are far from photographs and quick to learn")
+        return InitialWeights(False, "weights: none, the embedded digits are far from photographs and quick to learn")
     found = packaged_weights(arch)
     if found is None and find(arch).weights is None:
         where = "imagenet fetches timm's, and a file is taken" if arch.startswith(TIMM) else "takes a file"
-        return StartingPoint(False, f"weights: none are at hand for {arch}; --weights {where}")
+        return InitialWeights(False, f"weights: none are at hand for {arch}; --weights {where}")
     try:
         tensors, name = found or imagenet_weights(arch)
     except BackendError as error:
-        return StartingPoint(False, f"weights: none, training from scratch because {error}")
+        return InitialWeights(False, f"weights: none, training from scratch because {error}")
     load_weights(network, arch, tensors, name)
-    return StartingPoint(True, f"weights: {name}, because they were at hand and photographs resemble ImageNet's")
+    return InitialWeights(True, f"weights: {name}, because they were at hand and photographs resemble ImageNet's")

@@ -11,9 +11,9 @@ import pytest
 
 from edgecls.artifact.card import Card, Lineage, Quality, Runtime, check_files, read_card, write_card
 from edgecls.artifact.golden import Golden
-from edgecls.errors import ArtefactError, VerificationError
+from edgecls.errors import ArtifactError, VerificationError
 from edgecls.imaging.preprocess import Preprocess
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 from edgecls.runtime.verification import replay_golden
 
 CARD = Card(
@@ -39,9 +39,24 @@ def test_the_contract_of_input_and_output_is_written_out(tmp_path: Path):
     assert io["output"] == {"name": "scores", "dtype": "float32", "layout": "NC", "shape": [-1, 2]}
 
 
+def test_a_card_of_schema_1_is_read_as_one_of_today(tmp_path: Path):
+    record = CARD.to_json()
+    record["schema"] = 1
+    record["lineage"]["ladder"] = [{"rung": "first", "gain": 1.2}, {"rung": "second", "gain": None}]
+    record["lineage"]["recipe"] = {"rung": "first", "samples": 300}
+    del record["lineage"]["candidates"]
+    (tmp_path / "card.json").write_text(json.dumps(record))
+    card = read_card(tmp_path)
+    assert [each["candidate"] for each in card.lineage.candidates or ()] == ["first", "second"]
+    assert card.lineage.recipe == {"candidate": "first", "samples": 300}
+    assert card.to_json()["schema"] == 2
+    write_card(card, tmp_path)
+    assert read_card(tmp_path) == card
+
+
 def test_a_newer_schema_is_refused_with_the_way_out(tmp_path: Path):
     (tmp_path / "card.json").write_text(json.dumps({**CARD.to_json(), "schema": 99}))
-    with pytest.raises(ArtefactError, match=r"schema 99.*pip install --upgrade edgecls"):
+    with pytest.raises(ArtifactError, match=r"schema 99.*pip install --upgrade edgecls"):
         read_card(tmp_path)
 
 
@@ -57,12 +72,12 @@ def test_fields_of_a_later_minor_version_are_ignored(tmp_path: Path):
 )
 def test_a_foreign_card_is_one_clear_error(tmp_path: Path, content: str):
     (tmp_path / "card.json").write_text(content)
-    with pytest.raises(ArtefactError, match=r"card\.json"):
+    with pytest.raises(ArtifactError, match=r"card\.json"):
         read_card(tmp_path)
 
 
-def test_a_folder_without_a_card_is_no_artefact(tmp_path: Path):
-    with pytest.raises(ArtefactError, match="neither a run nor a bundle"):
+def test_a_folder_without_a_card_is_no_artifact(tmp_path: Path):
+    with pytest.raises(ArtifactError, match="neither a run nor a bundle"):
         read_card(tmp_path)
 
 
@@ -79,23 +94,23 @@ def test_model_info_separates_labels_by_blanks():
     assert CARD.model_info()["resize_type"] == "crop"
 
 
-def test_a_changed_model_file_is_refused(trained: Artefact, copy_of: Callable[[Artefact], Path]):
+def test_a_changed_model_file_is_refused(trained: Artifact, copy_of: Callable[[Artifact], Path]):
     place = copy_of(trained)
     with (place / "model.safetensors").open("r+b") as stream:
         stream.seek(-1, 2)
         stream.write(b"\x55")
-    with pytest.raises(ArtefactError, match="SHA-256 differs"):
+    with pytest.raises(ArtifactError, match="SHA-256 differs"):
         check_files(read_card(place), place)
 
 
-def test_a_missing_model_file_is_named(trained: Artefact, copy_of: Callable[[Artefact], Path]):
+def test_a_missing_model_file_is_named(trained: Artifact, copy_of: Callable[[Artifact], Path]):
     place = copy_of(trained)
     (place / "model.safetensors").unlink()
-    with pytest.raises(ArtefactError, match=r"model\.safetensors is missing"):
+    with pytest.raises(ArtifactError, match=r"model\.safetensors is missing"):
         check_files(read_card(place), place)
 
 
-def test_golden_inputs_hold_every_class_and_the_parents_scores(trained: Artefact):
+def test_golden_inputs_hold_every_class_and_the_parents_scores(trained: Artifact):
     golden = Golden.read(trained.place)
     assert golden.images.shape == (16, 32, 32, 3)
     assert golden.scores.shape == (16, 10)
@@ -105,11 +120,11 @@ def test_golden_inputs_hold_every_class_and_the_parents_scores(trained: Artefact
 
 def test_a_damaged_golden_file_is_an_error(tmp_path: Path):
     (tmp_path / "golden.npz").write_bytes(b"PK\x03\x04 broken")
-    with pytest.raises(ArtefactError, match=r"golden\.npz is missing or damaged"):
+    with pytest.raises(ArtifactError, match=r"golden\.npz is missing or damaged"):
         Golden.read(tmp_path)
 
 
-def test_only_a_trained_run_is_a_parent(trained: Artefact):
+def test_only_a_trained_run_is_a_parent(trained: Artifact):
     assert trained.card.is_parent
     assert not replace(CARD, lineage=Lineage(parent="cd")).is_parent
 
@@ -141,7 +156,7 @@ WRONG: dict[str, list[object]] = {
     "lineage.files": [["model.onnx"], {"../model.onnx": "ab"}, {"/etc/passwd": "ab"}, {"model.onnx": 3}, {"a\x00": ""}],
     "lineage.parent": [3],
     "lineage.recipe": [["x"]],
-    "lineage.ladder": [{"a": 1}, [3]],
+    "lineage.candidates": [{"a": 1}, [3]],
     "quality.images": [-1, 1.5],
     "quality.top1": [1.1, -0.1, "good"],
     "quality.agreement": [2, "all"],
@@ -168,7 +183,7 @@ def edited(path: str, value: object) -> dict:
 )
 def test_a_wrong_value_is_named_with_its_field(tmp_path: Path, path: str, value: object):
     (tmp_path / "card.json").write_text(json.dumps(edited(path, value)))
-    with pytest.raises(ArtefactError) as caught:
+    with pytest.raises(ArtifactError) as caught:
         read_card(tmp_path)
     assert path.rpartition(".")[2] in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -178,20 +193,20 @@ def test_a_wrong_value_is_named_with_its_field(tmp_path: Path, path: str, value:
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999", "1" * 5000], ids=lambda value: value[:9])
 def test_numbers_that_are_none_are_refused(tmp_path: Path, path: str, value: str):
     (tmp_path / "card.json").write_text(json.dumps(edited(path, "HERE")).replace('"HERE"', value))
-    with pytest.raises(ArtefactError, match=r"card\.json"):
+    with pytest.raises(ArtifactError, match=r"card\.json"):
         read_card(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, '{"a":' * 100_000, "\x00", "\ufeff{}", ""], ids=lambda c: c[:6])
 def test_json_that_no_card_is_made_of_is_one_clear_error(tmp_path: Path, content: str):
     (tmp_path / "card.json").write_text(content)
-    with pytest.raises(ArtefactError, match=r"card\.json"):
+    with pytest.raises(ArtifactError, match=r"card\.json"):
         read_card(tmp_path)
 
 
 def test_a_card_that_is_a_pipe_does_not_hang(tmp_path: Path):
     os.mkfifo(tmp_path / "card.json")
-    with pytest.raises(ArtefactError, match=r"card\.json cannot be read"):
+    with pytest.raises(ArtifactError, match=r"card\.json cannot be read"):
         read_card(tmp_path)
 
 
@@ -218,38 +233,38 @@ def test_a_card_from_before_the_kind_of_output_means_logits(tmp_path: Path):
     ids=["nan", "inf", "fewer classes", "fewer images", "float64", "no image", "smaller", "float images", "scalar"],
 )
 def test_golden_inputs_that_do_not_fit_the_card_prove_nothing(
-    trained: Artefact, copy_of: Callable[[Artefact], Path], name: str, change: Callable[[np.ndarray], np.ndarray]
+    trained: Artifact, copy_of: Callable[[Artifact], Path], name: str, change: Callable[[np.ndarray], np.ndarray]
 ):
     place = copy_of(trained)
     golden = Golden.read(place)
     Golden(**{"images": golden.images, "scores": golden.scores, name: change(getattr(golden, name))}).write(place)
-    with pytest.raises(ArtefactError, match=r"golden\.npz"):
+    with pytest.raises(ArtifactError, match=r"golden\.npz"):
         Golden.read(place, trained.card)
 
 
 def test_a_bundle_that_agrees_less_than_its_card_claims_fails_though_its_scores_may_differ(
-    bundle: Callable[[str, str], Artefact], copy_of: Callable[[Artefact], Path]
+    bundle: Callable[[str, str], Artifact], copy_of: Callable[[Artifact], Path]
 ):
-    artefact = bundle("onnx", "fp32")
-    place = copy_of(artefact)
+    artifact = bundle("onnx", "fp32")
+    place = copy_of(artifact)
     golden = Golden.read(place)
     Golden(golden.images, np.roll(golden.scores, 1, axis=1)).write(place)
-    write_card(replace(artefact.card, quality=replace(artefact.card.quality, max_score_difference=1e9)), place)
+    write_card(replace(artifact.card, quality=replace(artifact.card.quality, max_score_difference=1e9)), place)
     with pytest.raises(VerificationError, match="golden answers agree"):
-        replay_golden(Artefact(place, read_card(place)))
-    assert replay_golden(artefact).agreement == 1.0
+        replay_golden(Artifact(place, read_card(place)))
+    assert replay_golden(artifact).agreement == 1.0
 
 
 def test_an_imported_network_from_before_the_kind_of_output_is_to_be_imported_again(tmp_path: Path):
     record = {**CARD.to_json(), "arch": "imported"}
     del record["output"]
     (tmp_path / "card.json").write_text(json.dumps(record))
-    with pytest.raises(ArtefactError, match="import the network again"):
+    with pytest.raises(ArtifactError, match="import the network again"):
         read_card(tmp_path)
 
 
 @pytest.mark.parametrize("value", ["1e999", "[" * 70 + "]" * 70, "NaN"], ids=["infinite", "deep", "nan"])
 def test_what_is_passed_on_as_it_is_can_be_written_again(tmp_path: Path, value: str):
     (tmp_path / "card.json").write_text(json.dumps(edited("lineage.recipe", {"a": "HERE"})).replace('"HERE"', value))
-    with pytest.raises(ArtefactError, match=r"card\.json"):
+    with pytest.raises(ArtifactError, match=r"card\.json"):
         read_card(tmp_path)

@@ -11,9 +11,9 @@ import pytest
 from edgecls import backends
 from edgecls.artifact.golden import Golden
 from edgecls.backends.nvidia import engines
-from edgecls.runtime.layers import look_inside
+from edgecls.runtime.layers import profile_layers
 from edgecls.runtime.pipeline import pipelined
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 
 REASON = backends.find("tensorrt").available()
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(REASON is not None, reason=str(REASON))]
@@ -29,47 +29,47 @@ def free_bytes() -> int:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_the_engine_answers_as_its_graph_does_in_onnx_runtime(bundle: Callable[[str, str], Artefact], precision: str):
-    artefact = bundle("tensorrt", precision)
-    images = np.concatenate([Golden.read(artefact.place).images] * 3)
-    graph = backends.find("onnx").open(artefact.place / artefact.card.model_file, artefact.card)
-    with artefact.open() as session, graph:
+def test_the_engine_answers_as_its_graph_does_in_onnx_runtime(bundle: Callable[[str, str], Artifact], precision: str):
+    artifact = bundle("tensorrt", precision)
+    images = np.concatenate([Golden.read(artifact.place).images] * 3)
+    graph = backends.find("onnx").open(artifact.place / artifact.card.model_file, artifact.card)
+    with artifact.open() as session, graph:
         for count in (1, 8, 9, len(images)):  # the usual batch, the largest, and beyond it
             scores, expected = session.infer(images[:count]), graph.infer(images[:count])
             assert (scores.argmax(1) == expected.argmax(1)).mean() >= 0.95
             np.testing.assert_allclose(scores, expected, atol=0.1 * np.abs(expected).max())
 
 
-def test_what_is_submitted_comes_back_in_order(bundle: Callable[[str, str], Artefact]):
-    artefact = bundle("tensorrt", "int8")
-    images = Golden.read(artefact.place).images
-    with artefact.open() as session:
+def test_what_is_submitted_comes_back_in_order(bundle: Callable[[str, str], Artifact]):
+    artifact = bundle("tensorrt", "int8")
+    images = Golden.read(artifact.place).images
+    with artifact.open() as session:
         expected = [session.infer(image[None]) for image in images]
         collected = list(pipelined(session, images))
     np.testing.assert_allclose(np.concatenate(collected), np.concatenate(expected), atol=1e-4)
 
 
 def test_the_second_opening_builds_nothing(
-    bundle: Callable[[str, str], Artefact], copy_of: Callable[[Artefact], Path], monkeypatch: pytest.MonkeyPatch
+    bundle: Callable[[str, str], Artifact], copy_of: Callable[[Artifact], Path], monkeypatch: pytest.MonkeyPatch
 ):
-    artefact = bundle("tensorrt", "fp16")
-    copy = Artefact(copy_of(artefact), artefact.card)
+    artifact = bundle("tensorrt", "fp16")
+    copy = Artifact(copy_of(artifact), artifact.card)
     copy.open().close()
     monkeypatch.setattr(engines, "build_engine", lambda *_: pytest.fail("built again"))
     copy.open().close()
 
 
-def test_convolutions_of_an_int8_engine_compute_in_int8(bundle: Callable[[str, str], Artefact]):
-    inside = look_inside(bundle("tensorrt", "int8"))
+def test_convolutions_of_an_int8_engine_compute_in_int8(bundle: Callable[[str, str], Artifact]):
+    inside = profile_layers(bundle("tensorrt", "int8"))
     assert inside.total_ms > 0
     assert inside.shares.get("int8", 0.0) > 0
-    assert not [name for name in inside.missed if "conv" in name.lower()]
+    assert not [name for name in inside.unquantized if "conv" in name.lower()]
 
 
-def test_the_gpus_memory_is_given_back(bundle: Callable[[str, str], Artefact]):
-    artefact = bundle("tensorrt", "fp32")
-    artefact.open().close()
+def test_the_gpus_memory_is_given_back(bundle: Callable[[str, str], Artifact]):
+    artifact = bundle("tensorrt", "fp32")
+    artifact.open().close()
     before = free_bytes()
     for _ in range(5):
-        artefact.open().close()
+        artifact.open().close()
     assert free_bytes() >= before - (16 << 20)

@@ -14,8 +14,8 @@ from edgecls.backends.base import Layer
 from edgecls.backends.nvidia.layers import layers_from
 from edgecls.errors import UsageError
 from edgecls.runtime import layers as report
-from edgecls.runtime.layers import look_inside
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.layers import profile_layers
+from edgecls.runtime.store import Artifact
 from tests.conftest import VARIANTS
 
 INSPECTED = {
@@ -43,22 +43,22 @@ INSPECTED = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids="-".join)
-def test_layers_with_weights_compute_in_the_precision_of_the_artefact(
-    bundle: Callable[[str, str], Artefact], variant: tuple[str, str]
+def test_layers_with_weights_compute_in_the_precision_of_the_artifact(
+    bundle: Callable[[str, str], Artifact], variant: tuple[str, str]
 ):
-    artefact = bundle(*variant)
-    inside = look_inside(artefact)
+    artifact = bundle(*variant)
+    inside = profile_layers(artifact)
     weighted = [layer for layer in inside.layers if layer.weighted]
     assert len(weighted) == 5  # four convolutions and the head
     computed = {layer.precision for layer in weighted}
-    wanted = artefact.card.precision
-    if wanted == "fp16" and artefact.backend.available() is None:
+    wanted = artifact.card.precision
+    if wanted == "fp16" and artifact.backend.available() is None:
         assert computed <= {"fp16", "fp32"}  # processors without float16 arithmetic convert
     else:
         assert computed == {wanted}
-    assert inside.missed == []
+    assert inside.unquantized == []
     assert sum(inside.shares.values()) == pytest.approx(1.0)
-    if artefact.backend.available() is None:
+    if artifact.backend.available() is None:
         assert inside.total_ms > 0
         assert all(layer.time_ms is not None for layer in inside.layers)
     else:
@@ -66,26 +66,26 @@ def test_layers_with_weights_compute_in_the_precision_of_the_artefact(
         assert "there is no GPU here to look into an engine" in inside.summary
 
 
-def test_a_run_shows_none(trained: Artefact):
+def test_a_run_shows_none(trained: Artifact):
     with pytest.raises(UsageError, match="torch does not tell its layers; give a bundle"):
-        look_inside(trained)
+        profile_layers(trained)
 
 
 def test_layers_that_should_be_int8_and_are_not_are_named(
-    bundle: Callable[[str, str], Artefact], monkeypatch: pytest.MonkeyPatch
+    bundle: Callable[[str, str], Artifact], monkeypatch: pytest.MonkeyPatch
 ):
-    artefact = bundle("onnx", "int8")
-    recipe = {"rung": "some float", "float_layers": ["/network/second/Conv"]}
-    card = replace(artefact.card, lineage=Lineage(files=artefact.card.lineage.files, recipe=recipe))
+    artifact = bundle("onnx", "int8")
+    recipe = {"candidate": "some float", "float_layers": ["/network/second/Conv"]}
+    card = replace(artifact.card, lineage=Lineage(files=artifact.card.lineage.files, recipe=recipe))
     found = [
         Layer("/network/first/Conv", "Conv", "int8", 1.0, True),
         Layer("/network/second/Conv + Relu", "Conv", "fp32", 2.0, True),
         Layer("/network/third/Conv", "Conv", "fp32", 1.0, True),
         Layer("pooling", "Pool", "fp32", 0.0),
     ]
-    monkeypatch.setattr(type(artefact.backend), "layers", lambda *_: found)
-    inside = report.look_inside(Artefact(artefact.place, card))
-    assert inside.missed == ["/network/third/Conv"]
+    monkeypatch.setattr(type(artifact.backend), "layers", lambda *_: found)
+    inside = report.profile_layers(Artifact(artifact.place, card))
+    assert inside.unquantized == ["/network/third/Conv"]
     assert inside.shares == {"fp32": 0.75, "int8": 0.25}
     assert "1 layers with weights compute in float though the recipe says int8" in inside.warnings[0]
 
@@ -103,10 +103,10 @@ def test_an_engine_built_without_details_gives_names_only():
     assert [(layer.name, layer.precision) for layer in layers] == [("conv", "unknown"), ("pool", "unknown")]
 
 
-def test_times_are_of_the_image_that_is_given(bundle: Callable[[str, str], Artefact]):
-    artefact = bundle("onnx", "fp32")
+def test_times_are_of_the_image_that_is_given(bundle: Callable[[str, str], Artifact]):
+    artifact = bundle("onnx", "fp32")
     one, many = (
-        sum(layer.time_ms for layer in artefact.backend.layers(artefact.place, artefact.card, images))
+        sum(layer.time_ms for layer in artifact.backend.layers(artifact.place, artifact.card, images))
         for images in (np.zeros((1, 32, 32, 3), np.uint8), np.zeros((64, 32, 32, 3), np.uint8))
     )
     assert many > 4 * one

@@ -16,14 +16,14 @@ from edgecls.backends.nvidia import engines
 from edgecls.backends.nvidia.engines import EngineCache, Plan, build_engine
 from edgecls.backends.nvidia.flavours import FLAVOURS, installed_flavours
 from edgecls.errors import BackendError
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 
 RTX = FLAVOURS[1]
 pytestmark = pytest.mark.skipif(RTX not in installed_flavours(), reason="tensorrt_rtx is not installed")
 
 
 @pytest.fixture
-def graph(bundle: Callable[[str, str], Artefact], tmp_path: Path) -> Path:
+def graph(bundle: Callable[[str, str], Artifact], tmp_path: Path) -> Path:
     """A bundle's graph in a folder of its own."""
     (tmp_path / "bundle").mkdir()
     return Path(shutil.copy(bundle("tensorrt", "int8").place / "model.onnx", tmp_path / "bundle" / "model.onnx"))
@@ -82,7 +82,7 @@ def test_another_version_of_the_runtime_means_another_engine(graph: Path, plan: 
 
 
 def test_another_graph_means_another_engine_and_the_old_one_goes(
-    graph: Path, plan: Plan, bundle: Callable[[str, str], Artefact]
+    graph: Path, plan: Plan, bundle: Callable[[str, str], Artifact]
 ):
     EngineCache(graph).obtain(plan)
     shutil.copy(bundle("tensorrt", "fp32").place / "model.onnx", graph)

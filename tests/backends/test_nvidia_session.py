@@ -19,7 +19,7 @@ from edgecls.backends.nvidia import session as module
 from edgecls.backends.nvidia.flavours import FLAVOURS
 from edgecls.backends.nvidia.session import TensorRtSession
 from edgecls.errors import BackendError
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 
 pytest.importorskip("cuda.bindings.runtime")
 FULL, RTX = FLAVOURS
@@ -133,10 +133,10 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> SimulatedCuda:
 
 
 @pytest.fixture
-def open_simulated(cuda: SimulatedCuda, bundle: Callable[[str, str], Artefact]):
+def open_simulated(cuda: SimulatedCuda, bundle: Callable[[str, str], Artifact]):
     """Open a session of a flavour for a range of batches; yields it with the answers that are expected of it."""
-    artefact = bundle("onnx", "fp32")
-    with artefact.open() as reference:
+    artifact = bundle("onnx", "fp32")
+    with artifact.open() as reference:
 
         def open_session(flavour=FULL, batch=(1, 1, 8), capturable: bool = True) -> TensorRtSession:
             def context() -> SimulatedContext:
@@ -148,9 +148,9 @@ def open_simulated(cuda: SimulatedCuda, bundle: Callable[[str, str], Artefact]):
                 flavour=flavour, context=context, keep_runtime_cache=lambda: None,
                 logger=SimpleNamespace(reason=lambda: "no reason given"),
             )  # fmt: skip
-            return TensorRtSession(engine, artefact.card, batch)
+            return TensorRtSession(engine, artifact.card, batch)
 
-        yield open_session, Golden.read(artefact.place).images, reference.infer
+        yield open_session, Golden.read(artifact.place).images, reference.infer
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS, ids=lambda flavour: flavour.title)

@@ -11,14 +11,14 @@ import pytest
 from edgecls import backends
 from edgecls.backends import openvino as backend
 from edgecls.errors import BackendError
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 
 pytest.importorskip("openvino")
 
 
 @pytest.mark.parametrize(("precision", "computes_in"), [("fp32", "f32"), ("int8", "f32"), ("bf16", "bf16")])
 def test_float_layers_are_computed_in_the_named_precision(
-    bundle: Callable[[str, str], Artefact], precision: str, computes_in: str
+    bundle: Callable[[str, str], Artifact], precision: str, computes_in: str
 ):
     with bundle("openvino", precision).open() as session:
         hint = session._single.compiled.get_property("INFERENCE_PRECISION_HINT")
@@ -53,7 +53,7 @@ def test_bfloat16_is_refused_where_the_processor_lacks_it(monkeypatch: pytest.Mo
 
 
 def test_a_signal_after_models_were_closed_in_any_order_ends_the_process_as_it_should(
-    bundle: Callable[[str, str], Artefact],
+    bundle: Callable[[str, str], Artifact],
 ):
     """OpenVINO's cores replace the stack that signals run on; see `backend._core`."""
     places = [str(bundle("openvino", precision).place) for precision in ("fp32", "int8")]

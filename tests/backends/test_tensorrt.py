@@ -19,13 +19,13 @@ from edgecls.backends.base import BuildOptions
 from edgecls.backends.nvidia import cuda
 from edgecls.backends.nvidia.flavours import FLAVOURS, installed_flavours, parse_graph
 from edgecls.backends.onnx_graph import quantizer_faults
-from edgecls.errors import ArtefactError, BackendError, UsageError
+from edgecls.errors import ArtifactError, BackendError, UsageError
 from edgecls.export.graph import float_graph
 from edgecls.imaging.preprocess import Preprocess
 from edgecls.quantization.quantize import Quantizer, prepare
-from edgecls.quantization.recipe import ladder_for
+from edgecls.quantization.recipe import candidates_for
 from edgecls.runtime import store
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 
 CARD = Card("simple_cnn", tuple("abcdefghij"), Preprocess(32, 32), target="tensorrt", precision="int8")
 needs_builder = pytest.mark.skipif(not installed_flavours(), reason="neither tensorrt nor tensorrt_rtx is installed")
@@ -33,7 +33,7 @@ needs_rtx = pytest.mark.skipif(FLAVOURS[1] not in installed_flavours(), reason="
 
 
 @pytest.fixture
-def int8(bundle: Callable[[str, str], Artefact]) -> Artefact:
+def int8(bundle: Callable[[str, str], Artifact]) -> Artifact:
     return bundle("tensorrt", "int8")
 
 
@@ -50,24 +50,24 @@ def with_zero_points(graph: Path, out: Path, values: np.ndarray) -> Path:
 
 @needs_builder
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_the_graph_parses_in_the_real_parser(bundle: Callable[[str, str], Artefact], precision: str):
-    artefact = bundle("tensorrt", precision)
-    _builder, network, _logger, _parser = parse_graph(installed_flavours()[0], artefact.place / "model.onnx")
+def test_the_graph_parses_in_the_real_parser(bundle: Callable[[str, str], Artifact], precision: str):
+    artifact = bundle("tensorrt", precision)
+    _builder, network, _logger, _parser = parse_graph(installed_flavours()[0], artifact.place / "model.onnx")
     assert network.num_inputs == network.num_outputs == 1
     assert tuple(network.get_input(0).shape) == (-1, 32, 32, 3)
 
 
 @needs_rtx
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_an_engine_is_built_without_a_gpu(bundle: Callable[[str, str], Artefact], precision: str):
-    artefact = bundle("tensorrt", precision)
-    engines = list((artefact.place / "engines").glob("*.engine"))
+def test_an_engine_is_built_without_a_gpu(bundle: Callable[[str, str], Artifact], precision: str):
+    artifact = bundle("tensorrt", precision)
+    engines = list((artifact.place / "engines").glob("*.engine"))
     assert len(engines) == 1
     assert engines[0].stat().st_size > 100_000
     assert "sm8.6+8.9+12.0" in engines[0].name
 
 
-def test_no_quantizer_is_unsigned_or_asymmetric(int8: Artefact):
+def test_no_quantizer_is_unsigned_or_asymmetric(int8: Artifact):
     assert quantizer_faults(int8.place / "model.onnx") == []
     model = onnx.load(int8.place / "model.onnx")
     quantizers = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
@@ -79,7 +79,7 @@ def test_no_quantizer_is_unsigned_or_asymmetric(int8: Artefact):
         assert not numpy_helper.to_array(tensor).any()
 
 
-def test_the_convolutions_are_quantized_on_both_inputs(int8: Artefact):
+def test_the_convolutions_are_quantized_on_both_inputs(int8: Artifact):
     model = onnx.load(int8.place / "model.onnx")
     made_by = {name: node.op_type for node in model.graph.node for name in node.output}
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
@@ -88,7 +88,7 @@ def test_the_convolutions_are_quantized_on_both_inputs(int8: Artefact):
         assert [made_by[name] for name in node.input[:2]] == ["DequantizeLinear"] * 2
 
 
-def test_no_quantizer_stands_between_a_convolution_and_its_activation(int8: Artefact):
+def test_no_quantizer_stands_between_a_convolution_and_its_activation(int8: Artifact):
     """There it would keep TensorRT from fusing the two, and spend its 256 steps on what the activation cuts off."""
     model = onnx.load(int8.place / "model.onnx")
     made_by = {name: node.op_type for node in model.graph.node for name in node.output}
@@ -104,7 +104,7 @@ def test_of_a_residual_addition_the_shortcut_alone_is_quantized(tmp_path: Path):
     float_graph(tmp_path / "weights.safetensors", card, tmp_path / "float.onnx")
     prepare(tmp_path / "float.onnx", tmp_path / "ready.onnx")
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
-    recipe = replace(ladder_for("tensorrt")[0].recipe, samples=4)
+    recipe = replace(candidates_for("tensorrt")[0].recipe, samples=4)
     Quantizer(tmp_path / "ready.onnx", lambda count: images[:count]).quantize(recipe, tmp_path / "int8.onnx")
     model = onnx.load(tmp_path / "int8.onnx")
     made_by = {name: node.op_type for node in model.graph.node for name in node.output}
@@ -114,7 +114,7 @@ def test_of_a_residual_addition_the_shortcut_alone_is_quantized(tmp_path: Path):
         assert sorted(made_by[name] for name in node.input) == ["Conv", "DequantizeLinear"]
 
 
-def test_a_uint8_quantizer_with_zero_point_0_is_refused(int8: Artefact, tmp_path: Path):
+def test_a_uint8_quantizer_with_zero_point_0_is_refused(int8: Artifact, tmp_path: Path):
     """TensorRT would read it as int8 with a mere warning, and everything above half of the range would saturate."""
     planted = with_zero_points(int8.place / "model.onnx", tmp_path / "graph.onnx", np.array(0, np.uint8))
     assert "uint8, not int8" in quantizer_faults(planted)[0]
@@ -122,14 +122,14 @@ def test_a_uint8_quantizer_with_zero_point_0_is_refused(int8: Artefact, tmp_path
         backends.find("tensorrt").build(planted, CARD, tmp_path)
 
 
-def test_an_asymmetric_quantizer_is_refused(int8: Artefact, tmp_path: Path):
+def test_an_asymmetric_quantizer_is_refused(int8: Artifact, tmp_path: Path):
     planted = with_zero_points(int8.place / "model.onnx", tmp_path / "graph.onnx", np.array(3, np.int8))
     assert "asymmetric (zero point 3)" in quantizer_faults(planted)[0]
     with pytest.raises(BackendError, match="signed, symmetric"):
         backends.find("tensorrt").build(planted, CARD, tmp_path)
 
 
-def test_the_graph_for_onnx_runtime_would_be_refused(bundle: Callable[[str, str], Artefact]):
+def test_the_graph_for_onnx_runtime_would_be_refused(bundle: Callable[[str, str], Artifact]):
     assert quantizer_faults(bundle("onnx", "int8").place / "model.onnx")
 
 
@@ -161,17 +161,17 @@ def test_a_malformed_compute_capability_is_refused(device: str):
 
 
 @needs_rtx
-def test_an_unknown_compute_capability_is_answered_with_the_known_ones(int8: Artefact, tmp_path: Path):
+def test_an_unknown_compute_capability_is_answered_with_the_known_ones(int8: Artifact, tmp_path: Path):
     with pytest.raises(BackendError, match=r"nothing for compute capability 3\.5; it knows .*8\.6"):
         backends.find("tensorrt").build(int8.place / "model.onnx", CARD, tmp_path, BuildOptions("3.5"))
 
 
 @needs_rtx
-def test_an_engine_leads_to_its_bundle(int8: Artefact, tmp_path: Path):
+def test_an_engine_leads_to_its_bundle(int8: Artifact, tmp_path: Path):
     [engine] = (int8.place / "engines").glob("*.engine")
     assert store.find(engine).place == int8.place
     (tmp_path / "stray.engine").write_bytes(b"")
-    with pytest.raises(ArtefactError, match=r"card\.json"):
+    with pytest.raises(ArtifactError, match=r"card\.json"):
         store.find(tmp_path / "stray.engine")
 
 
@@ -191,7 +191,7 @@ class TestOptions:
                 backends.find("onnx").check_request("int8", options)
 
     @needs_rtx
-    def test_they_travel_in_the_card_and_shape_the_engine(self, int8: Artefact, tmp_path: Path):
+    def test_they_travel_in_the_card_and_shape_the_engine(self, int8: Artifact, tmp_path: Path):
         options = BuildOptions("8.9", (1, 2, 4), 256)
         card = backends.find("tensorrt").build(int8.place / "model.onnx", CARD, tmp_path, options)
         write_card(card, tmp_path)
@@ -213,9 +213,9 @@ def test_a_driver_that_is_too_old_is_told_from_none(monkeypatch: pytest.MonkeyPa
     ):
         monkeypatch.setattr(runtime, "cudaDriverGetVersion", lambda value=supported: (0, value))
         monkeypatch.setattr(runtime, "cudaGetDeviceCount", lambda value=status: (value, None))
-        cuda.obstacle.cache_clear()
-        assert re.search(words, cuda.obstacle())
-    cuda.obstacle.cache_clear()
+        cuda.unavailable_reason.cache_clear()
+        assert re.search(words, cuda.unavailable_reason())
+    cuda.unavailable_reason.cache_clear()
 
 
 def test_a_full_gpu_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch):

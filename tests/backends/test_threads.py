@@ -15,7 +15,7 @@ import pytest
 from edgecls import Classifier, load
 from edgecls.backends import LOW_LATENCY, THROUGHPUT, Parallelism
 from edgecls.errors import BackendError, UsageError
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 from tests.conftest import VARIANTS
 
 THREADS = 8
@@ -23,7 +23,7 @@ CASES = [("torch", "fp32"), *VARIANTS]
 
 
 @pytest.fixture(params=CASES, ids=lambda case: "-".join(case))
-def artefact(request: pytest.FixtureRequest, trained: Artefact, bundle: Callable[[str, str], Artefact]) -> Artefact:
+def artifact(request: pytest.FixtureRequest, trained: Artifact, bundle: Callable[[str, str], Artifact]) -> Artifact:
     target, precision = request.param
     found = trained if target == "torch" else bundle(target, precision)
     if reason := found.backend.available():
@@ -32,9 +32,9 @@ def artefact(request: pytest.FixtureRequest, trained: Artefact, bundle: Callable
 
 
 @pytest.fixture(params=[LOW_LATENCY, THROUGHPUT], ids=["latency", "throughput"])
-def model(request: pytest.FixtureRequest, artefact: Artefact):
+def model(request: pytest.FixtureRequest, artifact: Artifact):
     parallelism: Parallelism = request.param
-    with Classifier(artefact.card, artefact.open(parallelism), artefact.place) as model:
+    with Classifier(artifact.card, artifact.open(parallelism), artifact.place) as model:
         yield model
 
 
@@ -147,12 +147,12 @@ assert model.predict(images[0]).label
 
 
 @pytest.mark.parametrize("mode", ["inherited", "loaded again"])
-def test_a_forked_process_answers_or_says_at_once_why_not(artefact: Artefact, mode: str, tmp_path):
-    place = artefact.place
-    if artefact.is_run:  # without the bundles that would be preferred to it
+def test_a_forked_process_answers_or_says_at_once_why_not(artifact: Artifact, mode: str, tmp_path):
+    place = artifact.place
+    if artifact.is_run:  # without the bundles that would be preferred to it
         place = tmp_path / "run"
         place.mkdir()
-        for file in artefact.place.iterdir():
+        for file in artifact.place.iterdir():
             if file.is_file():
                 (place / file.name).write_bytes(file.read_bytes())
     command = [sys.executable, "-c", FORKED, str(place), mode]

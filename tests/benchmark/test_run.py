@@ -13,17 +13,17 @@ from edgecls.benchmark import conditions, suite
 from edgecls.benchmark.run import BenchmarkConfig, benchmark, gain_over, remember
 from edgecls.errors import UsageError
 from edgecls.runtime import machine, store
-from edgecls.runtime.store import Artefact, best_here
+from edgecls.runtime.store import Artifact, best_here
 
 QUICK = BenchmarkConfig(rounds=2, seconds=0.05)
 
 
 @pytest.fixture
-def candidates(trained: Artefact, bundle: Callable[[str, str], Artefact]) -> list[Artefact]:
+def candidates(trained: Artifact, bundle: Callable[[str, str], Artifact]) -> list[Artifact]:
     return [trained, bundle("onnx", "fp32"), bundle("onnx", "int8"), bundle("tensorrt", "int8")]
 
 
-def test_each_candidate_is_timed_or_says_why_not(candidates: list[Artefact]):
+def test_each_candidate_is_timed_or_says_why_not(candidates: list[Artifact]):
     rows = benchmark(candidates, QUICK)
     assert [row.name for row in rows] == ["torch-fp32", "onnx-fp32", "onnx-int8", "tensorrt-int8"]
     for row in rows:
@@ -34,7 +34,7 @@ def test_each_candidate_is_timed_or_says_why_not(candidates: list[Artefact]):
             assert len(row.round_p50_ms) == 2
 
 
-def test_the_result_names_the_machine_and_is_json(candidates: list[Artefact], tmp_path: Path):
+def test_the_result_names_the_machine_and_is_json(candidates: list[Artifact], tmp_path: Path):
     config = suite.SuiteConfig(rounds=2, seconds=0.05)
     results = suite.run(suite.candidates(candidates[:2], config), config)
     values = suite.record(results, config, conditions.now())
@@ -47,16 +47,16 @@ def test_the_result_names_the_machine_and_is_json(candidates: list[Artefact], tm
 
 
 def test_the_fastest_verified_bundle_on_this_machine_is_the_default(
-    candidates: list[Artefact], trained: Artefact, monkeypatch: pytest.MonkeyPatch
+    candidates: list[Artifact], trained: Artifact, monkeypatch: pytest.MonkeyPatch
 ):
     rows = benchmark(candidates, QUICK)
     remember(rows)
     here = machine.this_machine().name
-    timed = [row for row in rows if row.latency and not row.artefact.is_run]
+    timed = [row for row in rows if row.latency and not row.artifact.is_run]
     fastest = min(timed, key=lambda row: row.latency.p50_ms)
     others = {bundle.place: bundle.card for bundle in store.bundles_of(trained.place)}
     chosen = best_here(store.find(trained.place), here)
-    assert read_card(fastest.artefact.place).quality.latency_ms == fastest.latency.p50_ms
+    assert read_card(fastest.artifact.place).quality.latency_ms == fastest.latency.p50_ms
     assert chosen.card.quality.latency_ms == min(
         card.quality.latency_ms
         for place, card in others.items()
@@ -65,7 +65,7 @@ def test_the_fastest_verified_bundle_on_this_machine_is_the_default(
     assert store.resolve(None, here).place == chosen.place
 
 
-def test_a_benchmark_beside_float32_renews_the_verdict(bundle: Callable[[str, str], Artefact], tmp_path: Path):
+def test_a_benchmark_beside_float32_renews_the_verdict(bundle: Callable[[str, str], Artifact], tmp_path: Path):
     """Another machine may judge otherwise than the one that built the bundle."""
     places = []
     for precision in ("int8", "fp32"):

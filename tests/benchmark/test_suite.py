@@ -12,37 +12,37 @@ import pytest
 from typer.testing import Result
 
 from edgecls.benchmark import answers, regression, suite
-from edgecls.benchmark.measure import Task, Visit, measure
+from edgecls.benchmark.measure import Repetition, Task, measure
 from edgecls.benchmark.regression import allowed, compare
-from edgecls.benchmark.statistics import again, slowdown
-from edgecls.benchmark.suite import Candidate, Measured, SuiteConfig
-from edgecls.errors import ArtefactError, UsageError
-from edgecls.runtime.store import Artefact
+from edgecls.benchmark.statistics import prediction_interval, slowdown
+from edgecls.benchmark.suite import BenchmarkResult, Candidate, SuiteConfig
+from edgecls.errors import ArtifactError, UsageError
+from edgecls.runtime.store import Artifact
 
 QUICK = SuiteConfig(rounds=2, seconds=0.05)
 
 
-def visit(p50_ms: float, anchor_ms: float = 1.0, noise: float = 0.02, seed: int = 0) -> Visit:
+def visit(p50_ms: float, anchor_ms: float = 1.0, noise: float = 0.02, seed: int = 0) -> Repetition:
     samples = np.random.default_rng(seed).lognormal(np.log(p50_ms), noise, 50).tolist()
-    return Visit(samples, 1000 / p50_ms, 1.0, None, None, 10.0, 5.0, 0.0, 100.0, anchor_ms, 0.0, False)
+    return Repetition(samples, 1000 / p50_ms, 1.0, None, None, 10.0, 5.0, 0.0, 100.0, anchor_ms, 0.0, False)
 
 
 def measured(
-    artefact: Artefact, p50_ms: float, name: str = "onnx-fp32", rounds: int = 8, seed: int = 0, **more
-) -> Measured:
+    artifact: Artifact, p50_ms: float, name: str = "onnx-fp32", rounds: int = 8, seed: int = 0, **more
+) -> BenchmarkResult:
     """A candidate as if it had been measured; the whole machine is up to 30 % slower in some rounds."""
     generator = np.random.default_rng(seed)
     visits = []
     for number in range(rounds):
         pace = generator.uniform(1.0, 1.3)
         visits.append(visit(p50_ms * pace, anchor_ms=pace, seed=100 * seed + number))
-    return Measured(Candidate(artefact, name, None, 1, 1), 1_000_000, tuple(visits), 300.0, **more)
+    return BenchmarkResult(Candidate(artifact, name, None, 1, 1), 1_000_000, tuple(visits), 300.0, **more)
 
 
 class TestMeasuring:
-    def test_each_candidate_is_visited_in_a_fresh_process(self, trained: Artefact, bundle: Callable[..., Artefact]):
-        artefacts = [trained, bundle("onnx", "fp32"), bundle("tensorrt", "int8")]
-        torch, onnx, tensorrt = suite.run(suite.candidates(artefacts, QUICK), QUICK)
+    def test_each_candidate_is_visited_in_a_fresh_process(self, trained: Artifact, bundle: Callable[..., Artifact]):
+        artifacts = [trained, bundle("onnx", "fp32"), bundle("tensorrt", "int8")]
+        torch, onnx, tensorrt = suite.run(suite.candidates(artifacts, QUICK), QUICK)
         assert tensorrt.reason is not None or len(tensorrt.visits) == 2
         for result in (torch, onnx):
             assert len(result.visits) == 2
@@ -51,7 +51,7 @@ class TestMeasuring:
         # What one process holds says nothing about another: a runtime without torch is small.
         assert torch.visits[0].peak_memory_mb > 2 * onnx.visits[0].peak_memory_mb
 
-    def test_settings_multiply(self, bundle: Callable[..., Artefact]):
+    def test_settings_multiply(self, bundle: Callable[..., Artifact]):
         config = SuiteConfig(threads=(None, 1), batches=(1, 4), streams=(1, None))
         found = suite.candidates([bundle("onnx", "fp32")], config)
         assert len(found) == 8
@@ -60,15 +60,15 @@ class TestMeasuring:
         assert [each.is_plain for each in found].count(True) == 1
 
     @pytest.mark.parametrize(("streams", "batch"), [(1, 1), (2, 1), (None, 4)])
-    def test_a_visit_counts_images_not_calls(self, bundle: Callable[..., Artefact], streams: int | None, batch: int):
+    def test_a_visit_counts_images_not_calls(self, bundle: Callable[..., Artifact], streams: int | None, batch: int):
         found = measure(Task(str(bundle("onnx", "int8").place), None, streams, batch, 0.1))
         assert found.images_per_s * 0.1 == pytest.approx(batch * len(found.samples_ms), rel=0.5)
         assert found.cpu_ms > 0
 
-    def test_a_process_that_dies_is_told(self, bundle: Callable[..., Artefact], monkeypatch: pytest.MonkeyPatch):
+    def test_a_process_that_dies_is_told(self, bundle: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(suite.sys, "executable", "/bin/false")
         chosen = suite.candidates([bundle("onnx", "fp32")], QUICK)
-        with pytest.raises(ArtefactError, match="its process ended with 1"):
+        with pytest.raises(ArtifactError, match="its process ended with 1"):
             suite.run(chosen, QUICK)
 
     @pytest.mark.parametrize("values", [{"rounds": 1}, {"seconds": 0}, {"batches": (0,)}, {"streams": (-1,)}])
@@ -83,15 +83,15 @@ class TestIntervals:
         inside = 0
         for _ in range(2000):
             first, second = generator.lognormal(0, 0.1, (2, 5))
-            inside += again(first).holds(float(np.exp(np.log(second).mean())))
+            inside += prediction_interval(first).contains(float(np.exp(np.log(second).mean())))
         assert inside / 2000 == pytest.approx(0.96, abs=0.02)
 
     def test_rounds_that_are_all_alike_leave_room_for_drift(self):
-        assert again([1.0, 1.0, 1.0]).low == pytest.approx(0.97, abs=0.001)
+        assert prediction_interval([1.0, 1.0, 1.0]).low == pytest.approx(0.97, abs=0.001)
 
     def test_steady_rounds_give_a_narrow_interval(self):
-        assert again([1.0, 1.01, 0.99, 1.0]).width < 0.1
-        assert again([1.0, 2.0, 0.5, 1.0]).width > 1
+        assert prediction_interval([1.0, 1.01, 0.99, 1.0]).width < 0.1
+        assert prediction_interval([1.0, 2.0, 0.5, 1.0]).width > 1
 
     def test_a_slowdown_is_told_from_noise(self):
         generator = np.random.default_rng(0)
@@ -101,30 +101,30 @@ class TestIntervals:
 
 
 class TestBaseline:
-    def compared(self, artefact: Artefact, before: Measured, now: Measured) -> regression.Change:
+    def compared(self, artifact: Artifact, before: Result, now: Result) -> regression.Change:
         record = {"rows": [before.to_json()]}
         (change,) = compare(json.loads(json.dumps(record)), [now], 0.10, 0.01)
         return change
 
     def test_a_planted_slowdown_is_flagged_and_an_unchanged_run_is_not(
-        self, bundle: Callable[..., Artefact], monkeypatch: pytest.MonkeyPatch
+        self, bundle: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch
     ):
         """Ten times each, on a machine whose pace varies by 30 % from round to round."""
-        artefact = bundle("onnx", "fp32")
+        artifact = bundle("onnx", "fp32")
         for seed in range(10):
             monkeypatch.setattr(regression, "visited", self.one_more(seed))
-            before = measured(artefact, 1.0, seed=seed)
-            assert self.compared(artefact, before, measured(artefact, 1.15, seed=50 + seed)).slower
-            assert not self.compared(artefact, before, measured(artefact, 1.0, seed=80 + seed)).slower
+            before = measured(artifact, 1.0, seed=seed)
+            assert self.compared(artifact, before, measured(artifact, 1.15, seed=50 + seed)).slower
+            assert not self.compared(artifact, before, measured(artifact, 1.0, seed=80 + seed)).slower
 
-    def one_more(self, seed: int) -> Callable[..., Measured]:
-        def visited(result: Measured, _seconds: float) -> Measured:
+    def one_more(self, seed: int) -> Callable[..., Result]:
+        def visited(result: Result, _seconds: float) -> BenchmarkResult:
             level = float(np.median([np.median(v.samples_ms) / v.anchor_ms for v in result.visits]))
             return replace(result, visits=(*result.visits, visit(level, seed=1000 * seed + len(result.visits))))
 
         return visited
 
-    def test_nothing_in_common_is_an_error(self, bundle: Callable[..., Artefact]):
+    def test_nothing_in_common_is_an_error(self, bundle: Callable[..., Artifact]):
         now = measured(bundle("onnx", "fp32"), 1.0, name="other")
         with pytest.raises(UsageError, match="has none of these candidates; it has onnx-fp32"):
             self.compared(bundle("onnx", "fp32"), measured(bundle("onnx", "fp32"), 1.0), now)
@@ -141,22 +141,22 @@ class TestBaseline:
     @pytest.mark.parametrize("text", ["", "[]", '{"rows": []}', "{"])
     def test_what_is_no_measurement_is_refused(self, tmp_path: Path, text: str):
         (tmp_path / "b.json").write_text(text)
-        with pytest.raises(ArtefactError):
+        with pytest.raises(ArtifactError):
             regression.read_baseline(tmp_path / "b.json")
 
 
 class TestAnswers:
     @pytest.fixture
-    def results(self, bundle: Callable[..., Artefact]) -> list[Measured]:
-        artefact = bundle("onnx", "fp32")
+    def results(self, bundle: Callable[..., Artifact]) -> list[BenchmarkResult]:
+        artifact = bundle("onnx", "fp32")
         return [
-            measured(artefact, 5.0, "exact", top1=0.95),
-            measured(artefact, 2.0, "quick", top1=0.93),
-            measured(artefact, 3.0, "beaten", top1=0.92),
-            replace(measured(artefact, 1.0, "small", top1=0.80), size_bytes=100_000),
+            measured(artifact, 5.0, "exact", top1=0.95),
+            measured(artifact, 2.0, "quick", top1=0.93),
+            measured(artifact, 3.0, "beaten", top1=0.92),
+            replace(measured(artifact, 1.0, "small", top1=0.80), size_bytes=100_000),
         ]
 
-    def test_the_front_holds_what_nothing_beats_in_both(self, results: list[Measured]):
+    def test_the_front_holds_what_nothing_beats_in_both(self, results: list[BenchmarkResult]):
         assert [each.candidate.name for each in answers.pareto(results)] == ["small", "quick", "exact"]
 
     @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ class TestAnswers:
 
 class TestCommand:
     def test_it_measures_recommends_and_writes(
-        self, cli: Callable[..., Result], bundle: Callable[..., Artefact], digit_images: Path, tmp_path: Path
+        self, cli: Callable[..., Result], bundle: Callable[..., Artifact], digit_images: Path, tmp_path: Path
     ):
         places = [bundle("onnx", "fp32").place, bundle("onnx", "int8").place]
         quick = ("--rounds", 2, "--seconds", 0.05, "--out", tmp_path)
@@ -222,7 +222,7 @@ class TestCommand:
         ],
     )  # fmt: skip
     def test_mistakes_are_one_line_before_any_work(
-        self, cli: Callable[..., Result], bundle: Callable[..., Artefact], options: tuple, code: int, words: str
+        self, cli: Callable[..., Result], bundle: Callable[..., Artifact], options: tuple, code: int, words: str
     ):
         result = cli("benchmark", bundle("onnx", "fp32").place, *options)
         assert result.exit_code == code
@@ -230,7 +230,7 @@ class TestCommand:
         assert len(result.stderr.strip().splitlines()) == 1
 
     def test_limits_that_nothing_keeps_to_end_with_6(
-        self, cli: Callable[..., Result], bundle: Callable[..., Artefact], tmp_path: Path
+        self, cli: Callable[..., Result], bundle: Callable[..., Artifact], tmp_path: Path
     ):
         result = cli("benchmark", bundle("onnx", "fp32").place, "--rounds", 2, "--seconds", 0.05, "--out", tmp_path,
                      "--max-size-mb", 0.001)  # fmt: skip

@@ -11,15 +11,15 @@ from typer.testing import Result
 
 from edgecls import backends
 from edgecls.backends.nvidia.flavours import FLAVOURS, installed_flavours
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 
 Cli = Callable[..., Result]
-Bundle = Callable[[str, str], Artefact]
+Bundle = Callable[[str, str], Artifact]
 needs_rtx = pytest.mark.skipif(FLAVOURS[1] not in installed_flavours(), reason="tensorrt_rtx is not installed")
 
 
 @needs_rtx
-def test_an_engine_for_other_gpus_is_built_ahead_of_time(cli: Cli, bundle: Bundle, copy_of: Callable[[Artefact], Path]):
+def test_an_engine_for_other_gpus_is_built_ahead_of_time(cli: Cli, bundle: Bundle, copy_of: Callable[[Artifact], Path]):
     place = copy_of(bundle("tensorrt", "int8"))
     result = cli("build", place, "--compute-capability", "8.0,12.1")
     assert result.exit_code == 0, result.output
@@ -40,7 +40,7 @@ def test_what_needs_no_building_is_said(cli: Cli, bundle: Bundle):
     assert "nothing to build" in cli("build", bundle("onnx", "fp32").place).output
 
 
-def test_a_changed_bundle_is_refused(cli: Cli, bundle: Bundle, copy_of: Callable[[Artefact], Path]):
+def test_a_changed_bundle_is_refused(cli: Cli, bundle: Bundle, copy_of: Callable[[Artifact], Path]):
     place = copy_of(bundle("tensorrt", "fp32"))
     (place / "model.onnx").write_bytes(b"changed")
     assert cli("build", place, "--compute-capability", "8.9").exit_code == 4
@@ -55,7 +55,7 @@ def test_layers_are_printed_with_their_shares(cli: Cli, bundle: Bundle):
     assert record["shares"]["int8"] > 0.1
 
 
-def test_a_run_has_no_layers_to_show(cli: Cli, trained: Artefact):
+def test_a_run_has_no_layers_to_show(cli: Cli, trained: Artifact):
     result = cli("info", trained.place, "--layers")
     assert result.exit_code == 2
     assert "give a bundle" in result.stderr

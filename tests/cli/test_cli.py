@@ -17,7 +17,7 @@ from typer.testing import Result
 from edgecls.artifact.golden import Golden
 from edgecls.imaging.opencv import cv2
 from edgecls.runtime import store
-from edgecls.runtime.store import RUNS_VARIABLE, Artefact
+from edgecls.runtime.store import RUNS_VARIABLE, Artifact
 
 Cli = Callable[..., Result]
 
@@ -30,7 +30,7 @@ def assert_one_line(result: Result, code: int, message: str) -> None:
 
 
 @pytest.fixture
-def three(trained: Artefact, tmp_path: Path) -> Path:
+def three(trained: Artifact, tmp_path: Path) -> Path:
     path = tmp_path / "three.png"
     cv2.imwrite(str(path), cv2.cvtColor(Golden.read(trained.place).images[3], cv2.COLOR_RGB2BGR))
     return path
@@ -101,7 +101,7 @@ class TestPredictTables:
         assert_one_line(cli("predict", three, "--list", tmp_path / "l.txt"), 2, "give images or folders, or --list")
 
 
-def test_predict_with_a_run_uses_its_best_bundle(cli: Cli, bundle, trained: Artefact, three: Path):
+def test_predict_with_a_run_uses_its_best_bundle(cli: Cli, bundle, trained: Artifact, three: Path):
     bundle("onnx", "fp32")
     result = cli("predict", three, "--model", trained.place)
     assert "/bundles/" in result.stderr
@@ -121,7 +121,7 @@ def test_verify_says_pass(cli: Cli, bundle):
     assert result.stdout.startswith("pass: ")
 
 
-def test_verify_says_when_it_fails(cli: Cli, bundle, copy_of: Callable[[Artefact], Path]):
+def test_verify_says_when_it_fails(cli: Cli, bundle, copy_of: Callable[[Artifact], Path]):
     place = copy_of(bundle("onnx", "fp32"))
     golden = Golden.read(place)
     Golden(255 - golden.images, golden.scores).write(place)
@@ -175,7 +175,7 @@ def test_version(cli: Cli):
 
 
 def test_import_prints_what_it_assumed_and_where_the_run_is(
-    cli: Cli, trained: Artefact, digit_images: Path, tmp_path: Path
+    cli: Cli, trained: Artifact, digit_images: Path, tmp_path: Path
 ):
     (tmp_path / "classes.txt").write_text("\n".join(trained.card.classes))
     done = cli(
@@ -194,7 +194,7 @@ def test_import_prints_what_it_assumed_and_where_the_run_is(
     assert "--size takes 224 or 320x240" in again.output
 
 
-def test_calibrate_makes_a_manifest_and_checks_it(cli: Cli, trained: Artefact, tmp_path: Path):
+def test_calibrate_makes_a_manifest_and_checks_it(cli: Cli, trained: Artifact, tmp_path: Path):
     manifest = tmp_path / "calibration.json"
     done = cli("calibrate", "make", trained.place, "--samples", 40, "--out", manifest)
     assert done.exit_code == 0, done.output
@@ -208,7 +208,7 @@ def test_calibrate_makes_a_manifest_and_checks_it(cli: Cli, trained: Artefact, t
     assert "--samples must be at least 16" in few.output
 
 
-def test_compare_writes_a_page_and_fails_where_asked_to(cli: Cli, bundle, trained: Artefact, tmp_path: Path):
+def test_compare_writes_a_page_and_fails_where_asked_to(cli: Cli, bundle, trained: Artifact, tmp_path: Path):
     places = (trained.place, bundle("onnx", "int8").place)
     done = cli("compare", *places, "--html", tmp_path / "page.html", "--json", tmp_path / "figures.json")
     assert done.exit_code == 0, done.output
@@ -220,7 +220,7 @@ def test_compare_writes_a_page_and_fails_where_asked_to(cli: Cli, bundle, traine
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
 
 
-def test_an_int8_export_prints_the_rungs_that_it_tried(cli: Cli, trained: Artefact, tmp_path: Path):
+def test_an_int8_export_prints_the_rungs_that_it_tried(cli: Cli, trained: Artifact, tmp_path: Path):
     done = cli("export", trained.place, "--int8", "--max-drop", 5, "--out", tmp_path / "bundle")
     assert done.exit_code == 0, done.output
     assert "int8 recipe tried" in done.output
@@ -258,13 +258,13 @@ class TestMistakes:
         result = cli("train", photos, "--arch", "simple_cnn", "--out", tmp_path / "file" / "run", "--weights", "none")
         assert_one_line(result, 8, "cannot write")
 
-    def test_export_both_precisions(self, cli: Cli, trained: Artefact):
+    def test_export_both_precisions(self, cli: Cli, trained: Artifact):
         assert_one_line(cli("export", trained.place, "--int8", "--fp16"), 2, "exclude each other")
 
-    def test_export_a_precision_that_the_target_lacks(self, cli: Cli, trained: Artefact):
+    def test_export_a_precision_that_the_target_lacks(self, cli: Cli, trained: Artifact):
         assert_one_line(cli("export", trained.place, "--bf16"), 2, "target onnx has no precision bf16")
 
-    def test_export_an_unknown_target(self, cli: Cli, trained: Artefact):
+    def test_export_an_unknown_target(self, cli: Cli, trained: Artifact):
         assert_one_line(cli("export", trained.place, "--target", "coreml"), 2, "choose one of onnx, openvino, tensorrt")
 
     def test_a_model_that_is_not_there(self, cli: Cli, three: Path):
@@ -273,7 +273,7 @@ class TestMistakes:
     def test_a_model_file_of_another_kind(self, cli: Cli, three: Path):
         assert_one_line(cli("predict", three, "--model", three), 4, "is not a model file")
 
-    def test_a_model_whose_hash_does_not_fit(self, cli: Cli, bundle, copy_of: Callable[[Artefact], Path], three: Path):
+    def test_a_model_whose_hash_does_not_fit(self, cli: Cli, bundle, copy_of: Callable[[Artifact], Path], three: Path):
         place = copy_of(bundle("onnx", "fp32"))
         with (place / "model.onnx").open("ab") as stream:
             stream.write(b"\0")
@@ -342,7 +342,7 @@ def test_debug_shows_the_traceback_wherever_it_stands(tmp_path: Path):
     assert "Traceback" in debug.stderr
 
 
-def test_a_reader_that_goes_away_is_no_error(trained: Artefact):
+def test_a_reader_that_goes_away_is_no_error(trained: Artifact):
     process = subprocess.run(
         f"{sys.executable} -m edgecls info {trained.place} --json | head -1; exit ${{PIPESTATUS[0]}}",
         shell=True, executable="/bin/bash", capture_output=True, text=True, timeout=60,
@@ -351,7 +351,7 @@ def test_a_reader_that_goes_away_is_no_error(trained: Artefact):
     assert process.stderr == ""
 
 
-def test_file_names_that_are_no_utf8_stop_nothing(bundle, digit_images: Path, trained: Artefact, tmp_path: Path):
+def test_file_names_that_are_no_utf8_stop_nothing(bundle, digit_images: Path, trained: Artifact, tmp_path: Path):
     odd = digit_images / "zero" / os.fsdecode(b"\xff.png")
     odd.write_bytes(next(digit_images.glob("zero/*.png")).read_bytes())
     for arguments in (

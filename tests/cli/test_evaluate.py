@@ -10,10 +10,10 @@ import pytest
 from typer.testing import Result
 
 from edgecls import backends
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 
 Cli = Callable[..., Result]
-Bundle = Callable[[str, str], Artefact]
+Bundle = Callable[[str, str], Artifact]
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_a_run_is_measured_on_its_test_split(cli: Cli, trained: Artefact, tmp_path: Path):
+def test_a_run_is_measured_on_its_test_split(cli: Cli, trained: Artifact, tmp_path: Path):
     result = cli("evaluate", trained.place, "--json", "all.json")
     assert result.exit_code == 0, result.output
     assert "torch-fp32 on 269 images: top-1 " in result.output
@@ -45,13 +45,13 @@ def test_a_bundle_is_measured_in_its_own_runtime_on_a_folder(cli: Cli, bundle: B
     assert Path("page.html").read_text().startswith("<!doctype html>")
 
 
-def test_too_low_an_accuracy_can_fail_a_ci(cli: Cli, trained: Artefact):
+def test_too_low_an_accuracy_can_fail_a_ci(cli: Cli, trained: Artifact):
     result = cli("evaluate", trained.place, "--min-top1", "0.9999")
     assert result.exit_code == 6
     assert "at least 99.99% was asked for" in result.stderr
 
 
-def test_bad_input_is_one_line(cli: Cli, trained: Artefact, photos: Path, tmp_path: Path):
+def test_bad_input_is_one_line(cli: Cli, trained: Artifact, photos: Path, tmp_path: Path):
     (tmp_path / "loose").mkdir()
     (photos / "dark" / "00.jpg").rename(tmp_path / "loose" / "00.jpg")
     for arguments, code, words in (

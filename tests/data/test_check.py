@@ -14,8 +14,8 @@ from typer.testing import Result
 
 from edgecls.data.check import Report, check
 from edgecls.data.dataset import open_dataset
-from edgecls.data.layout import find_layout
-from edgecls.data.similar import look_at, near_pairs
+from edgecls.data.layout import index_dataset
+from edgecls.data.similar import near_pairs, perceptual_hash
 from edgecls.imaging.opencv import cv2
 
 
@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def found(root: Path) -> Report:
-    return check(find_layout(str(root)))
+    return check(index_dataset(str(root)))
 
 
 def kinds(report: Report) -> dict[str, int]:
@@ -138,7 +138,7 @@ def test_how_files_are_stored(folder: Path):
 
 def test_pairs_are_found_across_blocks(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("edgecls.data.similar.BLOCK", 4)
-    looks = [look_at(scene(seed)) for seed in (*range(10), 3)]
+    looks = [perceptual_hash(scene(seed)) for seed in (*range(10), 3)]
     assert list(near_pairs(looks)) == [(3, 10)]
     assert list(near_pairs([])) == []
 

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import Result
 
 from edgecls.data.dataset import open_dataset, open_recorded
-from edgecls.data.layout import find_layout, read_manifest
+from edgecls.data.layout import index_dataset, read_manifest
 from edgecls.data.sources import TORCHVISION, open_source
 from edgecls.data.splits import Sample, divide
 from edgecls.errors import DataError
@@ -68,7 +68,7 @@ class TestManifests:
     def test_what_is_wrong_is_named_with_its_line(self, tmp_path: Path, name: str, text: str | bytes, words: str):
         (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
         with pytest.raises(DataError, match=words):
-            find_layout(str(tmp_path / name))
+            index_dataset(str(tmp_path / name))
 
     def test_missing_images_are_skipped_and_named(self, photos: Path):
         rows = [f"{path},{label}" for path, label in self.rows(photos)]

@@ -16,7 +16,7 @@ from edgecls.evaluate.confidence import answered, fit_temperature, fit_threshold
 from edgecls.evaluate.metrics import calibration_error
 from edgecls.runtime.classifier import load
 from edgecls.runtime.scores import scaled, softmax
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_an_unreachable_precision_gives_none(honest):
     assert fit_threshold(scores, (scores.argmax(1) + 1) % 5, 0.5) is None
 
 
-def test_training_fits_a_temperature_that_bundles_inherit(trained: Artefact, bundle: Callable[[str, str], Artefact]):
+def test_training_fits_a_temperature_that_bundles_inherit(trained: Artifact, bundle: Callable[[str, str], Artifact]):
     temperature = trained.card.confidence.temperature
     assert 0.05 < temperature < 20
     assert temperature != 1.0
@@ -68,7 +68,7 @@ def test_training_fits_a_temperature_that_bundles_inherit(trained: Artefact, bun
 
 
 def test_below_the_threshold_the_answer_is_unsure(
-    bundle: Callable[[str, str], Artefact], copy_of: Callable[[Artefact], Path]
+    bundle: Callable[[str, str], Artifact], copy_of: Callable[[Artifact], Path]
 ):
     place = copy_of(bundle("onnx", "fp32"))
     card = read_card(place)
@@ -87,7 +87,7 @@ def test_below_the_threshold_the_answer_is_unsure(
         assert after.unsure == (after.score < threshold)
 
 
-def test_a_card_without_confidence_is_read(trained: Artefact):
+def test_a_card_without_confidence_is_read(trained: Artifact):
     record = trained.card.to_json()
     del record["confidence"]
     assert type(trained.card).from_json(record, "old").confidence == Confidence()
@@ -95,8 +95,8 @@ def test_a_card_without_confidence_is_read(trained: Artefact):
 
 class TestCommand:
     def test_precision_is_fitted_and_kept_and_predict_says_unsure(
-        self, cli: Callable[..., Result], bundle: Callable[[str, str], Artefact], copy_of, digit_images: Path,
-        trained: Artefact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        self, cli: Callable[..., Result], bundle: Callable[[str, str], Artifact], copy_of, digit_images: Path,
+        trained: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     ):  # fmt: skip
         monkeypatch.chdir(tmp_path)
         run = copy_of(trained)
@@ -112,7 +112,7 @@ class TestCommand:
         assert '"label": "unsure"' in cli("predict", digit_images, "--model", run, "--json").output
 
     def test_what_cannot_be_is_one_line(
-        self, cli: Callable[..., Result], bundle: Callable[[str, str], Artefact], tmp_path: Path,
+        self, cli: Callable[..., Result], bundle: Callable[[str, str], Artifact], tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ):  # fmt: skip
         monkeypatch.chdir(tmp_path)

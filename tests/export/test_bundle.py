@@ -16,11 +16,11 @@ import pytest
 from edgecls.artifact.card import read_card, write_card
 from edgecls.artifact.golden import Golden
 from edgecls.data.dataset import open_recorded
-from edgecls.errors import ArtefactError, BackendError, DataError, MissingExtraError, UsageError, VerificationError
+from edgecls.errors import ArtifactError, BackendError, DataError, MissingExtraError, UsageError, VerificationError
 from edgecls.export import bundle as exporting
 from edgecls.export.bundle import ExportConfig, export
 from edgecls.runtime import machine, store
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 from edgecls.runtime.verification import replay_golden
 
 
@@ -30,18 +30,18 @@ def files_below(folder: Path) -> set[str]:
 
 @pytest.fixture
 def single_rung(tmp_path: Path) -> Path:
-    """A recipe without a ladder."""
+    """A recipe without a search."""
     file = tmp_path / "recipe.toml"
     file.write_text('quantizer = "onnxruntime"\nactivations = "uint8"\nsymmetric = false\nsamples = 64\n')
     return file
 
 
 @pytest.fixture
-def run(trained: Artefact, copy_of: Callable[[Artefact], Path]) -> Path:
+def run(trained: Artifact, copy_of: Callable[[Artifact], Path]) -> Path:
     return copy_of(replace(trained))
 
 
-def test_the_graph_takes_raw_images_and_a_free_batch(bundle: Callable[[str, str], Artefact]):
+def test_the_graph_takes_raw_images_and_a_free_batch(bundle: Callable[[str, str], Artifact]):
     model = onnx.load(bundle("onnx", "fp32").place / "model.onnx")
     [image], [scores] = model.graph.input, model.graph.output
     assert image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
@@ -51,7 +51,7 @@ def test_the_graph_takes_raw_images_and_a_free_batch(bundle: Callable[[str, str]
     assert scores.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
 
 
-def test_int8_is_smaller_and_names_its_calibration(bundle: Callable[[str, str], Artefact], trained: Artefact):
+def test_int8_is_smaller_and_names_its_calibration(bundle: Callable[[str, str], Artifact], trained: Artifact):
     small, large = bundle("onnx", "int8"), bundle("onnx", "fp32")
     assert small.size_bytes() < 0.4 * large.size_bytes()
     manifest = json.loads((small.place / "calibration.json").read_text())
@@ -60,20 +60,20 @@ def test_int8_is_smaller_and_names_its_calibration(bundle: Callable[[str, str], 
     assert {image["path"] for image in manifest["images"]} <= training
 
 
-def test_a_bundle_can_be_read_by_others_and_holds_nothing_hidden(bundle: Callable[[str, str], Artefact]):
+def test_a_bundle_can_be_read_by_others_and_holds_nothing_hidden(bundle: Callable[[str, str], Artifact]):
     for target, precision in (("onnx", "int8"), ("tensorrt", "int8")):
         place = bundle(target, precision).place
         assert place.stat().st_mode & 0o055 == 0o055
         assert not list(place.rglob(".*"))
 
 
-def test_fp16_weights_are_half_precision_tensors(bundle: Callable[[str, str], Artefact]):
+def test_fp16_weights_are_half_precision_tensors(bundle: Callable[[str, str], Artifact]):
     model = onnx.load(bundle("onnx", "fp16").place / "model.onnx")
     kinds = {tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) == 4 and tensor.dims[0] > 1}
     assert kinds == {onnx.TensorProto.FLOAT16}
 
 
-def test_the_card_says_what_was_measured(bundle: Callable[[str, str], Artefact], trained: Artefact):
+def test_the_card_says_what_was_measured(bundle: Callable[[str, str], Artifact], trained: Artifact):
     card = read_card(bundle("onnx", "int8").place)
     assert card.lineage.parent == trained.card.lineage.files["model.safetensors"]
     assert card.quality.images == 269
@@ -84,7 +84,7 @@ def test_the_card_says_what_was_measured(bundle: Callable[[str, str], Artefact],
     assert card.classes == trained.card.classes
 
 
-def test_a_lowered_precision_is_timed_in_turn_with_float32(bundle: Callable[[str, str], Artefact]):
+def test_a_lowered_precision_is_timed_in_turn_with_float32(bundle: Callable[[str, str], Artifact]):
     assert bundle("onnx", "int8").card.quality.gain > 0
     assert bundle("onnx", "fp16").card.quality.gain > 0
     assert bundle("onnx", "fp32").card.quality.gain is None
@@ -92,7 +92,11 @@ def test_a_lowered_precision_is_timed_in_turn_with_float32(bundle: Callable[[str
 
 @pytest.mark.parametrize(
     ("gain", "written", "refusal"),
-    [(0.8, False, r"does not pay on this machine: 0\.80x"), (1.3, True, ""), (None, False, "cannot be timed")],
+    [
+        (0.8, False, r"not faster than FP32 .*: 0\.80x"),
+        (1.3, True, ""),
+        (None, False, "cannot be timed"),
+    ],
 )
 def test_a_required_gain_decides_whether_the_bundle_is_written(
     run: Path, monkeypatch: pytest.MonkeyPatch, gain: float | None, written: bool, refusal: str
@@ -111,17 +115,17 @@ def test_lowered_precision_that_does_not_pay_comes_with_the_float_bundle_that_is
     run: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(exporting, "gain_over", lambda *_: 0.8)
-    artefact = export(ExportConfig("onnx", run, "int8", max_drop_points=5.0))
-    assert artefact.card.quality.recommended is False
+    artifact = export(ExportConfig("onnx", run, "int8", max_drop_points=5.0))
+    assert artifact.card.quality.recommended is False
     assert {path.name for path in (run / "bundles").iterdir()} == {"onnx-int8", "onnx-fp32"}
-    write_card(replace(artefact.card, quality=replace(artefact.card.quality, latency_ms=0.0001)), artefact.place)
-    assert store.resolve(run, artefact.card.quality.latency_machine).card.name == "onnx-fp32"
+    write_card(replace(artifact.card, quality=replace(artifact.card.quality, latency_ms=0.0001)), artifact.place)
+    assert store.resolve(run, artifact.card.quality.latency_machine).card.name == "onnx-fp32"
 
 
 def test_rungs_that_are_accurate_but_slow_are_not_refined(run: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(exporting, "gain_over", lambda *_: 0.8)
-    artefact = export(ExportConfig("onnx", run, "int8", max_drop_points=5.0))
-    assert [tried["rung"] for tried in artefact.card.lineage.ladder] == ["percentile ranges"]
+    artifact = export(ExportConfig("onnx", run, "int8", max_drop_points=5.0))
+    assert [tried["candidate"] for tried in artifact.card.lineage.candidates] == ["percentile ranges"]
 
 
 def test_int8_for_another_kind_of_processor_is_verified_but_not_timed(run: Path):
@@ -134,20 +138,20 @@ def test_int8_for_another_kind_of_processor_is_verified_but_not_timed(run: Path)
     assert (card.quality.latency_ms, card.quality.gain, card.quality.recommended) == (None, None, None)
 
 
-def test_what_cannot_run_here_is_verified_by_its_stand_in(bundle: Callable[[str, str], Artefact]):
-    artefact = bundle("tensorrt", "int8")
-    if artefact.backend.available() is None:
+def test_what_cannot_run_here_is_verified_by_its_stand_in(bundle: Callable[[str, str], Artifact]):
+    artifact = bundle("tensorrt", "int8")
+    if artifact.backend.available() is None:
         pytest.skip("TensorRT runs here")
-    assert artefact.card.quality.verified_with == "onnxruntime as stand-in"
-    assert artefact.card.quality.agreement > 0.95
-    assert artefact.card.quality.latency_ms is None
+    assert artifact.card.quality.verified_with == "onnxruntime as fallback"
+    assert artifact.card.quality.agreement > 0.95
+    assert artifact.card.quality.latency_ms is None
 
 
-def test_golden_inputs_replay(bundle: Callable[[str, str], Artefact]):
+def test_golden_inputs_replay(bundle: Callable[[str, str], Artifact]):
     assert replay_golden(bundle("onnx", "int8")).images == 16
 
 
-def test_golden_inputs_catch_other_answers(bundle: Callable[[str, str], Artefact], copy_of: Callable[[Artefact], Path]):
+def test_golden_inputs_catch_other_answers(bundle: Callable[[str, str], Artifact], copy_of: Callable[[Artifact], Path]):
     place = copy_of(bundle("onnx", "fp32"))
     golden = Golden.read(place)
     Golden(golden.images, np.roll(golden.scores, 1, axis=1)).write(place)
@@ -193,16 +197,16 @@ def test_calibration_from_a_folder_of_similar_images(run: Path, digit_images: Pa
 def test_without_its_images_a_run_is_verified_on_golden_inputs(run: Path):
     record = json.loads((run / "data.json").read_text())
     (run / "data.json").write_text(json.dumps({**record, "location": "/gone"}))
-    artefact = export(ExportConfig("onnx", run))
-    assert artefact.card.quality.split == "golden"
-    assert artefact.card.quality.images == 16
-    assert artefact.card.quality.top1 is None
+    artifact = export(ExportConfig("onnx", run))
+    assert artifact.card.quality.split == "golden"
+    assert artifact.card.quality.images == 16
+    assert artifact.card.quality.top1 is None
     with pytest.raises(DataError, match=r"no longer at /gone.*--calibration"):
         export(ExportConfig("onnx", run, "int8"))
 
 
 class TestRefusals:
-    def test_targets_and_precisions_that_do_not_exist(self, trained: Artefact):
+    def test_targets_and_precisions_that_do_not_exist(self, trained: Artifact):
         with pytest.raises(UsageError, match="no target 'coreml'"):
             export(ExportConfig("coreml", trained.place))
         with pytest.raises(UsageError, match="no export target"):
@@ -210,7 +214,7 @@ class TestRefusals:
         with pytest.raises(UsageError, match="no precision int4"):
             export(ExportConfig("onnx", trained.place, "int4"))
 
-    def test_options_that_do_not_go_together(self, trained: Artefact, photos: Path):
+    def test_options_that_do_not_go_together(self, trained: Artifact, photos: Path):
         with pytest.raises(UsageError, match="--calibration is for --int8"):
             export(ExportConfig("onnx", trained.place, calibration=photos))
         with pytest.raises(UsageError, match=r"onnx has no device '8\.6'; choose x86-vnni, x86, arm"):
@@ -234,17 +238,17 @@ class TestRefusals:
             export(ExportConfig("openvino", run, device="NPU"))
         assert list((run / "bundles").iterdir()) == []
 
-    def test_too_few_calibration_images(self, trained: Artefact, tmp_path: Path):
+    def test_too_few_calibration_images(self, trained: Artifact, tmp_path: Path):
         (tmp_path / "few").mkdir()
         with pytest.raises(DataError, match="gives 0 calibration images; at least 16 are needed"):
             export(ExportConfig("onnx", trained.place, "int8", calibration=tmp_path / "few"))
 
-    def test_a_bundle_is_no_run(self, bundle: Callable[[str, str], Artefact]):
-        with pytest.raises(ArtefactError, match="is not a run but a model for onnx"):
+    def test_a_bundle_is_no_run(self, bundle: Callable[[str, str], Artifact]):
+        with pytest.raises(ArtifactError, match="is not a run but a model for onnx"):
             export(ExportConfig("onnx", bundle("onnx", "fp32").place))
 
     @pytest.mark.parametrize("victim", ["run", "photos"])
-    def test_out_never_replaces_a_run_or_somebodys_files(self, trained: Artefact, photos: Path, victim: str):
+    def test_out_never_replaces_a_run_or_somebodys_files(self, trained: Artifact, photos: Path, victim: str):
         place = trained.place if victim == "run" else photos
         before = files_below(place)
         with pytest.raises(UsageError, match="exists and is no bundle"):
@@ -254,7 +258,7 @@ class TestRefusals:
     def test_weights_of_another_architecture(self, run: Path):
         card = read_card(run)
         write_card(replace(card, arch="resnet18"), run)
-        with pytest.raises(ArtefactError, match="does not fit resnet18"):
+        with pytest.raises(ArtifactError, match="does not fit resnet18"):
             export(ExportConfig("onnx", run))
 
 
@@ -309,14 +313,14 @@ def test_rungs_share_the_prepared_graph_and_the_ranking_of_the_layers(
     file = tmp_path / "recipe.toml"
     file.write_text(
         'quantizer = "onnxruntime"\nactivations = "uint8"\nsymmetric = false\nsamples = 32\n'
-        '[[rung]]\nname = "one"\nfloat_share = 0.1\n[[rung]]\nname = "two"\nfloat_share = 0.9\n'
+        '[[candidate]]\nname = "one"\nfloat_share = 0.1\n[[candidate]]\nname = "two"\nfloat_share = 0.9\n'
     )
     card = export(ExportConfig("onnx", run, "int8", recipe=file, strategy="most-accurate", max_drop_points=100.0)).card
-    assert [tried["rung"] for tried in card.lineage.ladder] == ["one", "two"]
+    assert [tried["candidate"] for tried in card.lineage.candidates] == ["one", "two"]
     assert sorted(calls) == ["prepare", "rank_layers"]
 
 
-def test_the_graph_holds_nothing_that_is_not_used(bundle: Callable[[str, str], Artefact]):
+def test_the_graph_holds_nothing_that_is_not_used(bundle: Callable[[str, str], Artifact]):
     """ONNX Runtime prints a warning for every such constant in the programs of those who open the file themselves."""
     for precision in ("fp32", "int8"):
         graph = onnx.load(bundle("onnx", precision).place / "model.onnx").graph
@@ -362,15 +366,15 @@ def test_a_candidate_that_fails_is_a_row_with_its_reason_and_the_search_goes_on(
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(
         'quantizer = "onnxruntime"\nactivations = "uint8"\nsymmetric = false\nsamples = 16\n'
-        '[[rung]]\nname = "one"\n[[rung]]\nname = "two"\n'
+        '[[candidate]]\nname = "one"\n[[candidate]]\nname = "two"\n'
     )
     Meddling.into(step, error, monkeypatch)
     card = export(ExportConfig("onnx", run, "int8", recipe=recipe, max_drop_points=100.0)).card
-    first, second = card.lineage.ladder
+    first, second = card.lineage.candidates
     assert first["reason"].startswith(type(error).__name__)
     assert "\n" not in first["reason"]
     assert first["agreement"] is None
-    assert second["rung"] == "two"
+    assert second["candidate"] == "two"
     assert second["reason"] is None
 
 

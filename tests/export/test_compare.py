@@ -14,10 +14,10 @@ from edgecls.artifact.card import write_card
 from edgecls.errors import DataError, UsageError, VerificationError
 from edgecls.export.compare import compare
 from edgecls.report.compare_page import write_page
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 
 
-def test_int8_beside_its_run(bundle: Callable[[str, str], Artefact], trained: Artefact, tmp_path: Path):
+def test_int8_beside_its_run(bundle: Callable[[str, str], Artifact], trained: Artifact, tmp_path: Path):
     comparison, source = compare(trained, bundle("onnx", "int8"))
     assert comparison.images == 269
     assert comparison.agreement > 0.95
@@ -36,7 +36,7 @@ def test_int8_beside_its_run(bundle: Callable[[str, str], Artefact], trained: Ar
 
 
 def test_flipped_images_are_shown_with_both_answers(
-    bundle: Callable[[str, str], Artefact], copy_of: Callable[[Artefact], Path], digit_images: Path, tmp_path: Path
+    bundle: Callable[[str, str], Artifact], copy_of: Callable[[Artifact], Path], digit_images: Path, tmp_path: Path
 ):
     """Class names in another order, on a copy with the same file, give a model that errs on two classes."""
     good = bundle("onnx", "fp32")
@@ -44,7 +44,7 @@ def test_flipped_images_are_shown_with_both_answers(
     swapped = ("one", "zero", *good.card.classes[2:])
     card = replace(good.card, classes=swapped)
     write_card(card, place)
-    comparison, source = compare(good, Artefact(place, card), digit_images)
+    comparison, source = compare(good, Artifact(place, card), digit_images)
     assert comparison.images == 40
     assert len(comparison.flips) == 8
     assert {(flip.first, flip.second) for flip in comparison.flips} == {("zero", "one"), ("one", "zero")}
@@ -60,7 +60,7 @@ def test_flipped_images_are_shown_with_both_answers(
 
 
 def test_images_without_labels_are_compared_by_agreement_alone(
-    bundle: Callable[[str, str], Artefact], digit_images: Path, tmp_path: Path
+    bundle: Callable[[str, str], Artifact], digit_images: Path, tmp_path: Path
 ):
     loose = tmp_path / "loose"
     loose.mkdir()
@@ -76,22 +76,22 @@ def test_images_without_labels_are_compared_by_agreement_alone(
 
 
 def test_models_of_other_classes_cannot_be_compared(
-    bundle: Callable[[str, str], Artefact], trained: Artefact, photos: Path
+    bundle: Callable[[str, str], Artifact], trained: Artifact, photos: Path
 ):
     other = replace(bundle("onnx", "fp32").card, classes=("a", *trained.card.classes[1:]))
     with pytest.raises(UsageError, match="know different classes"):
-        compare(trained, Artefact(bundle("onnx", "fp32").place, other))
+        compare(trained, Artifact(bundle("onnx", "fp32").place, other))
 
 
-def test_a_bare_bundle_needs_data(bundle: Callable[[str, str], Artefact], copy_of: Callable[[Artefact], Path]):
-    artefact = Artefact(copy_of(bundle("onnx", "fp32")), bundle("onnx", "fp32").card)
+def test_a_bare_bundle_needs_data(bundle: Callable[[str, str], Artifact], copy_of: Callable[[Artifact], Path]):
+    artifact = Artifact(copy_of(bundle("onnx", "fp32")), bundle("onnx", "fp32").card)
     with pytest.raises(DataError, match="held-out images are not known; give a folder of images"):
-        compare(artefact, artefact)
+        compare(artifact, artifact)
     with pytest.raises(DataError, match="there is no folder"):
-        compare(artefact, artefact, Path("/nowhere"))
+        compare(artifact, artifact, Path("/nowhere"))
 
 
-def test_names_are_escaped(bundle: Callable[[str, str], Artefact], digit_images: Path, tmp_path: Path):
+def test_names_are_escaped(bundle: Callable[[str, str], Artifact], digit_images: Path, tmp_path: Path):
     comparison, source = compare(bundle("onnx", "fp32"), bundle("onnx", "fp32"), digit_images)
     hostile = replace(comparison, classes=("<script>alert(1)</script>", *comparison.classes[1:]))
     write_page(hostile, source, tmp_path / "page.html")

@@ -20,7 +20,7 @@ from edgecls.export.graph import float_graph
 from edgecls.imaging.preprocess import Preprocess
 from edgecls.models.torch_backend import TorchSession, open_module
 from edgecls.quantization.quantize import Quantizer, prepare
-from edgecls.quantization.recipe import ladder_for
+from edgecls.quantization.recipe import candidates_for
 
 CLASSES = ("a", "b", "c")
 DEPLOYED = (
@@ -88,7 +88,7 @@ def test_every_graph_becomes_a_tensorrt_engine_without_a_gpu(
 def quantized(graph: Path, folder: Path) -> Path:
     """The graph in int8 as TensorRT's recipe has it, with ranges from two images of noise."""
     prepare(graph, folder / "prepared.onnx")
-    recipe = replace(ladder_for("tensorrt")[0].recipe, estimator="minmax")
+    recipe = replace(candidates_for("tensorrt")[0].recipe, estimator="minmax")
     Quantizer(folder / "prepared.onnx", lambda _: iter(images(2))).quantize(recipe, folder / "int8.onnx")
     assert quantizer_faults(folder / "int8.onnx") == []
     return folder / "int8.onnx"

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from edgecls.artifact.golden import Golden
-from edgecls.errors import ArtefactError, ImageError
+from edgecls.errors import ArtifactError, ImageError
 from edgecls.imaging.decode import decode_image
 from edgecls.imaging.opencv import cv2
 from edgecls.models import read_weights
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 from tests.fuzz.conftest import SECONDS
 
 SHORT = 150
@@ -77,13 +77,13 @@ def test_a_damaged_telephone_picture_is_read_or_refused():
             assert len(str(error).splitlines()) == 1
 
 
-def test_damaged_golden_inputs_fit_the_card_or_are_refused(trained: Artefact, tmp_path: Path):
+def test_damaged_golden_inputs_fit_the_card_or_are_refused(trained: Artifact, tmp_path: Path):
     whole = (trained.place / "golden.npz").read_bytes()
     for content in mutations(whole):
         (tmp_path / "golden.npz").write_bytes(content)
         try:
             golden = Golden.read(tmp_path, trained.card)
-        except ArtefactError as error:
+        except ArtifactError as error:
             assert len(str(error).splitlines()) == 1
             continue
         assert golden.images.shape[1:] == trained.card.input_shape
@@ -91,7 +91,7 @@ def test_damaged_golden_inputs_fit_the_card_or_are_refused(trained: Artefact, tm
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-def test_damaged_weights_are_finite_tensors_or_refused(trained: Artefact, tmp_path: Path, suffix: str):
+def test_damaged_weights_are_finite_tensors_or_refused(trained: Artifact, tmp_path: Path, suffix: str):
     import torch
 
     weights = {"a.weight": torch.rand(8, 3), "a.bias": torch.rand(8)}
@@ -106,7 +106,7 @@ def test_damaged_weights_are_finite_tensors_or_refused(trained: Artefact, tmp_pa
         file.write_bytes(content)
         try:
             found = read_weights(file)
-        except ArtefactError:
+        except ArtifactError:
             continue
         assert all(bool(tensor.isfinite().all()) for tensor in found.values() if tensor.is_floating_point())
 
@@ -126,7 +126,7 @@ for path in sys.argv[1:]:
 """
 
 
-def test_damaged_model_files_open_or_are_refused(bundle: Callable[[str, str], Artefact], tmp_path: Path):
+def test_damaged_model_files_open_or_are_refused(bundle: Callable[[str, str], Artifact], tmp_path: Path):
     """In a process of its own: what is damaged in the runtime's own part must not end this one."""
     whole = (bundle("onnx", "fp32").place / "model.onnx").read_bytes()
     files = []

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from edgecls.artifact.card import Card, Lineage, Quality, Runtime
 from edgecls.cli.numbers import parse_numbers
 from edgecls.data.layout import read_manifest
-from edgecls.errors import ArtefactError, DataError, EdgeclsError, UsageError
+from edgecls.errors import ArtifactError, DataError, EdgeclsError, UsageError
 from edgecls.files import parse_toml
 from edgecls.imaging.preprocess import Preprocess
 from edgecls.importers.model import read_classes
@@ -27,7 +27,9 @@ from edgecls.urls import SecretUrl, checked
 CARD = Card(
     "resnet18", ("red apple", "pear"), Preprocess(48, 64), "onnx", "int8",
     runtime=Runtime("onnxruntime", "1.0", batch=(1, 1, 8)),
-    lineage=Lineage(created="2026-01-01", files={"model.onnx": "ab"}, parent="cd", recipe={"a": 1}, ladder=[{"b": 2}]),
+    lineage=Lineage(
+        created="2026-01-01", files={"model.onnx": "ab"}, parent="cd", recipe={"a": 1}, candidates=[{"b": 2}]
+    ),
     quality=Quality(split="test", images=10, top1=0.9, agreement=1.0, gain=1.2, recommended=True),
 ).to_json()  # fmt: skip
 ANYTHING = st.recursive(
@@ -55,7 +57,7 @@ def test_a_card_with_any_field_changed_is_refused_or_makes_sense(path: tuple[Any
         inner[path[-1]] = value
     try:
         card = Card.from_json(record, "card.json")
-    except ArtefactError as error:
+    except ArtifactError as error:
         assert "\n" not in str(error)
         return
     assert min(card.input_shape) > 0
@@ -69,7 +71,7 @@ def test_a_card_with_any_field_changed_is_refused_or_makes_sense(path: tuple[Any
 @given(text=TEXT)
 def test_a_card_of_any_text_is_refused(text: str):
     assume(text)
-    with pytest.raises(ArtefactError):
+    with pytest.raises(ArtifactError):
         Card.from_embedded(text, "model.onnx")
 
 

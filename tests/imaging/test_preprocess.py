@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgecls.errors import ArtefactError, ImageError
+from edgecls.errors import ArtifactError, ImageError
 from edgecls.fields import Fields
 from edgecls.imaging.preprocess import Preprocess
 
@@ -97,5 +97,5 @@ def test_record_survives_json():
     "change", [{"resize": "fisheye"}, {"interpolation": "magic"}, {"mean": [1]}, {"height_px": "tall"}]
 )
 def test_an_unknown_geometry_is_refused(change: dict):
-    with pytest.raises(ArtefactError, match=next(iter(change))):
+    with pytest.raises(ArtifactError, match=next(iter(change))):
         Preprocess.from_fields(Fields({**Preprocess(4, 4).to_json(), **change}, "card"))

@@ -14,12 +14,12 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from edgecls.artifact.card import INPUT_NAME, OUTPUT_NAME
-from edgecls.errors import ArtefactError, UsageError
+from edgecls.errors import ArtifactError, UsageError
 from edgecls.export.bundle import ExportConfig, export
 from edgecls.imaging.opencv import cv2
 from edgecls.importers.model import ImportConfig, import_model
 from edgecls.runtime.pipeline import scores_of
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 
 MEAN, STD, SIDE, CLASSES = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), 16, 9
 IMAGES = np.random.default_rng(1).integers(0, 256, (5, SIDE, SIDE, 3), dtype=np.uint8)
@@ -58,11 +58,11 @@ def exported(
 
 
 @pytest.fixture
-def bring(tmp_path: Path) -> Callable[..., Artefact]:
+def bring(tmp_path: Path) -> Callable[..., Artifact]:
     classes = tmp_path / "classes.txt"
     classes.write_text("\n".join(f"class {index}" for index in range(CLASSES)))
 
-    def run(file: Path, **options: object) -> Artefact:
+    def run(file: Path, **options: object) -> Artifact:
         return import_model(ImportConfig(file, "none", classes, out=tmp_path / "run", **options))
 
     return run
@@ -76,7 +76,7 @@ def theirs(file: Path, images: np.ndarray, output: str | None = None) -> np.ndar
     return np.concatenate([answer.reshape(1, CLASSES) for answer in answers]).astype(np.float32)
 
 
-def ours(run: Artefact) -> np.ndarray:
+def ours(run: Artifact) -> np.ndarray:
     with run.open() as session:
         return scores_of(session, IMAGES)
 
@@ -115,7 +115,7 @@ OUTPUTS = {
 
 
 @pytest.mark.parametrize("kind", INPUTS)
-def test_whatever_pixels_it_takes_it_answers_as_before(tmp_path: Path, bring: Callable[..., Artefact], kind: str):
+def test_whatever_pixels_it_takes_it_answers_as_before(tmp_path: Path, bring: Callable[..., Artifact], kind: str):
     make, arranged, options = INPUTS[kind]
     images = arranged(IMAGES)
     file = exported(make(), torch.from_numpy(images[:1]), tmp_path / "theirs.onnx")
@@ -128,7 +128,7 @@ def test_whatever_pixels_it_takes_it_answers_as_before(tmp_path: Path, bring: Ca
 @pytest.mark.parametrize("free_batch", [True, False], ids=["free batch", "batch of 1"])
 @pytest.mark.parametrize("kind", OUTPUTS)
 def test_scores_of_every_shape_become_one_row_an_image(
-    tmp_path: Path, bring: Callable[..., Artefact], kind: str, free_batch: bool
+    tmp_path: Path, bring: Callable[..., Artifact], kind: str, free_batch: bool
 ):
     images = planes(normalized(IMAGES))
     network = Network(after=OUTPUTS[kind])
@@ -160,7 +160,7 @@ class Reshaping(nn.Module):
 @pytest.mark.parametrize("shapes", [[(-1,)], [(32,)], [(8, 4), (-1,)], [(4, 8), (32,)]], ids=str)
 @pytest.mark.parametrize("bias", [False, True], ids=["", "bias"])
 def test_a_batch_written_into_a_reshape_is_set_free(
-    tmp_path: Path, bring: Callable[..., Artefact], batch: int, shapes: list[tuple[int, ...]], bias: bool
+    tmp_path: Path, bring: Callable[..., Artifact], batch: int, shapes: list[tuple[int, ...]], bias: bool
 ):
     images = planes(normalized(IMAGES))
     network = Reshaping(*((batch, *shape) for shape in shapes), bias=bias)
@@ -181,50 +181,50 @@ class TestRefusals:
         ids=["mixes images", "drops the batch"],
     )  # fmt: skip
     def test_a_batch_that_cannot_be_set_free(
-        self, tmp_path: Path, bring: Callable[..., Artefact], network: nn.Module, capfd: pytest.CaptureFixture
+        self, tmp_path: Path, bring: Callable[..., Artifact], network: nn.Module, capfd: pytest.CaptureFixture
     ):
         file = exported(network, torch.zeros(1, 3, SIDE, SIDE), tmp_path / "theirs.onnx", free_batch=False)
-        with pytest.raises(ArtefactError, match="several images at once .* export it again with a free"):
+        with pytest.raises(ArtifactError, match="several images at once .* export it again with a free"):
             bring(file, **KNOWN)
         assert not (tmp_path / "run").exists()
         assert capfd.readouterr() == ("", "")
 
-    def test_the_number_of_the_class_instead_of_scores(self, tmp_path: Path, bring: Callable[..., Artefact]):
+    def test_the_number_of_the_class_instead_of_scores(self, tmp_path: Path, bring: Callable[..., Artifact]):
         network = Network(after=lambda x: x.argmax(1))
         file = exported(network, torch.zeros(1, 3, SIDE, SIDE), tmp_path / "theirs.onnx")
-        with pytest.raises(ArtefactError, match="is int64, a class's number, made by ArgMax; wanted is one score per"):
+        with pytest.raises(ArtifactError, match="is int64, a class's number, made by ArgMax; wanted is one score per"):
             bring(file, **KNOWN)
 
-    def test_another_number_of_scores(self, tmp_path: Path, bring: Callable[..., Artefact]):
+    def test_another_number_of_scores(self, tmp_path: Path, bring: Callable[..., Artifact]):
         network = Network(after=lambda x: x[:, :7, None, None])
         file = exported(network, torch.zeros(1, 3, SIDE, SIDE), tmp_path / "theirs.onnx")
-        with pytest.raises(ArtefactError, match=f"gives 7 scores, the classes file names {CLASSES}"):
+        with pytest.raises(ArtifactError, match=f"gives 7 scores, the classes file names {CLASSES}"):
             bring(file, **KNOWN)
 
-    def test_pixels_that_integers_cannot_hold(self, tmp_path: Path, bring: Callable[..., Artefact]):
+    def test_pixels_that_integers_cannot_hold(self, tmp_path: Path, bring: Callable[..., Artifact]):
         network = Network(before=lambda x: x.float())
         file = exported(network, torch.zeros(1, 3, SIDE, SIDE, dtype=torch.uint8), tmp_path / "theirs.onnx")
         with pytest.raises(UsageError, match="takes uint8 pixels; leave --mean and --std out"):
             bring(file, **KNOWN)
 
-    def test_three_means_for_one_channel(self, tmp_path: Path, bring: Callable[..., Artefact]):
+    def test_three_means_for_one_channel(self, tmp_path: Path, bring: Callable[..., Artifact]):
         file = exported(Network(1), torch.zeros(1, 1, SIDE, SIDE), tmp_path / "theirs.onnx")
         with pytest.raises(UsageError, match="takes grey images; give one number to --mean"):
             bring(file, mean=(0.485, 0.456, 0.406), std=STD)
 
     @pytest.mark.parametrize("shape", [(1, 3), (1, 5, SIDE, SIDE), (1, 3, 2, SIDE, SIDE)], ids=str)
-    def test_input_that_is_no_image(self, tmp_path: Path, bring: Callable[..., Artefact], shape: tuple[int, ...]):
+    def test_input_that_is_no_image(self, tmp_path: Path, bring: Callable[..., Artifact], shape: tuple[int, ...]):
         network = Network(before=lambda x: x.sum().expand(1, 3, SIDE, SIDE))
         file = exported(network, torch.zeros(shape), tmp_path / "theirs.onnx")
-        with pytest.raises(ArtefactError, match="only .* can be imported"):
+        with pytest.raises(ArtifactError, match="only .* can be imported"):
             bring(file, **KNOWN)
 
-    def test_types_that_do_not_fit_are_told_in_one_line(self, tmp_path: Path, bring: Callable[..., Artefact], capfd):
+    def test_types_that_do_not_fit_are_told_in_one_line(self, tmp_path: Path, bring: Callable[..., Artifact], capfd):
         file = exported(Network(), torch.zeros(1, 3, SIDE, SIDE), tmp_path / "theirs.onnx")
         model = onnx.load(file)
         model.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
         onnx.save(model, file)
-        with pytest.raises(ArtefactError, match=r"does not run in ONNX Runtime: .*Type"):
+        with pytest.raises(ArtifactError, match=r"does not run in ONNX Runtime: .*Type"):
             bring(file)
         assert capfd.readouterr() == ("", "")
 
@@ -237,19 +237,19 @@ class TestSeveralOutputs:
         return exported(network, torch.zeros(1, 3, SIDE, SIDE), tmp_path / "theirs.onnx", output_names=names)
 
     @pytest.mark.parametrize("output", ["aux", "main"])
-    def test_the_named_one_is_taken(self, file: Path, bring: Callable[..., Artefact], output: str):
+    def test_the_named_one_is_taken(self, file: Path, bring: Callable[..., Artifact], output: str):
         run = bring(file, output=output, **KNOWN)
         np.testing.assert_allclose(ours(run), theirs(file, planes(normalized(IMAGES)), output), atol=1e-4)
         assert [each.name for each in onnx.load(run.place / run.card.model_file).graph.output] == [OUTPUT_NAME]
 
-    def test_without_a_name_they_are_listed(self, file: Path, bring: Callable[..., Artefact]):
+    def test_without_a_name_they_are_listed(self, file: Path, bring: Callable[..., Artifact]):
         with pytest.raises(UsageError, match=r"3 outputs: aux \[batch, 9\], label \[batch\], main .* with --output"):
             bring(file, **KNOWN)
 
-    def test_an_unknown_name_and_one_that_holds_no_scores(self, file: Path, bring: Callable[..., Artefact]):
+    def test_an_unknown_name_and_one_that_holds_no_scores(self, file: Path, bring: Callable[..., Artifact]):
         with pytest.raises(UsageError, match="no output 'logits'; it has aux"):
             bring(file, output="logits", **KNOWN)
-        with pytest.raises(ArtefactError, match="label is int64"):
+        with pytest.raises(ArtifactError, match="label is int64"):
             bring(file, output="label", **KNOWN)
 
     def test_the_option_of_the_command_line(self, file: Path, tmp_path: Path, cli: Callable, bring: Callable):
@@ -281,7 +281,7 @@ class TestSeveralOutputs:
         ("node", "/normalize/Cast_0"),
     ],
 )  # fmt: skip
-def test_names_that_are_ours_too_do_not_matter(tmp_path: Path, bring: Callable[..., Artefact], old: str, new: str):
+def test_names_that_are_ours_too_do_not_matter(tmp_path: Path, bring: Callable[..., Artifact], old: str, new: str):
     """The inner tensor is read inside of an If's branch as well."""
     name = lambda own: new if own == old else own  # noqa: E731
     weights = np.random.default_rng(0).normal(size=(3, CLASSES)).astype(np.float32)
@@ -317,7 +317,7 @@ def test_names_that_are_ours_too_do_not_matter(tmp_path: Path, bring: Callable[.
     np.testing.assert_allclose(ours(export(ExportConfig("onnx", run.place))), wanted, atol=1e-4)
 
 
-def test_nodes_in_another_order_than_they_are_computed_in(tmp_path: Path, bring: Callable[..., Artefact]):
+def test_nodes_in_another_order_than_they_are_computed_in(tmp_path: Path, bring: Callable[..., Artifact]):
     images = planes(normalized(IMAGES))
     file = exported(Network(), torch.from_numpy(images[:1]), tmp_path / "theirs.onnx")
     model = onnx.load(file)

@@ -20,14 +20,14 @@ from torch import nn
 import edgecls
 from edgecls import models
 from edgecls.artifact.golden import Golden
-from edgecls.errors import ArtefactError, DataError, UsageError
+from edgecls.errors import ArtifactError, DataError, UsageError
 from edgecls.export.bundle import ExportConfig, export
 from edgecls.importers.graph import output_kind
 from edgecls.importers.labels import read_classes
 from edgecls.importers.model import ImportConfig, import_model
 from edgecls.runtime import store
 from edgecls.runtime.pipeline import scores_of
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -41,7 +41,7 @@ def classes(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def graph(trained: Artefact, tmp_path: Path) -> Callable[..., Path]:
+def graph(trained: Artifact, tmp_path: Path) -> Callable[..., Path]:
     """The trained network as somebody else would export it: float NCHW in, with this opset and batch."""
 
     def make(opset: int = 17, fixed_batch: bool = False, free_size: bool = False) -> Path:
@@ -58,12 +58,12 @@ def graph(trained: Artefact, tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-def answers(run: Artefact, images: np.ndarray) -> np.ndarray:
+def answers(run: Artifact, images: np.ndarray) -> np.ndarray:
     with run.open() as session:
         return scores_of(session, images)
 
 
-def test_a_checkpoint_becomes_the_run_that_it_came_from(trained: Artefact, classes: Path, tmp_path: Path):
+def test_a_checkpoint_becomes_the_run_that_it_came_from(trained: Artifact, classes: Path, tmp_path: Path):
     run = import_model(
         ImportConfig(
             trained.place / "model.safetensors", "simple_cnn", classes, (32, 32), crop=1.0, out=tmp_path / "run"
@@ -75,7 +75,7 @@ def test_a_checkpoint_becomes_the_run_that_it_came_from(trained: Artefact, class
     np.testing.assert_allclose(answers(run, images), Golden.read(trained.place).scores, atol=1e-4)
 
 
-def test_what_was_assumed_is_said(trained: Artefact, classes: Path, tmp_path: Path):
+def test_what_was_assumed_is_said(trained: Artifact, classes: Path, tmp_path: Path):
     told: list[str] = []
     run = import_model(
         ImportConfig(trained.place / "model.safetensors", "simple_cnn", classes, out=tmp_path / "run"), told.append
@@ -85,7 +85,7 @@ def test_what_was_assumed_is_said(trained: Artefact, classes: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("wrapping", ["module.", "model.", "_orig_mod.module."])
-def test_names_as_training_frameworks_wrap_them(trained: Artefact, classes: Path, tmp_path: Path, wrapping: str):
+def test_names_as_training_frameworks_wrap_them(trained: Artifact, classes: Path, tmp_path: Path, wrapping: str):
     weights = models.read_weights(trained.place / "model.safetensors")
     torch.save({"state_dict": {wrapping + name: tensor for name, tensor in weights.items()}}, tmp_path / "theirs.pth")
     run = import_model(
@@ -95,7 +95,7 @@ def test_names_as_training_frameworks_wrap_them(trained: Artefact, classes: Path
     np.testing.assert_allclose(answers(run, images), Golden.read(trained.place).scores, atol=1e-4)
 
 
-def test_other_names_are_matched_by_order_and_shape_and_that_is_said(trained: Artefact, classes: Path, tmp_path: Path):
+def test_other_names_are_matched_by_order_and_shape_and_that_is_said(trained: Artifact, classes: Path, tmp_path: Path):
     weights = models.read_weights(trained.place / "model.safetensors")
     network = models.create("simple_cnn", 10)
     renamed = {f"layer_{index}": weights[name] for index, name in enumerate(network.state_dict())}
@@ -110,7 +110,7 @@ def test_other_names_are_matched_by_order_and_shape_and_that_is_said(trained: Ar
 
 @pytest.mark.parametrize("opset", [11, 13, 17])
 def test_an_onnx_classifier_takes_raw_images_afterwards(
-    trained: Artefact, classes: Path, graph: Callable[..., Path], tmp_path: Path, opset: int
+    trained: Artifact, classes: Path, graph: Callable[..., Path], tmp_path: Path, opset: int
 ):
     config = ImportConfig(graph(opset), "none", classes, mean=MEAN, std=STD, out=tmp_path / "run")
     run = import_model(config)
@@ -136,9 +136,9 @@ def test_an_imported_graph_is_exported_to_every_precision_and_measured_with_data
     assert run.card.quality.images == 20
     assert run.card.quality.top1 >= 0.9
     for precision in ("fp32", "fp16", "int8"):
-        artefact = export(ExportConfig("onnx", run.place, precision, max_drop_points=10))
-        assert artefact.card.quality.agreement >= 0.9
-        assert artefact.card.quality.top1 is not None
+        artifact = export(ExportConfig("onnx", run.place, precision, max_drop_points=10))
+        assert artifact.card.quality.agreement >= 0.9
+        assert artifact.card.quality.top1 is not None
     assert edgecls.load(run.place).predict(next(digit_images.glob("seven/*.png"))).label == "seven"
 
 
@@ -148,10 +148,10 @@ def test_without_data_an_int8_export_wants_images_and_compares_on_the_spare_half
     run = import_model(ImportConfig(graph(), "none", classes, mean=MEAN, std=STD, out=tmp_path / "run"))
     with pytest.raises(DataError, match="--calibration"):
         export(ExportConfig("onnx", run.place, "int8"))
-    artefact = export(ExportConfig("onnx", run.place, "int8", calibration=digit_images, max_drop_points=10))
-    assert artefact.card.quality.split == "unlabelled"
-    assert artefact.card.quality.images == 20
-    assert artefact.card.quality.agreement >= 0.9
+    artifact = export(ExportConfig("onnx", run.place, "int8", calibration=digit_images, max_drop_points=10))
+    assert artifact.card.quality.split == "unlabelled"
+    assert artifact.card.quality.images == 20
+    assert artifact.card.quality.agreement >= 0.9
 
 
 def test_a_timm_network_brings_its_own_preprocessing(tmp_path: Path):
@@ -171,42 +171,42 @@ def test_a_timm_network_brings_its_own_preprocessing(tmp_path: Path):
 
 class TestRefusals:
     def test_files_that_are_not_there_or_of_the_other_kind(self, classes: Path, tmp_path: Path):
-        with pytest.raises(ArtefactError, match="there is no file"):
+        with pytest.raises(ArtifactError, match="there is no file"):
             import_model(ImportConfig(tmp_path / "none.onnx", "none", classes))
         (tmp_path / "a.onnx").write_bytes(b"no graph")
         with pytest.raises(UsageError, match="an ONNX file goes with --arch none"):
             import_model(ImportConfig(tmp_path / "a.onnx", "resnet18", classes))
         with pytest.raises(UsageError, match="a checkpoint needs --arch NAME"):
             import_model(ImportConfig(classes, "none", classes))
-        with pytest.raises(ArtefactError, match="cannot be read as an ONNX model|no valid ONNX|has 0 inputs"):
+        with pytest.raises(ArtifactError, match="cannot be read as an ONNX model|no valid ONNX|has 0 inputs"):
             import_model(ImportConfig(tmp_path / "a.onnx", "none", classes, mean=MEAN, std=STD, out=tmp_path / "run"))
         assert not (tmp_path / "run").exists()
 
     def test_a_pickle_is_never_loaded(self, classes: Path, tmp_path: Path):
         torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
-        with pytest.raises(ArtefactError, match="cannot be read as weights"):
+        with pytest.raises(ArtifactError, match="cannot be read as weights"):
             import_model(ImportConfig(tmp_path / "module.pt", "simple_cnn", classes))
 
     def test_pixels_that_nobody_described(self, classes: Path, graph: Callable[..., Path]):
         with pytest.raises(UsageError, match="give --mean and --std on a scale of 0 to 1"):
             import_model(ImportConfig(graph(), "none", classes))
 
-    def test_another_number_of_classes(self, trained: Artefact, graph: Callable[..., Path], tmp_path: Path):
+    def test_another_number_of_classes(self, trained: Artifact, graph: Callable[..., Path], tmp_path: Path):
         (tmp_path / "two.txt").write_text("a\nb\n")
-        with pytest.raises(ArtefactError, match="has 10 classes and .* names 2"):
+        with pytest.raises(ArtifactError, match="has 10 classes and .* names 2"):
             import_model(ImportConfig(trained.place / "model.safetensors", "simple_cnn", tmp_path / "two.txt"))
-        with pytest.raises(ArtefactError, match="gives 10 scores, the classes file names 2"):
+        with pytest.raises(ArtifactError, match="gives 10 scores, the classes file names 2"):
             import_model(ImportConfig(graph(), "none", tmp_path / "two.txt", mean=MEAN, std=STD))
 
-    def test_another_architecture(self, trained: Artefact, classes: Path):
-        with pytest.raises(ArtefactError, match="does not fit mobilenet_v2"):
+    def test_another_architecture(self, trained: Artifact, classes: Path):
+        with pytest.raises(ArtifactError, match="does not fit mobilenet_v2"):
             import_model(ImportConfig(trained.place / "model.safetensors", "mobilenet_v2", classes))
 
     def test_a_size_that_the_graph_does_not_take(self, classes: Path, graph: Callable[..., Path]):
         with pytest.raises(UsageError, match="takes 32x32 pixels and nothing else"):
             import_model(ImportConfig(graph(), "none", classes, (64, 64), MEAN, STD))
 
-    def test_data_of_other_classes(self, trained: Artefact, classes: Path, photos: Path):
+    def test_data_of_other_classes(self, trained: Artifact, classes: Path, photos: Path):
         config = ImportConfig(trained.place / "model.safetensors", "simple_cnn", classes, (32, 32), data=str(photos))
         with pytest.raises(DataError, match="bright is no class of this network"):
             import_model(config)
@@ -216,7 +216,7 @@ class TestRefusals:
         [{"resize": "squash"}, {"crop": 1.5}, {"size_px": (4, 4)}, {"std": (0.0, 1.0, 1.0)}],
         ids=lambda values: next(iter(values)),
     )
-    def test_values_that_make_no_sense(self, trained: Artefact, classes: Path, values: dict):
+    def test_values_that_make_no_sense(self, trained: Artifact, classes: Path, values: dict):
         config = ImportConfig(trained.place / "model.safetensors", "simple_cnn", classes)
         with pytest.raises(UsageError, match="--(resize|crop|size|std)"):
             import_model(replace(config, **values))
@@ -255,7 +255,7 @@ class TestClassFiles:
             read_classes(tmp_path / "none.txt")
 
 
-def test_an_imported_run_is_the_latest_run(trained: Artefact, classes: Path):
+def test_an_imported_run_is_the_latest_run(trained: Artifact, classes: Path):
     run = import_model(ImportConfig(trained.place / "model.safetensors", "simple_cnn", classes, (32, 32)))
     try:
         assert store.latest_run() == run.place
@@ -276,7 +276,7 @@ def test_what_the_scores_are_is_decided_from_the_graph(tmp_path: Path, nodes: li
 
 @pytest.mark.parametrize("nodes", [["Sigmoid"], ["Sigmoid", "Flatten"], ["Sigmoid", "Clip"], ["HardSigmoid"]], ids=str)
 def test_a_network_whose_classes_may_all_be_true_is_refused(tmp_path: Path, nodes: list[str]):
-    with pytest.raises(ArtefactError, match="several classes may be true"):
+    with pytest.raises(ArtifactError, match="several classes may be true"):
         output_kind(_ends_in(nodes, tmp_path))
 
 
@@ -383,7 +383,7 @@ class TestCheckpointsOfOthers:
     @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "before torch 1.6"])
     def test_nothing_that_a_file_names_is_run(self, tmp_path: Path, content: object, legacy: bool):
         torch.save(content, tmp_path / "x.pt", _use_new_zipfile_serialization=not legacy)
-        with suppress(ArtefactError):
+        with suppress(ArtifactError):
             models.read_weights(tmp_path / "x.pt")
         assert Executed.calls == []
 
@@ -397,7 +397,7 @@ class TestCheckpointsOfOthers:
             losses = Losses([1.0, 2.0])
             losses.best = 1.0
             torch.save({"state_dict": tensors, "losses": losses}, tmp_path / "x.pt")
-        with pytest.raises(ArtefactError, match=r"state_dict\(\)|no checkpoint") as told:
+        with pytest.raises(ArtifactError, match=r"state_dict\(\)|no checkpoint") as told:
             models.read_weights(tmp_path / "x.pt")
         assert "weights_only" not in str(told.value)
 
@@ -449,7 +449,7 @@ class TestCheckpointsOfOthers:
     @pytest.mark.parametrize("extra", ["layer5.0.weight", "neck.weight", "layer1.2.bn1.weight", "fc.1.weight"])
     @pytest.mark.parametrize("prefix", ["", "model."])
     def test_a_tensor_that_the_network_lacks_says_that_it_is_another(self, tensors, extra: str, prefix: str):
-        with pytest.raises(ArtefactError, match=f"another network than resnet18, which has no {extra}"):
+        with pytest.raises(ArtifactError, match=f"another network than resnet18, which has no {extra}"):
             models.load_weights(
                 models.create("resnet18", 3), "resnet18", under(prefix, tensors | {extra: torch.ones(4)}), "x.pt"
             )
@@ -472,12 +472,12 @@ class TestCheckpointsOfOthers:
 
     def test_whole_numbers_are_no_weights(self, tensors):
         tensors["conv1.weight"] = tensors["conv1.weight"].to(torch.int8)
-        with pytest.raises(ArtefactError, match=r"conv1\.weight is of the type torch\.int8"):
+        with pytest.raises(ArtifactError, match=r"conv1\.weight is of the type torch\.int8"):
             models.load_weights(models.create("resnet18", 3), "resnet18", tensors, "x.pt")
 
     @pytest.mark.parametrize(("deeper", "arch"), [("resnet34", "resnet18"), ("efficientnet_b1", "efficientnet_b0")])
     def test_a_deeper_network_is_not_read_as_a_shallower(self, deeper: str, arch: str):
-        with pytest.raises(ArtefactError, match=f"another network than {arch}, which has no .* tensors more"):
+        with pytest.raises(ArtifactError, match=f"another network than {arch}, which has no .* tensors more"):
             models.load_weights(models.create(arch, 3), arch, models.create(deeper, 3).state_dict(), "x.pt")
 
     @pytest.mark.parametrize(
@@ -497,13 +497,13 @@ class TestCheckpointsOfOthers:
     )
     def test_what_is_no_set_of_weights_is_one_clear_error(self, tmp_path: Path, content: object):
         torch.save(content, tmp_path / "x.pt")
-        with pytest.raises(ArtefactError, match=r"x\.pt"):
+        with pytest.raises(ArtifactError, match=r"x\.pt"):
             models.read_weights(tmp_path / "x.pt")
 
     @pytest.mark.parametrize("content", [b"hello\n", b"", b"\x80\x02", bytes(range(256)), b"PK\x03\x04"], ids=str)
     def test_what_is_no_checkpoint_is_one_clear_error(self, tmp_path: Path, content: bytes):
         (tmp_path / "x.pt").write_bytes(content)
-        with pytest.raises(ArtefactError, match="cannot be read as weights"):
+        with pytest.raises(ArtifactError, match="cannot be read as weights"):
             models.read_weights(tmp_path / "x.pt")
 
 

@@ -16,10 +16,10 @@ from edgecls.errors import DataError
 from edgecls.imaging.opencv import cv2
 from edgecls.quantization import calibration
 from edgecls.runtime import store
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 
 
-def test_a_run_gives_training_images_balanced_over_the_classes(trained: Artefact):
+def test_a_run_gives_training_images_balanced_over_the_classes(trained: Artifact):
     chosen = calibration.choose(trained, 50)
     assert set(Counter(chosen.classes).values()) == {5}
     assert set(Counter(chosen.classes[:20]).values()) == {2}  # any first part is balanced too
@@ -33,23 +33,23 @@ def test_a_run_gives_training_images_balanced_over_the_classes(trained: Artefact
     assert findings.shift < 1
 
 
-def test_the_choice_follows_the_seed(trained: Artefact):
+def test_the_choice_follows_the_seed(trained: Artifact):
     first, again, other = (calibration.choose(trained, 50, seed=seed).keys for seed in (1, 1, 2))
     assert first == again
     assert first != other
 
 
-def test_a_manifest_brings_the_same_images_back(trained: Artefact, digit_images: Path, tmp_path: Path):
+def test_a_manifest_brings_the_same_images_back(trained: Artifact, digit_images: Path, tmp_path: Path):
     chosen = calibration.choose(trained, 40, digit_images)
-    passport = chosen.write(tmp_path / "manifest.json")
+    provenance = chosen.write(tmp_path / "manifest.json")
     again = calibration.choose(trained, 40, tmp_path / "manifest.json")
     assert (again.keys, again.classes) == (chosen.keys, chosen.classes)
-    assert again.write(tmp_path / "again.json") == passport
+    assert again.write(tmp_path / "again.json") == provenance
     record = json.loads((tmp_path / "manifest.json").read_text())
     assert not any(Path(image["path"]).is_absolute() for image in record["images"])
 
 
-def test_images_are_read_one_after_the_other(trained: Artefact, monkeypatch: pytest.MonkeyPatch):
+def test_images_are_read_one_after_the_other(trained: Artifact, monkeypatch: pytest.MonkeyPatch):
     """Nothing but a few images per thread is ever held."""
     chosen = calibration.choose(trained, 200)
     read: list[str] = []
@@ -66,20 +66,20 @@ def test_images_are_read_one_after_the_other(trained: Artefact, monkeypatch: pyt
 
 
 class TestRefusals:
-    def test_too_few(self, trained: Artefact, digit_images: Path):
+    def test_too_few(self, trained: Artifact, digit_images: Path):
         for folder in sorted(digit_images.iterdir())[3:]:
             shutil.rmtree(folder)
         with pytest.raises(DataError, match="gives 12 calibration images; at least 16 are needed"):
             calibration.check(calibration.choose(trained, 100, digit_images), trained)
 
-    def test_one_class_only(self, trained: Artefact):
+    def test_one_class_only(self, trained: Artifact):
         chosen = calibration.choose(trained, 1000)
         kept = [(key, name) for key, name in zip(chosen.keys, chosen.classes, strict=True) if name == "three"]
         alone = calibration.Calibration(chosen.source, tuple(k for k, _ in kept), tuple(n for _, n in kept), 0)
         with pytest.raises(DataError, match="calibration images are of class three; give images of every class"):
             calibration.check(alone, trained)
 
-    def test_held_out_images(self, trained: Artefact):
+    def test_held_out_images(self, trained: Artifact):
         dataset = open_recorded(trained.place)
         keys = tuple(sample.key for sample in dataset.splits["test"][:40])
         leaking = calibration.Calibration(dataset.source, keys, (None,) * 40, 0)
@@ -87,7 +87,7 @@ class TestRefusals:
             calibration.check(leaking, trained)
 
     @pytest.mark.parametrize("change", ["inverted", "black"])
-    def test_images_that_look_very_different(self, trained: Artefact, digit_images: Path, change: str):
+    def test_images_that_look_very_different(self, trained: Artifact, digit_images: Path, change: str):
         for path in digit_images.rglob("*.png"):
             image = cv2.imread(str(path))
             cv2.imwrite(str(path), 255 - image if change == "inverted" else image * 0 + 3)
@@ -95,7 +95,7 @@ class TestRefusals:
             calibration.check(calibration.choose(trained, 100, digit_images), trained)
 
     def test_an_image_that_changed_since_the_manifest_was_made(
-        self, trained: Artefact, digit_images: Path, tmp_path: Path
+        self, trained: Artifact, digit_images: Path, tmp_path: Path
     ):
         calibration.choose(trained, 40, digit_images).write(tmp_path / "manifest.json")
         victim = next(digit_images.rglob("*.png"))
@@ -106,7 +106,7 @@ class TestRefusals:
         with pytest.raises(DataError, match="cannot be read"):
             calibration.choose(trained, 40, tmp_path / "manifest.json")
 
-    def test_what_is_no_manifest(self, trained: Artefact, tmp_path: Path):
+    def test_what_is_no_manifest(self, trained: Artifact, tmp_path: Path):
         with pytest.raises(DataError, match="no calibration folder or manifest"):
             calibration.choose(trained, 40, tmp_path / "none.json")
         for text in ("{", "[]", '{"location": "digits"}', '{"location": "digits", "seed": 0, "images": [1]}'):
@@ -117,7 +117,7 @@ class TestRefusals:
 
 @pytest.mark.parametrize("as_manifest", [False, True], ids=["folder", "manifest"])
 def test_without_held_out_images_half_of_what_is_given_is_spared_for_the_comparison(
-    trained: Artefact, copy_of: Callable[[Artefact], Path], digit_images: Path, tmp_path: Path, as_manifest: bool
+    trained: Artifact, copy_of: Callable[[Artifact], Path], digit_images: Path, tmp_path: Path, as_manifest: bool
 ):
     place = copy_of(trained)
     (place / "data.json").unlink()

@@ -14,11 +14,11 @@ from edgecls.quantization.fine_tune import fine_tune
 from edgecls.quantization.qdq import QuantizedGraph, layer_noise_db, layer_times_ms, rank_layers
 from edgecls.quantization.quantize import Quantizer, prepare
 from edgecls.quantization.recipe import Recipe
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 
 
 @pytest.fixture(scope="module")
-def graphs(trained: Artefact, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, np.ndarray]:
+def graphs(trained: Artifact, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, np.ndarray]:
     """The trained network in float and in int8, and images."""
     from edgecls.artifact.golden import Golden
 
@@ -134,7 +134,7 @@ def test_bias_correction_changes_the_biases_alone(graphs, tmp_path: Path):
     assert any(not np.array_equal(a, b) for a, b in zip(constants(plain, 2), constants(corrected, 2), strict=True))
 
 
-def test_fine_tuning_changes_weights_a_little_and_keeps_their_names(trained: Artefact, tmp_path: Path):
+def test_fine_tuning_changes_weights_a_little_and_keeps_their_names(trained: Artifact, tmp_path: Path):
     fine_tune(trained, 1, tmp_path / "tuned.safetensors")
     before = read_weights(trained.place / trained.card.model_file)
     after = read_weights(tmp_path / "tuned.safetensors")
@@ -144,7 +144,7 @@ def test_fine_tuning_changes_weights_a_little_and_keeps_their_names(trained: Art
 
 
 def test_the_last_rung_is_reached_and_kept_in_the_card(
-    trained: Artefact, copy_of: Callable[[Artefact], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Artifact, copy_of: Callable[[Artifact], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     from edgecls.export import bundle
     from edgecls.export.bundle import ExportConfig, export
@@ -154,16 +154,16 @@ def test_the_last_rung_is_reached_and_kept_in_the_card(
     file = tmp_path / "recipe.toml"
     file.write_text(
         'quantizer = "onnxruntime"\nactivations = "uint8"\nsymmetric = false\nsamples = 64\n'
-        '[[rung]]\nname = "layers"\nfloat_share = 0.4\n'
-        '[[rung]]\nname = "tuned"\nalternative = true\nfine_tune_epochs = 1\n'
+        '[[candidate]]\nname = "layers"\nfloat_share = 0.4\n'
+        '[[candidate]]\nname = "tuned"\nalternative = true\nfine_tune_epochs = 1\n'
     )
-    artefact = export(ExportConfig("onnx", copy_of(trained), "int8", max_drop_points=5, recipe=file))
-    assert [tried["rung"] for tried in artefact.card.lineage.ladder] == ["layers", "tuned"]
-    assert all(tried["agreement"] > 0.95 for tried in artefact.card.lineage.ladder)
+    artifact = export(ExportConfig("onnx", copy_of(trained), "int8", max_drop_points=5, recipe=file))
+    assert [tried["candidate"] for tried in artifact.card.lineage.candidates] == ["layers", "tuned"]
+    assert all(tried["agreement"] > 0.95 for tried in artifact.card.lineage.candidates)
 
 
 @pytest.mark.parametrize("target", ["onnx", "tensorrt"])
-def test_the_scores_are_not_rounded_to_256_steps(target: str, bundle: Callable[[str, str], Artefact]):
+def test_the_scores_are_not_rounded_to_256_steps(target: str, bundle: Callable[[str, str], Artifact]):
     """Rounded scores tie, and where there are many classes a tie changes the answer."""
     import onnx
 

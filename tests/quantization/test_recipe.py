@@ -7,7 +7,7 @@ import pytest
 
 from edgecls import backends
 from edgecls.errors import UsageError
-from edgecls.quantization.recipe import Rung, ladder_for, parse
+from edgecls.quantization.recipe import RecipeCandidate, candidates_for, parse
 from edgecls.runtime import machine
 
 INT8_TARGETS = [name for name, backend in backends.exportable().items() if "int8" in backend.precisions]
@@ -16,16 +16,16 @@ BASE = 'quantizer = "onnxruntime"\nactivations = "uint8"\nsymmetric = false\n'
 
 @pytest.mark.parametrize("target", INT8_TARGETS)
 def test_every_int8_target_has_a_ladder_that_ends_with_fine_tuning(target: str):
-    rungs = ladder_for(target)
-    assert rungs[0].recipe.samples >= 100
-    assert rungs[0].recipe.float_share == rungs[0].recipe.fine_tune_epochs == 0
-    assert rungs[-1].recipe.fine_tune_epochs == 1
-    assert len({rung.name for rung in rungs}) == len(rungs) >= 5
+    candidates = candidates_for(target)
+    assert candidates[0].recipe.samples >= 100
+    assert candidates[0].recipe.float_share == candidates[0].recipe.fine_tune_epochs == 0
+    assert candidates[-1].recipe.fine_tune_epochs == 1
+    assert len({candidate.name for candidate in candidates}) == len(candidates) >= 5
 
 
-def test_tensorrt_gets_signed_symmetric_activations_and_float_biases_on_every_rung():
-    for rung in ladder_for("tensorrt"):
-        recipe = rung.recipe
+def test_tensorrt_gets_signed_symmetric_activations_and_float_biases_on_every_candidate():
+    for candidate in candidates_for("tensorrt"):
+        recipe = candidate.recipe
         assert (recipe.activations, recipe.symmetric, recipe.quantize_bias, recipe.reduce_range) == (
             "int8", True, False, False,
         )  # fmt: skip
@@ -33,7 +33,7 @@ def test_tensorrt_gets_signed_symmetric_activations_and_float_biases_on_every_ru
 
 def test_a_target_without_a_recipe_is_named():
     with pytest.raises(UsageError, match="no int8 recipe for target torch"):
-        ladder_for("torch")
+        candidates_for("torch")
 
 
 @pytest.mark.parametrize(
@@ -51,29 +51,31 @@ def test_the_recipe_follows_the_processor(
 ):
     described = replace(machine.this_machine(), architecture=architecture, instruction_sets=instruction_sets)
     monkeypatch.setattr(machine, "this_machine", lambda: described)
-    assert ladder_for("onnx") == ladder_for("onnx", kind)
+    assert candidates_for("onnx") == candidates_for("onnx", kind)
 
 
 def test_weights_get_seven_bits_where_eight_overflow_and_arm_gets_signed_activations():
-    assert [ladder_for("onnx", kind)[0].recipe.reduce_range for kind in ("x86", "x86-vnni", "arm")] == [
+    assert [candidates_for("onnx", kind)[0].recipe.reduce_range for kind in ("x86", "x86-vnni", "arm")] == [
         True, False, False,
     ]  # fmt: skip
-    assert [ladder_for("onnx", kind)[0].recipe.activations for kind in ("x86-vnni", "arm")] == ["uint8", "int8"]
-    assert ladder_for("openvino", "NPU")[0].recipe.quantizer == "nncf"
+    assert [candidates_for("onnx", kind)[0].recipe.activations for kind in ("x86-vnni", "arm")] == ["uint8", "int8"]
+    assert candidates_for("openvino", "NPU")[0].recipe.quantizer == "nncf"
 
 
 def test_a_file_of_ones_own_replaces_the_recipe(tmp_path: Path):
     file = tmp_path / "mine.toml"
-    file.write_text(BASE + '[[rung]]\nname = "first"\n[[rung]]\nname = "second"\nestimator = "entropy"\nsamples = 32\n')
-    first, second = ladder_for("onnx", file=file)
+    file.write_text(
+        BASE + '[[candidate]]\nname = "first"\n[[candidate]]\nname = "second"\nestimator = "entropy"\nsamples = 32\n'
+    )
+    first, second = candidates_for("onnx", file=file)
     assert (first.name, first.recipe.estimator, first.recipe.samples) == ("first", "minmax", 300)
     assert (second.name, second.recipe.estimator, second.recipe.samples) == ("second", "entropy", 32)
 
 
 def test_a_recipe_without_rungs_is_one_rung():
-    [rung] = parse(BASE, "mine.toml")
-    assert isinstance(rung, Rung)
-    assert rung.name == "as written"
+    [candidate] = parse(BASE, "mine.toml")
+    assert isinstance(candidate, RecipeCandidate)
+    assert candidate.name == "as written"
 
 
 @pytest.mark.parametrize(
@@ -89,9 +91,9 @@ def test_a_recipe_without_rungs_is_one_rung():
         (BASE + 'operators = "Conv"', "operators is a list"),
         (BASE + 'estimator = "mse"', "onnxruntime has no range estimator mse; it has minmax,"),
         (BASE.replace("onnxruntime", "nncf"), 'activations = "auto" goes with quantizer = "nncf"'),
-        (BASE + "rung = 1", "rungs are written as"),
-        (BASE + "[[rung]]\nsamples = 5", "each rung needs a name"),
-        (BASE + '[[rung]]\nname = "x"\nsample = 5', "rung 'x': unknown key 'sample'"),
+        (BASE + "candidate = 1", "candidates are written as"),
+        (BASE + "[[candidate]]\nsamples = 5", "each candidate needs a name"),
+        (BASE + '[[candidate]]\nname = "x"\nsample = 5', "candidate 'x': unknown key 'sample'"),
         (BASE + "on = 3", r"on holds tables, \[on.NAME\]"),
     ],
 )
@@ -103,4 +105,4 @@ def test_a_recipe_that_makes_no_sense_is_refused_in_one_line(text: str, message:
 
 def test_a_recipe_file_that_is_not_there(tmp_path: Path):
     with pytest.raises(UsageError, match="cannot be read"):
-        ladder_for("onnx", file=tmp_path / "none.toml")
+        candidates_for("onnx", file=tmp_path / "none.toml")

@@ -1,4 +1,4 @@
-"""Climbing: which rungs are tried, and which one is kept."""
+"""Climbing: which candidates are tried, and which one is kept."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from edgecls.artifact.card import Card, Quality
 from edgecls.errors import DataError, VerificationError
 from edgecls.imaging.preprocess import Preprocess
 from edgecls.quantization.recipe import parse
-from edgecls.quantization.search import Aim, Attempt, accurate_enough, best, climb, skipped
-from edgecls.runtime.store import Artefact
+from edgecls.quantization.search import AcceptanceCriteria, Attempt, accurate_enough, best, search, skipped
+from edgecls.runtime.store import Artifact
 
-RUNGS = parse(
+CANDIDATES = parse(
     """
 quantizer = "onnxruntime"
 activations = "uint8"
 symmetric = false
-[[rung]]
+[[candidate]]
 name = "cheap"
-[[rung]]
+[[candidate]]
 name = "other placement"
 alternative = true
 activations = "int8"
-[[rung]]
+[[candidate]]
 name = "better ranges"
 estimator = "percentile"
-[[rung]]
+[[candidate]]
 name = "float layers"
 float_share = 0.1
-[[rung]]
+[[candidate]]
 name = "fine-tuned"
 fine_tune_epochs = 1
 """,
@@ -46,7 +46,7 @@ def outcome(folder: Path, drop: float, gain: float | None, size: int = 100, agre
     (place / "model").write_bytes(b"x" * size)
     quality = Quality(images=1000, agreement=agreed, drop_points=drop, gain=gain).with_verdict()
     card = Card("a", ("b", "c"), Preprocess(8, 8), target="onnx", quality=quality)
-    return lambda rung: Attempt(rung, 0.0, Artefact(place, Card(**{**vars(card), "lineage": lineage()})))
+    return lambda candidate: Attempt(candidate, 0.0, Artifact(place, Card(**{**vars(card), "lineage": lineage()})))
 
 
 def lineage():
@@ -56,38 +56,44 @@ def lineage():
 
 
 def names(attempts: list[Attempt]) -> list[str]:
-    return [attempt.rung.name for attempt in attempts]
+    return [attempt.candidate.name for attempt in attempts]
 
 
-def climbed(figures: dict[str, Attempt], aim: Aim) -> list[Attempt]:
-    return climb(RUNGS, lambda rung: figures[rung.name](rung), aim)
+def searched(figures: dict[str, Attempt], aim: AcceptanceCriteria) -> list[Attempt]:
+    return search(CANDIDATES, lambda candidate: figures[candidate.name](candidate), aim)
 
 
 def test_the_first_rung_that_is_accurate_and_fast_ends_the_ladder_after_its_alternatives(tmp_path: Path):
     good, faster = outcome(tmp_path, 0.5, 1.5), outcome(tmp_path, 0.6, 2.0)
-    attempts = climbed({"cheap": good, "other placement": faster}, Aim(1.0))
+    attempts = searched({"cheap": good, "other placement": faster}, AcceptanceCriteria(1.0))
     assert names(attempts) == ["cheap", "other placement"]
-    assert best(attempts, Aim(1.0)).rung.name == "other placement"
+    assert best(attempts, AcceptanceCriteria(1.0)).candidate.name == "other placement"
 
 
 def test_inaccurate_rungs_lead_further_up(tmp_path: Path):
     bad = outcome(tmp_path, 3.0, 2.0)
     figures = {"cheap": bad, "other placement": bad, "better ranges": bad, "float layers": outcome(tmp_path, 0.9, 1.4)}
-    attempts = climbed(figures, Aim(1.0))
+    attempts = searched(figures, AcceptanceCriteria(1.0))
     assert names(attempts) == ["cheap", "other placement", "better ranges", "float layers"]
-    assert best(accurate_enough(attempts, Aim(1.0)), Aim(1.0)).rung.name == "float layers"
+    assert (
+        best(accurate_enough(attempts, AcceptanceCriteria(1.0)), AcceptanceCriteria(1.0)).candidate.name
+        == "float layers"
+    )
 
 
 def test_a_slow_placement_is_not_refined_but_another_placement_is_tried(tmp_path: Path):
     slow = outcome(tmp_path, 0.1, 0.6)
-    attempts = climbed({"cheap": slow, "other placement": outcome(tmp_path, 0.2, 0.7)}, Aim(1.0))
+    attempts = searched({"cheap": slow, "other placement": outcome(tmp_path, 0.2, 0.7)}, AcceptanceCriteria(1.0))
     assert names(attempts) == ["cheap", "other placement"]
-    assert best(attempts, Aim(1.0)).quality.recommended is False
+    assert best(attempts, AcceptanceCriteria(1.0)).quality.recommended is False
 
 
 def test_where_nothing_can_be_timed_accuracy_decides(tmp_path: Path):
     untimed = outcome(tmp_path, 0.5, None)
-    assert names(climbed({"cheap": untimed, "other placement": untimed}, Aim(1.0))) == ["cheap", "other placement"]
+    assert names(searched({"cheap": untimed, "other placement": untimed}, AcceptanceCriteria(1.0))) == [
+        "cheap",
+        "other placement",
+    ]
 
 
 def test_most_accurate_tries_all_but_fine_tuning(tmp_path: Path):
@@ -97,62 +103,64 @@ def test_most_accurate_tries_all_but_fine_tuning(tmp_path: Path):
         "better ranges": outcome(tmp_path, 0.1, 1.8),
         "float layers": outcome(tmp_path, 0.0, 0.9),
     }
-    aim = Aim(1.0, "most-accurate")
-    attempts = climbed(figures, aim)
+    aim = AcceptanceCriteria(1.0, "most-accurate")
+    attempts = searched(figures, aim)
     assert names(attempts) == list(figures)
-    assert best(attempts, aim).rung.name == "better ranges"  # the only more accurate one is slower than float32
+    assert best(attempts, aim).candidate.name == "better ranges"  # the only more accurate one is slower than float32
 
 
 def test_smallest_keeps_the_smallest_even_where_it_is_slow(tmp_path: Path):
-    aim = Aim(1.0, "smallest")
+    aim = AcceptanceCriteria(1.0, "smallest")
     figures = {"cheap": outcome(tmp_path, 0.5, 0.7, size=50), "other placement": outcome(tmp_path, 0.4, 0.9, size=40)}
-    assert best(climbed(figures, aim), aim).rung.name == "other placement"
+    assert best(searched(figures, aim), aim).candidate.name == "other placement"
 
 
 def test_one_image_of_a_small_split_is_no_reason_to_refuse():
-    assert Aim(1.0).accurate(Quality(images=40, drop_points=2.5))
-    assert not Aim(1.0).accurate(Quality(images=40, drop_points=5.0))
-    assert Aim(0.0).accurate(Quality(images=40, drop_points=-2.5))
+    assert AcceptanceCriteria(1.0).accurate(Quality(images=40, drop_points=2.5))
+    assert not AcceptanceCriteria(1.0).accurate(Quality(images=40, drop_points=5.0))
+    assert AcceptanceCriteria(0.0).accurate(Quality(images=40, drop_points=-2.5))
 
 
 def test_without_labels_every_changed_answer_counts():
-    assert Aim(1.0).accurate(Quality(images=1000, agreement=0.995))
-    assert not Aim(1.0).accurate(Quality(images=1000, agreement=0.98))
+    assert AcceptanceCriteria(1.0).accurate(Quality(images=1000, agreement=0.995))
+    assert not AcceptanceCriteria(1.0).accurate(Quality(images=1000, agreement=0.98))
 
 
 def test_nothing_accurate_is_an_error_with_the_nearest_figures(tmp_path: Path):
-    figures = {rung.name: outcome(tmp_path, 5.0, 2.0) for rung in RUNGS}
+    figures = {candidate.name: outcome(tmp_path, 5.0, 2.0) for candidate in CANDIDATES}
     figures["better ranges"] = outcome(tmp_path, 2.0, 2.0)
     with pytest.raises(VerificationError, match=r"loses 2.00 points of top-1 at best \(better ranges: 98.00%"):
-        accurate_enough(climbed(figures, Aim(1.0)), Aim(1.0))
+        accurate_enough(searched(figures, AcceptanceCriteria(1.0)), AcceptanceCriteria(1.0))
 
 
 def test_a_rung_that_cannot_be_tried_says_why_and_the_next_one_is():
-    def attempt(rung):
-        return skipped(rung, 1.0, DataError("the images are gone"))
+    def attempt(candidate):
+        return skipped(candidate, 1.0, DataError("the images are gone"))
 
-    attempts = climb(RUNGS[:2], attempt, Aim(1.0))
+    attempts = search(CANDIDATES[:2], attempt, AcceptanceCriteria(1.0))
     assert [tried.reason for tried in attempts] == ["the images are gone"] * 2
     with pytest.raises(VerificationError, match=r"no recipe could be applied .*the images are gone"):
-        accurate_enough(attempts, Aim(1.0))
+        accurate_enough(attempts, AcceptanceCriteria(1.0))
 
 
 def test_many_changed_answers_lead_further_up_though_the_drop_is_allowed(tmp_path: Path):
     """Ten answers in a hundred changed and the drop is small by luck: on few images that says little."""
     lucky, better = outcome(tmp_path, 0.5, 1.5, agreement=0.9), outcome(tmp_path, 0.9, 1.4, agreement=0.97)
-    attempts = climbed({"cheap": lucky, "other placement": lucky, "better ranges": better}, Aim(1.0))
+    attempts = searched({"cheap": lucky, "other placement": lucky, "better ranges": better}, AcceptanceCriteria(1.0))
     assert names(attempts) == ["cheap", "other placement", "better ranges"]
-    assert best(attempts, Aim(1.0)).rung.name == "better ranges"
-    attempts = climbed({rung.name: lucky for rung in RUNGS}, Aim(1.0))
+    assert best(attempts, AcceptanceCriteria(1.0)).candidate.name == "better ranges"
+    attempts = searched({candidate.name: lucky for candidate in CANDIDATES}, AcceptanceCriteria(1.0))
     assert names(attempts) == ["cheap", "other placement", "better ranges", "float layers"]  # and no fine-tuning
-    assert best(attempts, Aim(1.0)).quality.agreement == 0.9  # allowed all the same, for nothing better was found
+    assert (
+        best(attempts, AcceptanceCriteria(1.0)).quality.agreement == 0.9
+    )  # allowed all the same, for nothing better was found
 
 
 def test_rungs_that_could_not_be_tried_do_not_count_as_accurate(tmp_path: Path):
-    def nothing(rung):
-        return skipped(rung, 0.0, DataError("no"))
+    def nothing(candidate):
+        return skipped(candidate, 0.0, DataError("no"))
 
     figures = dict.fromkeys(("cheap", "other placement", "better ranges", "float layers"), nothing)
-    attempts = climbed({**figures, "fine-tuned": outcome(tmp_path, 0.5, 1.5)}, Aim(1.0))
+    attempts = searched({**figures, "fine-tuned": outcome(tmp_path, 0.5, 1.5)}, AcceptanceCriteria(1.0))
     assert names(attempts)[-1] == "fine-tuned"
-    assert names(accurate_enough(attempts, Aim(1.0))) == ["fine-tuned"]
+    assert names(accurate_enough(attempts, AcceptanceCriteria(1.0))) == ["fine-tuned"]

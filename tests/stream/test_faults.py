@@ -11,26 +11,26 @@ import pytest
 
 import edgecls
 from edgecls.errors import SourceError
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 from edgecls.stream.decision import EACH_FRAME, State
 from edgecls.stream.loop import Stream, StreamConfig
 from edgecls.stream.sources import CameraOptions, LiveSource, open_source
-from edgecls.stream.sources.live import Device, Patience
+from edgecls.stream.sources.live import Device, ReconnectPolicy
 from tests.stream.cameras import MjpegServer, RtspServer, free_port, missing_rtsp, numbered, until
 from tests.stream.test_loop import Remembering
 
-QUICK = Patience(stale_s=0.4, stall_s=1.0, retry_s=0.05, retry_max_s=0.3)
+QUICK = ReconnectPolicy(stale_s=0.4, stall_s=1.0, retry_s=0.05, retry_max_s=0.3)
 
-CALM = Patience(stale_s=30.0, stall_s=30.0, retry_s=0.05, retry_max_s=0.3)
+CALM = ReconnectPolicy(stale_s=30.0, stall_s=30.0, retry_s=0.05, retry_max_s=0.3)
 """Takes a slow machine for no outage: only a lost connection is one."""
 
 
 class Running:
     """A stream in a thread, with the sink that remembers."""
 
-    def __init__(self, classifier: edgecls.Classifier, *cameras: str, patience: Patience = QUICK):
+    def __init__(self, classifier: edgecls.Classifier, *cameras: str, reconnect: ReconnectPolicy = QUICK):
         self.sink = Remembering()
-        self.sources = [open_source(each, None, CameraOptions(patience=patience)) for each in cameras]
+        self.sources = [open_source(each, None, CameraOptions(reconnect=reconnect)) for each in cameras]
         self.stream = Stream(self.sources, classifier, [self.sink], StreamConfig(smoothing=EACH_FRAME))
         self._stop = threading.Event()
         self.error: Exception | None = None
@@ -57,7 +57,7 @@ class Running:
 
 
 @pytest.fixture(scope="module")
-def classifier(bundle: Callable[[str, str], Artefact]) -> Iterator[edgecls.Classifier]:
+def classifier(bundle: Callable[[str, str], Artifact]) -> Iterator[edgecls.Classifier]:
     with edgecls.load(bundle("onnx", "int8").place) as model:
         yield model
 
@@ -82,7 +82,7 @@ def start(classifier: edgecls.Classifier) -> Iterator[Callable[..., Running]]:
 class TestMjpeg:
     def test_a_server_that_is_killed_and_restarted(self, start: Callable[..., Running]):
         server = MjpegServer()
-        running = start(server.url, patience=CALM)
+        running = start(server.url, reconnect=CALM)
         running.decides()
         port = server.port
         server.stop()
@@ -129,7 +129,7 @@ class TestMjpeg:
 
     def test_one_lost_camera_does_not_stall_the_other(self, start: Callable[..., Running]):
         first, second = MjpegServer(), MjpegServer()
-        running = start(f"door={first.url}", f"gate={second.url}", patience=CALM)
+        running = start(f"door={first.url}", f"gate={second.url}", reconnect=CALM)
         running.decides(0)
         running.decides(1)
         first.stop()
@@ -142,8 +142,8 @@ class TestMjpeg:
 
     def test_patience_can_end(self, start: Callable[..., Running]):
         server = MjpegServer()
-        patience = Patience(stale_s=0.2, stall_s=1.0, retry_s=0.05, retry_max_s=0.1, give_up_s=0.6)
-        running = start(server.url, patience=patience)
+        reconnect = ReconnectPolicy(stale_s=0.2, stall_s=1.0, retry_s=0.05, retry_max_s=0.1, give_up_s=0.6)
+        running = start(server.url, reconnect=reconnect)
         running.decides()
         server.stop()
         until(lambda: running.error is not None)
@@ -198,8 +198,8 @@ class Hanging(Device):
 
 
 def test_a_driver_that_hangs_is_left_behind_and_the_device_opened_anew():
-    patience = Patience(stale_s=0.1, stall_s=0.3, retry_s=0.05)
-    with LiveSource("hanging", Hanging, patience) as camera:
+    reconnect = ReconnectPolicy(stale_s=0.1, stall_s=0.3, retry_s=0.05)
+    with LiveSource("hanging", Hanging, reconnect) as camera:
         frames = iter(camera)
         seen = [next(frames).index for _ in range(8)]
         Hanging.let_go.set()
@@ -209,9 +209,9 @@ def test_a_driver_that_hangs_is_left_behind_and_the_device_opened_anew():
 
 
 def test_waits_grow_and_differ():
-    patience = Patience(retry_s=0.5, retry_max_s=30.0)
+    reconnect = ReconnectPolicy(retry_s=0.5, retry_max_s=30.0)
     for attempt, (low, high) in enumerate([(0.5, 0.75), (1, 1.5), (2, 3), (4, 6), (8, 12), (16, 24), (30, 45)], 1):
-        waits = {patience.wait_s(attempt) for _ in range(50)}
+        waits = {reconnect.wait_s(attempt) for _ in range(50)}
         assert low <= min(waits) <= max(waits) <= high
         assert len(waits) > 10
-    assert patience.wait_s(100_000) <= 45
+    assert reconnect.wait_s(100_000) <= 45

@@ -19,7 +19,7 @@ from edgecls import backends
 from edgecls.artifact.golden import Golden
 from edgecls.errors import OutputError, UsageError
 from edgecls.imaging.opencv import cv2
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 from edgecls.stream.decision import EACH_FRAME, Decision, Event, Health, StateChange
 from edgecls.stream.frames import Frame
 from edgecls.stream.loop import Stream, StreamConfig, Summary
@@ -27,7 +27,7 @@ from edgecls.stream.sinks.base import Sink
 from edgecls.stream.sinks.files import EventSink, LogSink, SnapshotSink, VideoSink
 from edgecls.stream.sinks.picture import annotated
 from edgecls.stream.sources import CameraOptions, Source, open_source
-from edgecls.stream.sources.camera import Wanted
+from edgecls.stream.sources.camera import CaptureFormat
 from tests.stream.cameras import until
 
 
@@ -57,13 +57,13 @@ class Remembering(Sink):
 
 
 @pytest.fixture(params=["onnx", "openvino"])
-def classifier(request: pytest.FixtureRequest, bundle: Callable[[str, str], Artefact]) -> Iterator[edgecls.Classifier]:
+def classifier(request: pytest.FixtureRequest, bundle: Callable[[str, str], Artifact]) -> Iterator[edgecls.Classifier]:
     with edgecls.load(bundle(request.param, "int8").place) as model:
         yield model
 
 
 @pytest.fixture
-def digits_video(trained: Artefact, tmp_path: Path) -> Path:
+def digits_video(trained: Artifact, tmp_path: Path) -> Path:
     """Each golden image for three frames."""
     path = tmp_path / "digits.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25.0, (96, 96))
@@ -107,7 +107,7 @@ def test_a_live_source_is_decided_without_backlog(classifier: edgecls.Classifier
 def test_a_slow_sink_never_slows_a_live_stream_down(classifier: edgecls.Classifier):
     class Slow(Remembering):
         queue = 2
-        takes_tidings = False
+        accepts_events = False
 
         def open(self, health: Callable[[], Health]) -> None:
             self.health = health
@@ -150,7 +150,7 @@ def test_a_failing_sink_stops_neither_inference_nor_the_others(
 ):
     class Failing(Sink):
         name = "failing"
-        takes_tidings = False
+        accepts_events = False
         every_frame = True
 
         def write(self, frame: Frame, decision: Decision) -> None:
@@ -282,7 +282,7 @@ def test_a_recording_needs_a_known_suffix(tmp_path: Path, path: str):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_ends_the_stream_cleanly(bundle: Callable[[str, str], Artefact], tmp_path: Path, number, code):
+def test_a_signal_ends_the_stream_cleanly(bundle: Callable[[str, str], Artifact], tmp_path: Path, number, code):
     video, events = tmp_path / "seen.mp4", tmp_path / "seen.jsonl"
     command = [
         sys.executable,
@@ -311,7 +311,7 @@ def test_a_signal_ends_the_stream_cleanly(bundle: Callable[[str, str], Artefact]
     assert json.loads(events.read_text().splitlines()[-1])["ended"]
 
 
-def test_every_backend_that_runs_here_can_stream(bundle: Callable[[str, str], Artefact], digits_video: Path):
+def test_every_backend_that_runs_here_can_stream(bundle: Callable[[str, str], Artifact], digits_video: Path):
     for name, backend in backends.exportable().items():
         if backend.available() is None:
             with edgecls.load(bundle(name, "fp32").place) as model:
@@ -351,7 +351,7 @@ def test_the_counters_agree_at_every_moment(classifier: edgecls.Classifier, digi
                 if camera.captured != camera.decided + camera.dropped + camera.in_flight or camera.in_flight < 0:
                     wrong.append(self.health())
 
-    options = CameraOptions(Wanted(fps=400), realtime=True)
+    options = CameraOptions(CaptureFormat(fps=400), realtime=True)
     sources = [open_source(str(digits_video), None, options) for _ in range(2)]
     summary = running(sources, classifier, Watching(), frames=1000)
     assert not wrong
@@ -363,12 +363,12 @@ def test_decisions_are_no_more_frequent_than_asked(classifier: edgecls.Classifie
     assert run("demo", classifier, duration_s=1.5, max_fps=4).decided <= 8
 
 
-def test_between_a_cameras_frames_the_processor_rests(bundle: Callable[[str, str], Artefact]):
+def test_between_a_cameras_frames_the_processor_rests(bundle: Callable[[str, str], Artifact]):
     """At 15 frames/s ONNX Runtime's threads would spin for most of the time."""
     spent = {}
     for spinning in (True, False):
         with edgecls.load(bundle("onnx", "fp32").place, spinning=spinning) as model:
-            source = open_source("demo", Golden.read(model.place), CameraOptions(Wanted(fps=15)))
+            source = open_source("demo", Golden.read(model.place), CameraOptions(CaptureFormat(fps=15)))
             begun_s = time.process_time()
             running([source], model, frames=15)
             spent[spinning] = time.process_time() - begun_s

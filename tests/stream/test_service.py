@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 from edgecls.stream.service import Supervisor, unit
 
 
@@ -51,7 +51,7 @@ def test_without_systemd_nothing_is_said(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_stream_tells_that_it_is_ready_alive_and_ending(
-    listening: socket.socket, bundle: Callable[[str, str], Artefact], cli: Callable[..., Result],
+    listening: socket.socket, bundle: Callable[[str, str], Artifact], cli: Callable[..., Result],
     monkeypatch: pytest.MonkeyPatch,
 ):  # fmt: skip
     monkeypatch.setenv("WATCHDOG_USEC", "600000")

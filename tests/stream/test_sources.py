@@ -20,9 +20,9 @@ from edgecls.errors import SourceError, UsageError
 from edgecls.imaging.opencv import cv2
 from edgecls.stream.frames import Geometry, Region
 from edgecls.stream.sources import CameraOptions, LiveSource, open_source
-from edgecls.stream.sources.camera import FilmClock, FilmDevice, Wanted, demo_frame, has_gstreamer
+from edgecls.stream.sources.camera import CaptureFormat, VideoClock, VideoFileDevice, demo_frame, has_gstreamer
 from edgecls.stream.sources.files import RawSource
-from edgecls.stream.sources.live import Device, Patience
+from edgecls.stream.sources.live import Device, ReconnectPolicy
 from tests.stream.cameras import MjpegServer, found, numbered, until
 
 
@@ -97,7 +97,7 @@ def test_a_folder_gives_its_images_in_order_and_counts_unreadable_ones(photos: P
 
 def test_the_demonstration_moves_and_shows_every_golden_image():
     images = np.stack([np.full((32, 32, 3), 60 * (index + 1), np.uint8) for index in range(3)])
-    frames = [demo_frame(images, at_s) for at_s in (0.0, 1.6, 3.1, 4.6)]
+    frames = [demo_frame(images, pts_s) for pts_s in (0.0, 1.6, 3.1, 4.6)]
     assert all(frame.shape == (480, 640, 3) for frame in frames)
     assert [int(frame[240, 320].mean()) for frame in frames] == [60, 120, 180, 60]
     still = np.zeros((1, 32, 32, 3), np.uint8)
@@ -135,7 +135,7 @@ def test_a_network_camera_is_read_live(mjpeg: MjpegServer):
 
 
 def test_a_film_can_stand_in_for_a_camera_and_begins_again(video: Path):
-    options = CameraOptions(Wanted(fps=200), realtime=True)
+    options = CameraOptions(CaptureFormat(fps=200), realtime=True)
     with open_source(str(video), None, options) as source:
         assert source.live
         frames = itertools.islice(source, 40)
@@ -207,7 +207,7 @@ class TestRefusals:
             list(open_source("73", None))
 
     def test_nobody_listens_and_there_is_no_time_to_wait(self):
-        options = CameraOptions(patience=Patience(give_up_s=0))
+        options = CameraOptions(reconnect=ReconnectPolicy(give_up_s=0))
         with pytest.raises(SourceError, match="check the address"):
             list(open_source("http://127.0.0.1:9/none.mjpg", None, options))
 
@@ -275,8 +275,8 @@ def test_pipes_and_names_that_are_not_utf8_are_refused_as_films(tmp_path: Path) 
             open_source(path, None)
 
 
-def film(path: Path, moments_ms: list[int], codec: str = "mpeg4") -> Path:
-    """A film whose frames, of brightness 10, 20, ..., are shown from these moments on."""
+def variable_rate(path: Path, moments_ms: list[int], codec: str = "mpeg4") -> Path:
+    """A video whose frames, of brightness 10, 20, ..., are shown from these moments on."""
     import av
 
     with av.open(str(path), "w") as out:
@@ -296,14 +296,14 @@ def film(path: Path, moments_ms: list[int], codec: str = "mpeg4") -> Path:
 )
 @pytest.mark.parametrize("moments_ms", [[0, 40, 2000, 10_000, 10_033], [0, 33, 67, 100], [0, 5000, 10_000], [0]])
 def test_a_films_time_is_its_containers(tmp_path: Path, suffix: str, codec: str, moments_ms: list[int]):
-    with open_source(str(film(tmp_path / f"film.{suffix}", moments_ms, codec)), None) as source:
+    with open_source(str(variable_rate(tmp_path / f"video.{suffix}", moments_ms, codec)), None) as source:
         frames = list(source)
-    assert [frame.at_s for frame in frames] == pytest.approx([each / 1000 for each in moments_ms], abs=0.001)
+    assert [frame.pts_s for frame in frames] == pytest.approx([each / 1000 for each in moments_ms], abs=0.001)
 
 
 def test_a_film_without_time_has_the_one_of_its_rate(tmp_path: Path):
-    with open_source(str(film(tmp_path / "film.h264", [0, 40, 2000], "libx264")), None) as source:
-        assert [frame.at_s for frame in source] == pytest.approx([0, 0.04, 0.08])
+    with open_source(str(variable_rate(tmp_path / "film.h264", [0, 40, 2000], "libx264")), None) as source:
+        assert [frame.pts_s for frame in source] == pytest.approx([0, 0.04, 0.08])
 
 
 class Told:
@@ -317,20 +317,20 @@ class Told:
 
 
 @pytest.mark.parametrize(
-    ("told_ms", "at_s"),
+    ("told_ms", "pts_s"),
     [
         ((0, 0, 0), (0, 0.1, 0.2)), ((0, 200, 200, 500), (0, 0.2, 0.3, 0.5)), ((0, 300, 200, 500), (0, 0.3, 0.4, 0.5)),
         ((0, 5000, 0, 700), (0, 5, 5.1, 5.8)), ((math.nan, 100, math.inf, 400), (0, 0.1, 0.2, 0.4)),
         ((-500, 0, 100), (0, 0.1, 0.2)), ((2000, 2500), (2, 2.5)), ((0, 5000, math.nan, 6000), (0, 5, 5.1, 6)),
     ],
 )  # fmt: skip
-def test_a_films_time_never_stands_or_goes_back(told_ms: tuple[float, ...], at_s: tuple[float, ...]):
-    clock = FilmClock(Told(*told_ms), 10.0)
-    assert [clock.at_s() for _ in told_ms] == pytest.approx(at_s)
+def test_a_films_time_never_stands_or_goes_back(told_ms: tuple[float, ...], pts_s: tuple[float, ...]):
+    clock = VideoClock(Told(*told_ms), 10.0)
+    assert [clock.pts_s() for _ in told_ms] == pytest.approx(pts_s)
 
 
 def test_a_film_as_a_camera_keeps_its_pace_and_shows_long_pictures_again(tmp_path: Path):
-    device = FilmDevice(str(film(tmp_path / "film.mp4", [0, 50, 1250])))
+    device = VideoFileDevice(str(variable_rate(tmp_path / "film.mp4", [0, 50, 1250])))
     seen = [round(float(device.read().mean()), -1) for _ in range(7)]
     device.close()
     assert seen == [10, 20, 20, 20, 30, 10, 20]

@@ -20,12 +20,12 @@ import edgecls
 from edgecls.artifact.golden import Golden
 from edgecls.errors import OutputError, UsageError
 from edgecls.imaging.opencv import cv2
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 from edgecls.stream.decision import EACH_FRAME, Health
 from edgecls.stream.loop import Stream, StreamConfig
 from edgecls.stream.sinks.web import WebSink, read_token
 from edgecls.stream.sources import CameraOptions, open_source
-from edgecls.stream.sources.live import Patience
+from edgecls.stream.sources.live import ReconnectPolicy
 from tests.stream.cameras import MjpegServer, found, free_port, until
 
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -38,7 +38,7 @@ class Serving:
 
     def __init__(self, classifier: edgecls.Classifier, sink: WebSink, *cameras: str):
         golden = Golden.read(classifier.place)
-        options = CameraOptions(patience=Patience(stale_s=0.5, stall_s=1.0, retry_s=0.1, retry_max_s=0.5))
+        options = CameraOptions(reconnect=ReconnectPolicy(stale_s=0.5, stall_s=1.0, retry_s=0.1, retry_max_s=0.5))
         sources = [open_source(camera, golden, options) for camera in cameras]
         self.url = ""
         sink.announce = lambda url: setattr(self, "url", url)
@@ -63,7 +63,7 @@ class Serving:
 
 
 @pytest.fixture(scope="module")
-def classifier(bundle: Callable[[str, str], Artefact]) -> Iterator[edgecls.Classifier]:
+def classifier(bundle: Callable[[str, str], Artifact]) -> Iterator[edgecls.Classifier]:
     with edgecls.load(bundle("onnx", "int8").place) as model:
         yield model
 
@@ -88,7 +88,7 @@ def test_figures_pictures_and_metrics_are_served(serve: Callable[..., Serving]):
     assert code == 200
     assert b"EventSource" in page
     health = json.loads(serving.get("api/health")[1])
-    assert health["well"]
+    assert health["healthy"]
     assert health["cameras"][0]["camera"] == "demo"
     code, jpeg = serving.get("camera/0.jpg")
     assert cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR).shape == (480, 640, 3)
@@ -233,7 +233,7 @@ class TestInABrowser:
     def test_the_picture_moves_and_the_label_changes(self, serve: Callable[..., Serving], browser: Any, tmp_path: Path):
         serving = serve()
         browser.get(serving.url)
-        until(lambda: text(browser, "#well") == "all cameras live")
+        until(lambda: text(browser, "#healthy") == "all cameras live")
         until(lambda: any(picture(browser)))
         first, label = picture(browser), text(browser, ".label")
         until(lambda: picture(browser) != first)
@@ -252,7 +252,7 @@ class TestInABrowser:
         server.stop()
         until(lambda: text(browser, ".pill", 1) == "reconnecting")
         assert text(browser, ".pill", 0) == "live"
-        assert text(browser, "#well") == "a camera is away"
+        assert text(browser, "#healthy") == "a camera is disconnected"
         assert text(browser, ".label", 1) == "–"
         assert "lost" in browser.execute_script("return document.querySelectorAll('.picture')[1].className")
         again = MjpegServer(port)
@@ -268,17 +268,17 @@ class TestInABrowser:
         browser.get(base + "?token=wrong")
         assert "refused" in text(browser, "p")
         browser.get(base + "?token=" + token)
-        until(lambda: text(browser, "#well") == "all cameras live")
+        until(lambda: text(browser, "#healthy") == "all cameras live")
         assert browser.current_url == base  # the token does not stay in the address
         browser.get(base)
-        until(lambda: text(browser, "#well") == "all cameras live")
+        until(lambda: text(browser, "#healthy") == "all cameras live")
 
     def test_a_stream_that_ended_is_shown_as_such(self, serve: Callable[..., Serving], browser: Any):
         serving = serve()
         browser.get(serving.url)
-        until(lambda: text(browser, "#well") == "all cameras live")
+        until(lambda: text(browser, "#healthy") == "all cameras live")
         serving.end()
-        until(lambda: text(browser, "#well") == "no connection to the stream")
+        until(lambda: text(browser, "#healthy") == "no connection to the stream")
 
 
 class Silent:

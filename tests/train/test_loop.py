@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from edgecls import models
 from edgecls.artifact.card import check_files
-from edgecls.errors import ArtefactError, BackendError, OutputError, UsageError
+from edgecls.errors import ArtifactError, BackendError, OutputError, UsageError
 from edgecls.models.layers import grid_pool
 from edgecls.runtime import store
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 from edgecls.train.config import TrainConfig
 from edgecls.train.history import Epoch, Watcher, read_history
 from edgecls.train.loop import train
@@ -23,7 +23,7 @@ from edgecls.train.optimize import one_cycle
 QUICK = {"arch": "simple_cnn", "epochs": 1, "size_px": 32, "batch_size": 8}
 
 
-def test_a_run_holds_all_that_later_stages_need(trained: Artefact):
+def test_a_run_holds_all_that_later_stages_need(trained: Artifact):
     names = {path.name for path in trained.place.iterdir()} - {"bundles"}
     assert names >= {"card.json", "model.safetensors", "golden.npz", "data.json", "metrics.csv", "evaluation.json"}
     check_files(trained.card, trained.place)
@@ -31,7 +31,7 @@ def test_a_run_holds_all_that_later_stages_need(trained: Artefact):
     assert len(read_history(trained.place)) == 3
 
 
-def test_three_epochs_already_read_most_digits(trained: Artefact):
+def test_three_epochs_already_read_most_digits(trained: Artifact):
     assert trained.card.quality.top1 > 0.85
     assert trained.card.quality.images == 269
     evaluation = json.loads((trained.place / "evaluation.json").read_text())
@@ -74,7 +74,7 @@ def test_ctrl_c_before_the_first_checkpoint_leaves_nothing(photos: Path, tmp_pat
     assert list((tmp_path / "runs").iterdir()) == []
 
 
-def test_the_next_run_takes_the_next_number(trained: Artefact):
+def test_the_next_run_takes_the_next_number(trained: Artifact):
     with store.new_run("My photos!", "resnet18") as first, store.new_run("digits", "resnet18") as second:
         assert first.name == "002-My-photos-resnet18"
         assert second.name == "003-digits-resnet18"
@@ -111,7 +111,7 @@ def test_a_timm_network_is_trained_like_the_others(photos: Path, tmp_path: Path,
 
 
 class TestWeights:
-    def test_a_run_can_start_from_another(self, trained: Artefact, photos: Path, tmp_path: Path):
+    def test_a_run_can_start_from_another(self, trained: Artifact, photos: Path, tmp_path: Path):
         lines: list[str] = []
 
         class Listening(Watcher):
@@ -124,7 +124,7 @@ class TestWeights:
 
     def test_weights_of_another_network_are_refused(self, photos: Path, tmp_path: Path):
         save_file({"x": torch.zeros(2)}, tmp_path / "w.safetensors")
-        with pytest.raises(ArtefactError, match=r"does not fit simple_cnn: block1\.0\.weight wants shape"):
+        with pytest.raises(ArtifactError, match=r"does not fit simple_cnn: block1\.0\.weight wants shape"):
             train(TrainConfig(str(photos), **QUICK, weights=str(tmp_path / "w.safetensors"), out=tmp_path / "run"))
         assert not (tmp_path / "run").exists()
 
@@ -134,7 +134,7 @@ class TestWeights:
                 return (Path.touch, (tmp_path / "exploded",))
 
         torch.save({"x": Bomb()}, tmp_path / "w.pt")
-        with pytest.raises(ArtefactError, match="cannot be read as weights"):
+        with pytest.raises(ArtifactError, match="cannot be read as weights"):
             train(TrainConfig(str(photos), **QUICK, weights=str(tmp_path / "w.pt"), out=tmp_path / "run"))
         assert not (tmp_path / "exploded").exists()
 

@@ -21,10 +21,10 @@ from edgecls.errors import UsageError
 from edgecls.evaluate.metrics import calibration_error, measure
 from edgecls.models.vision import import_torchvision
 from edgecls.runtime import store
-from edgecls.runtime.store import Artefact
+from edgecls.runtime.store import Artifact
 from edgecls.train.config import TrainConfig, read_config
 from edgecls.train.history import Epoch, Watcher, read_history
-from edgecls.train.interrupt import held_back
+from edgecls.train.interrupt import deferred_signals
 from edgecls.train.loop import resume, train
 from edgecls.train.teacher import Teacher
 
@@ -75,7 +75,7 @@ class TestAverage:
 
 
 class TestTeacher:
-    def test_what_it_knows_is_learned(self, trained: Artefact, tmp_path: Path):
+    def test_what_it_knows_is_learned(self, trained: Artifact, tmp_path: Path):
         """With labels that say nothing, all that is learned comes from the teacher."""
         settings = {**QUICK, "arch": "simple_cnn:widths=16-32-64", "batch_size": 64, "label_smoothing": 0.999}
         _, alone = train(TrainConfig(**settings, out=tmp_path / "alone"))
@@ -83,13 +83,13 @@ class TestTeacher:
         assert taught.top1 > 0.5
         assert taught.top1 > alone.top1 + 0.1
 
-    def test_it_sees_images_at_its_own_size(self, trained: Artefact):
+    def test_it_sees_images_at_its_own_size(self, trained: Artifact):
         teacher = Teacher(str(trained.place), trained.card.classes, torch.device("cpu"))
         scores = torch.zeros(2, 10, requires_grad=True)
         loss = teacher.loss(torch.zeros(2, 48, 64, 3, dtype=torch.uint8), scores, torch.tensor(2.0))
         assert float(loss.detach()) > 1.0
 
-    def test_its_classes_must_be_these(self, trained: Artefact, photos: Path, tmp_path: Path):
+    def test_its_classes_must_be_these(self, trained: Artifact, photos: Path, tmp_path: Path):
         with pytest.raises(UsageError, match="knows other classes"):
             train(TrainConfig(str(photos), **QUICK, teacher=str(trained.place), out=tmp_path / "run"))
         assert not (tmp_path / "run").exists()
@@ -204,7 +204,7 @@ class TestInterruption:
 
     def test_the_second_signal_goes_through_and_handlers_come_back(self):
         before = signal.getsignal(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt), held_back() as interruption:
+        with pytest.raises(KeyboardInterrupt), deferred_signals() as interruption:
             os.kill(os.getpid(), signal.SIGINT)
             assert interruption.wanted
             os.kill(os.getpid(), signal.SIGINT)
@@ -214,7 +214,7 @@ class TestInterruption:
         seen = []
 
         def work() -> None:
-            with held_back() as interruption:
+            with deferred_signals() as interruption:
                 seen.append(interruption.wanted)
 
         thread = threading.Thread(target=work)

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import Result
 
-from edgecls.errors import ArtefactError, DataError
+from edgecls.errors import ArtifactError, DataError
 from edgecls.runtime import store
 from edgecls.train.checkpoint import CHECKPOINT_FILE, read_checkpoint
 from edgecls.train.config import TrainConfig
@@ -93,11 +93,11 @@ def test_it_does_not_go_on_with_other_images(photos: Path, tmp_path: Path):
 
 
 def test_a_damaged_or_missing_checkpoint_is_said(tmp_path: Path):
-    with pytest.raises(ArtefactError, match="holds no unfinished training"):
+    with pytest.raises(ArtifactError, match="holds no unfinished training"):
         resume(tmp_path)
     for content in (b"", b"no checkpoint", b"PK\x03\x04"):
         (tmp_path / CHECKPOINT_FILE).write_bytes(content)
-        with pytest.raises(ArtefactError, match="is damaged; train anew"):
+        with pytest.raises(ArtifactError, match="is damaged; train anew"):
             resume(tmp_path)
 
 
@@ -146,7 +146,7 @@ class TestCommand:
             train(TrainConfig(str(photos), **SETTINGS), StopsAfter(2))
         result = cli("train", "--resume", "last")
         assert result.exit_code == 0, result.output
-        assert "training 4 epochs on the processor, 2 of them done" in result.output
+        assert "training 4 epochs on the CPU, 2 of them done" in result.output
         assert re.search(r"epoch   3 .*\nepoch   4 ", result.output)
         assert "epoch   2" not in result.output
 

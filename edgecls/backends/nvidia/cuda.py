@@ -37,8 +37,8 @@ def call(function: str, *arguments: Any) -> Any:
 
 @cache
 def gpu() -> Gpu | None:
-    """The first GPU, or None; `obstacle` says why."""
-    if obstacle() is not None:
+    """The first GPU, or None; `unavailable_reason` says why."""
+    if unavailable_reason() is not None:
         return None
     properties = call("cudaGetDeviceProperties", 0)
     name = properties.name.decode(errors="replace") if isinstance(properties.name, bytes) else str(properties.name)
@@ -47,7 +47,7 @@ def gpu() -> Gpu | None:
 
 
 @cache
-def obstacle() -> str | None:
+def unavailable_reason() -> str | None:
     """Why no GPU can be used on this machine, and what would change that, or None where one can."""
     if importlib.util.find_spec("cuda") is None or importlib.util.find_spec("cuda.bindings") is None:
         return str(MissingExtraError("cuda-python", "tensorrt-rtx", "running TensorRT engines"))

@@ -11,7 +11,7 @@ from edgecls.stream.frames import Frame
 class Sink:
     """Takes decisions, events and changes of state, all from one thread; `close` leaves whole files behind.
 
-    `takes_frames` and `takes_tidings` (events and states) say what it is given. `queue` frames wait for it at most;
+    `takes_frames` and `accepts_events` (events and states) say what it is given. `queue` frames wait for it at most;
     `every_frame` says that it wants each one: those that its full queue lets go are counted, and finite sources wait
     for it. `foreground` sinks live in the main thread. `durable` ones keep something for later, so that their failure
     is the command's failure.
@@ -19,7 +19,7 @@ class Sink:
 
     name = "sink"
     takes_frames = True
-    takes_tidings = True
+    accepts_events = True
     queue = 1
     every_frame = False
     foreground = False
@@ -49,7 +49,7 @@ class Sink:
     def idle(self) -> None:
         """Nothing has come for a while."""
 
-    def hurry(self) -> None:
+    def begin_shutdown(self) -> None:
         """The stream is ending: give up what takes long. Called from another thread."""
 
     def close(self) -> None:

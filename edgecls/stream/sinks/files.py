@@ -48,7 +48,7 @@ class VideoSink(Sink):
     """
 
     name = "recording"
-    takes_tidings = False
+    accepts_events = False
     every_frame = True
     queue = 8
     durable = True
@@ -61,7 +61,7 @@ class VideoSink(Sink):
         self._path = path
         self._sources = sources
         self._segment_s = segment_s
-        self._films: dict[str, _Film] = {}
+        self._recordings: dict[str, _Recording] = {}
         self.written: list[Path] = []
 
     def open(self, health: Callable[[], Health]) -> None:  # noqa: ARG002
@@ -74,19 +74,19 @@ class VideoSink(Sink):
 
     def write(self, frame: Frame, decision: Decision) -> None:
         """See `Sink.write`."""
-        film = self._films.get(decision.camera)
-        if film is not None and self._segment_s and frame.at_s - film.begun_s >= self._segment_s:
-            self._finish(self._films.pop(decision.camera))
-            film = None
+        video = self._recordings.get(decision.camera)
+        if video is not None and self._segment_s and frame.pts_s - video.begun_s >= self._segment_s:
+            self._finish(self._recordings.pop(decision.camera))
+            video = None
         image = annotated(frame.image, decision)
-        if film is None:
+        if video is None:
             source = next(source for source in self._sources if source.name == decision.camera)
-            film = _Film(self._named(decision.camera), source.fps, image, frame.at_s, source.live)
-            self._films[decision.camera] = film
-        if film.broken or shutil.disk_usage(film.part.parent).free < SPARE_BYTES:
-            film.broken = True
-            raise OutputError(f"the disk under {film.path} is full; recording stopped there, the file so far is kept")
-        film.add(image, frame.at_s)
+            video = _Recording(self._named(decision.camera), source.fps, image, frame.pts_s, source.live)
+            self._recordings[decision.camera] = video
+        if video.broken or shutil.disk_usage(video.part.parent).free < SPARE_BYTES:
+            video.broken = True
+            raise OutputError(f"the disk under {video.path} is full; recording stopped there, the file so far is kept")
+        video.add(image, frame.pts_s)
 
     def _named(self, camera: str) -> Path:
         stem = self._path.stem
@@ -98,19 +98,19 @@ class VideoSink(Sink):
             stem += datetime.now().strftime("-%Y%m%d-%H%M%S")
         return self._path.with_name(stem + self._path.suffix)
 
-    def _finish(self, film: _Film) -> None:
-        film.finish()
-        self.written.append(film.path)
+    def _finish(self, video: _Recording) -> None:
+        video.finish()
+        self.written.append(video.path)
 
     def close(self) -> None:
         """Finish the files and give them their names, each whatever becomes of the others."""
         with ExitStack() as stack:
-            for film in self._films.values():
-                stack.callback(self._finish, film)
-            self._films = {}
+            for video in self._recordings.values():
+                stack.callback(self._finish, video)
+            self._recordings = {}
 
 
-class _Film:
+class _Recording:
     """One video file that is being written."""
 
     def __init__(self, path: Path, fps: float, image: NDArray[uint8], begun_s: float, live: bool):
@@ -130,13 +130,13 @@ class _Film:
             self.part.unlink(missing_ok=True)
             raise OutputError(f"cannot record to {path}: OpenCV cannot write there; choose another place")
 
-    def add(self, image: NDArray[uint8], at_s: float) -> None:
+    def add(self, image: NDArray[uint8], pts_s: float) -> None:
         """Add a picture at its time."""
         from edgecls.imaging.opencv import cv2
 
         if (image.shape[1], image.shape[0]) != self._size:
             image = cv2.resize(image, self._size)
-        due = round((at_s - self.begun_s) * self._fps) + 1 if self._live else self._count + 1
+        due = round((pts_s - self.begun_s) * self._fps) + 1 if self._live else self._count + 1
         repeats = min(due - self._count, round(LONGEST_REPEAT_S * self._fps))
         for _ in range(repeats):
             self._writer.write(image)
@@ -152,7 +152,7 @@ class SnapshotSink(Sink):
     """The first picture of each event, as JPEG in a folder."""
 
     name = "snapshots"
-    takes_tidings = False
+    accepts_events = False
     every_frame = True
     queue = 8
     durable = True
@@ -231,7 +231,7 @@ class LogSink(LinesSink):
     """One line for each decision, CSV with a heading or JSON by the file's suffix."""
 
     name = "log"
-    takes_tidings = False
+    accepts_events = False
     every_frame = True
     queue = 256
 
@@ -251,7 +251,7 @@ class LogSink(LinesSink):
         """See `Sink.write`."""
         best, score = decision.prediction.top(1)[0]
         values = (
-            round(frame.at_s, 3), decision.camera, frame.index, decision.label, round(decision.score, 4), best,
+            round(frame.pts_s, 3), decision.camera, frame.index, decision.label, round(decision.score, 4), best,
             round(score, 4), round(decision.inference_ms, 3), round(decision.age_ms, 3),
         )  # fmt: skip
         if not self._as_csv:

@@ -197,9 +197,9 @@ def _table(title: str, cameras: tuple[CameraHealth, ...]) -> RenderableType:
     for heading in ("camera", "state", "label", "score", "fps", "ms", "age ms", "dropped"):
         table.add_column(heading)
     for camera in cameras:
-        well = camera.state is State.LIVE
+        healthy = camera.state is State.LIVE
         table.add_row(
-            Text(camera.camera), Text(camera.state.value, style="" if well else "yellow"), Text(camera.label or "–"),
+            Text(camera.camera), Text(camera.state.value, style="" if healthy else "yellow"), Text(camera.label or "–"),
             f"{camera.score:.0%}" if camera.label else "–", f"{camera.fps:.1f}", f"{camera.inference_ms:.1f}",
             f"{camera.age_ms:.1f}", f"{camera.dropped} of {camera.captured}",
         )  # fmt: skip

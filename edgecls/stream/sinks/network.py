@@ -177,8 +177,8 @@ class WebhookSink(Sink):
         """See `Sink.state`."""
         self._send(f"{change.camera}-{change.at}-{change.state.value}", {"kind": "state", **change.to_json()})
 
-    def hurry(self) -> None:
-        """See `Sink.hurry`."""
+    def begin_shutdown(self) -> None:
+        """See `Sink.begin_shutdown`."""
         self._hurry.set()
         self._deadline.renew()
 
@@ -223,8 +223,8 @@ class WebhookSink(Sink):
 class _Deadline:
     """Ends the reading from a socket when its time is over, whatever still drips in. Any thread may call it."""
 
-    def __init__(self, hurry: threading.Event):
-        self._hurry = hurry
+    def __init__(self, begin_shutdown: threading.Event):
+        self._hurry = begin_shutdown
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
         self._watched: socket.socket | None = None
@@ -301,7 +301,7 @@ def _manager(address: str, deadline: _Deadline) -> Any:
     return manager
 
 
-def _retry(hurry: threading.Event) -> Any:
+def _retry(begin_shutdown: threading.Event) -> Any:
     """When to try again, and after how long; less of both once the stream is ending."""
     from urllib3.exceptions import InvalidHeader
     from urllib3.util import Retry
@@ -311,10 +311,10 @@ def _retry(hurry: threading.Event) -> Any:
             pause_s = self.get_backoff_time()
             with suppress(InvalidHeader, ValueError, OverflowError):
                 pause_s = (response is not None and self.get_retry_after(response)) or pause_s
-            hurry.wait(min(pause_s, RETRY_MAX_S))
+            begin_shutdown.wait(min(pause_s, RETRY_MAX_S))
 
         def increment(self, *arguments: Any, **named: Any) -> Any:
-            if hurry.is_set() and len(self.history) >= HURRIED_ATTEMPTS - 1:
+            if begin_shutdown.is_set() and len(self.history) >= HURRIED_ATTEMPTS - 1:
                 self.total = 0
             return super().increment(*arguments, **named)
 

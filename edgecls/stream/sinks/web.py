@@ -152,8 +152,8 @@ class WebSink(Sink):
                 self._encoded[camera] = encoded
         return encoded
 
-    def hurry(self) -> None:
-        """See `Sink.hurry`: browsers' endless answers end."""
+    def begin_shutdown(self) -> None:
+        """See `Sink.begin_shutdown`: browsers' endless answers end."""
         self.closing = True
 
     def close(self) -> None:

@@ -28,18 +28,18 @@ DEMO_HOLD_S = 1.5
 SLOWEST_STEADY_FPS = 1.0
 """Twice as often as a camera must give a frame so as not to be stale."""
 ANEW_S = 1.0
-"""A film's time that goes back by more begins anew."""
+"""A video's time that goes back by more begins anew."""
 SHOWN_AGAIN_S = 0.5
-"""How often a film played as a camera gives a picture that it shows for longer."""
+"""How often a video played as a camera gives a picture that it shows for longer."""
 CSI = (
-    "nvarguscamerasrc sensor-id={sensor} ! video/x-raw(memory:NVMM){wanted} ! nvvidconv ! video/x-raw,format=BGRx ! "
+    "nvarguscamerasrc sensor-id={sensor} ! video/x-raw(memory:NVMM){capture} ! nvvidconv ! video/x-raw,format=BGRx ! "
     "videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false"
 )
 """How NVIDIA's guide reads a Jetson's CSI camera through GStreamer."""
 
 
 @dataclass(frozen=True)
-class Wanted:
+class CaptureFormat:
     """What a camera is asked for; None leaves it to the camera."""
 
     width: int | None = None
@@ -61,56 +61,56 @@ class Wanted:
         return usual if self.fps is None else self.fps
 
 
-ANY = Wanted()
+ANY = CaptureFormat()
 
 
 class OpenCvDevice(Device):
     """Whatever OpenCV's `VideoCapture` reads."""
 
-    def __init__(self, name: str, capture: Any, complaint: str, wanted: Wanted = ANY):
+    def __init__(self, name: str, video: Any, complaint: str, capture: CaptureFormat = ANY):
         from edgecls.imaging.opencv import cv2
 
         self._name = name
-        self._capture = capture
-        if not capture.isOpened():
-            capture.release()
+        self._video = video
+        if not video.isOpened():
+            video.release()
             raise SourceError(complaint)
         asked = (
-            (cv2.CAP_PROP_FRAME_WIDTH, wanted.width),
-            (cv2.CAP_PROP_FRAME_HEIGHT, wanted.height),
-            (cv2.CAP_PROP_FPS, wanted.fps),
+            (cv2.CAP_PROP_FRAME_WIDTH, capture.width),
+            (cv2.CAP_PROP_FRAME_HEIGHT, capture.height),
+            (cv2.CAP_PROP_FPS, capture.fps),
         )
         for setting, value in asked:
             if value is not None:
-                capture.set(setting, value)
-        self.fps = frame_rate(capture)
+                video.set(setting, value)
+        self.fps = frame_rate(video)
 
     def read(self) -> NDArray[uint8] | None:
         """See `Device.read`."""
-        ok, image = self._capture.read()
+        ok, image = self._video.read()
         if not ok or image is None or not image.size:
             raise SourceError(f"{self._name} stopped giving frames; check the device and the network")
         return image
 
     def close(self) -> None:
         """See `Device.close`."""
-        self._capture.release()
+        self._video.release()
 
 
-def numbered(index: int, wanted: Wanted) -> Device:
+def numbered(index: int, capture: CaptureFormat) -> Device:
     """A camera by the number of its video device, asked for little delay. Raises `SourceError`."""
     from edgecls.imaging.opencv import cv2
 
-    capture = cv2.VideoCapture(index)
-    if capture.isOpened():
-        if (wanted.width or 0) > 640:
+    video = cv2.VideoCapture(index)
+    if video.isOpened():
+        if (capture.width or 0) > 640:
             # Over USB 2 only compressed pictures are that large and quick at once.
-            capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG"))
-        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
-    return OpenCvDevice(f"camera {index}", capture, no_camera(index), wanted)
+            video.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG"))
+        video.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+    return OpenCvDevice(f"camera {index}", video, no_camera(index), capture)
 
 
-def network(address: str, wanted: Wanted) -> Device:
+def network(address: str, capture: CaptureFormat) -> Device:
     """A network stream through FFmpeg, one decoding thread so that none holds frames back."""
     from edgecls.imaging.opencv import cv2
 
@@ -121,10 +121,10 @@ def network(address: str, wanted: Wanted) -> Device:
     ]  # fmt: skip
     shown = str(SecretUrl(address))
     complaint = f"{shown} cannot be opened; check the address, the credentials and the network"
-    return OpenCvDevice(shown, cv2.VideoCapture(address, cv2.CAP_FFMPEG, settings), complaint, wanted)
+    return OpenCvDevice(shown, cv2.VideoCapture(address, cv2.CAP_FFMPEG, settings), complaint, capture)
 
 
-def pipeline(launch: str, wanted: Wanted) -> Device:
+def pipeline(launch: str, capture: CaptureFormat) -> Device:
     """A GStreamer pipeline that ends in `appsink`. Raises `SourceError` where OpenCV was built without GStreamer."""
     from edgecls.imaging.opencv import cv2
 
@@ -135,22 +135,22 @@ def pipeline(launch: str, wanted: Wanted) -> Device:
         )
     return OpenCvDevice(
         "pipeline", cv2.VideoCapture(launch, cv2.CAP_GSTREAMER), "GStreamer cannot run the pipeline",
-        wanted,
+        capture,
     )  # fmt: skip
 
 
-def csi_pipeline(sensor: int, wanted: Wanted) -> str:
+def csi_pipeline(sensor: int, capture: CaptureFormat) -> str:
     """The GStreamer pipeline of a Jetson's CSI camera."""
     asked = "".join(
         f",{name}={value}"
         for name, value in (
-            ("width", wanted.width),
-            ("height", wanted.height),
-            ("framerate", f"{round(wanted.fps)}/1" if wanted.fps else None),
+            ("width", capture.width),
+            ("height", capture.height),
+            ("framerate", f"{round(capture.fps)}/1" if capture.fps else None),
         )
         if value
     )
-    return CSI.format(sensor=sensor, wanted=asked)
+    return CSI.format(sensor=sensor, capture=asked)
 
 
 def has_gstreamer() -> bool:
@@ -168,11 +168,11 @@ def frame_rate(capture: Any) -> float:
     return rate if 1 <= rate <= 240 else DEFAULT_FPS
 
 
-class FilmClock:
-    """When the frames of a film are due, in s since its first: as its container says, whatever its rate.
+class VideoClock:
+    """When the frames of a video are due, in s since its first: as its container says, whatever its rate.
 
     Where the container has no time, or one that stands still or goes back, a frame is due one interval of the nominal
-    rate after the last; where it begins anew, as in films that were joined, it goes on from there.
+    rate after the last; where it begins anew, as in videos that were joined, it goes on from there.
     """
 
     def __init__(self, capture: Any, fps: float):
@@ -182,7 +182,7 @@ class FilmClock:
         self._told_s = 0.0
         self._offset_s = 0.0
 
-    def at_s(self) -> float:
+    def pts_s(self) -> float:
         """The time of the frame that was read last; to be asked for once for each frame."""
         from edgecls.imaging.opencv import cv2
 
@@ -205,7 +205,7 @@ def no_camera(index: int) -> str:
     return f"camera {index} cannot be opened; {found}. Without a camera try: edgecls stream --camera demo"
 
 
-class Paced(Device):
+class FixedRate(Device):
     """Pictures at a steady rate."""
 
     def __init__(self, fps: float):
@@ -232,7 +232,7 @@ class Paced(Device):
         self._closed.set()
 
 
-class DemoDevice(Paced):
+class DemoDevice(FixedRate):
     """A moving picture made from a model's golden inputs, which are held-out images."""
 
     def __init__(self, golden: Golden, fps: float = DEMO_FPS):
@@ -244,10 +244,10 @@ class DemoDevice(Paced):
         return demo_frame(self._images, self._next_s())
 
 
-class FilmDevice(Paced):
+class VideoFileDevice(FixedRate):
     """A video file played at its own pace, or at `fps`, over and over, as a camera that has no other.
 
-    A picture that the film shows for long is given again and again meanwhile, as a camera would see it.
+    A picture that the video shows for long is given again and again meanwhile, as a camera would see it.
     """
 
     def __init__(self, path: str, fps: float | None = None):
@@ -263,13 +263,13 @@ class FilmDevice(Paced):
 
     def _open(self, capture: Any, complaint: str) -> None:
         self._film = OpenCvDevice(self._path, capture, complaint)
-        self._clock = FilmClock(capture, self._film.fps)
+        self._clock = VideoClock(capture, self._film.fps)
 
     def read(self) -> NDArray[uint8] | None:
         """See `Device.read`."""
         if self._next is None:
             self._next = self._read_again()
-            due_s = self._film_begins_s + self._clock.at_s()
+            due_s = self._film_begins_s + self._clock.pts_s()
             self._due_s = due_s if self._fixed_fps is None else self._due_s + 1 / self._fixed_fps
         soon_s = self._running_s() + SHOWN_AGAIN_S
         if self._shown is not None and self._due_s > soon_s:
@@ -280,7 +280,7 @@ class FilmDevice(Paced):
         return self._shown
 
     def _read_again(self) -> NDArray[uint8] | None:
-        """The film's next picture, after its last the first."""
+        """The video's next picture, after its last the first."""
         from edgecls.imaging.opencv import cv2
 
         try:
@@ -297,7 +297,7 @@ class FilmDevice(Paced):
         self._film.close()
 
 
-class ScreenDevice(Paced):
+class ScreenDevice(FixedRate):
     """The screen, or a rectangle of it, "left,top,width,height" in pixels."""
 
     def __init__(self, rectangle: str, fps: float = SCREEN_FPS):
@@ -335,20 +335,20 @@ class ScreenDevice(Paced):
         self._screen.close()
 
 
-def demo_frame(images: NDArray[uint8], at_s: float) -> NDArray[uint8]:
+def demo_frame(images: NDArray[uint8], pts_s: float) -> NDArray[uint8]:
     """The demonstration at a moment: one image after the other, drifting and breathing, as BGR uint8 (480, 640, 3).
 
     `images` are RGB uint8 (K, h, w, 3); the centre square shows the whole image, its blurred copy fills the rest.
     """
     from edgecls.imaging.opencv import cv2
 
-    image = cv2.cvtColor(images[int(at_s / DEMO_HOLD_S) % len(images)], cv2.COLOR_RGB2BGR)
+    image = cv2.cvtColor(images[int(pts_s / DEMO_HOLD_S) % len(images)], cv2.COLOR_RGB2BGR)
     height, width = 480, 640
     tiny = cv2.GaussianBlur(cv2.resize(image, (16, 12), interpolation=cv2.INTER_AREA), (0, 0), 1.5)
     backdrop = cv2.resize(tiny, (width, height), interpolation=cv2.INTER_LINEAR)
-    side = int(height * (1 + 0.05 * math.sin(2.1 * at_s)))
-    top = (height - side) // 2 + int(8 * math.sin(1.3 * at_s))
-    left = (width - side) // 2 + int(12 * math.cos(1.7 * at_s))
+    side = int(height * (1 + 0.05 * math.sin(2.1 * pts_s)))
+    top = (height - side) // 2 + int(8 * math.sin(1.3 * pts_s))
+    left = (width - side) // 2 + int(12 * math.cos(1.7 * pts_s))
     picture = cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC)
     row, column = max(top, 0), max(left, 0)
     visible = picture[row - top : row - top + height - row, column - left : column - left + width - column]

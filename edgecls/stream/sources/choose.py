@@ -17,11 +17,11 @@ from edgecls.stream.sources.camera import (
     ANY,
     DEMO_FPS,
     SCREEN_FPS,
+    CaptureFormat,
     DemoDevice,
-    FilmDevice,
     OpenCvDevice,
     ScreenDevice,
-    Wanted,
+    VideoFileDevice,
     csi_pipeline,
     has_gstreamer,
     network,
@@ -29,7 +29,7 @@ from edgecls.stream.sources.camera import (
     pipeline,
 )
 from edgecls.stream.sources.files import ImagesSource, RawSource, VideoSource
-from edgecls.stream.sources.live import PATIENT, Device, LiveSource, Patience
+from edgecls.stream.sources.live import DEFAULT_RECONNECT, Device, LiveSource, ReconnectPolicy
 from edgecls.stream.sources.v4l2 import camera_named
 from edgecls.urls import SecretUrl
 
@@ -40,16 +40,16 @@ STDIN = ("-", "stdin")
 class CameraOptions:
     """How cameras are opened. `realtime` plays video files at their own pace, over and over, as live cameras."""
 
-    wanted: Wanted = ANY
+    capture: CaptureFormat = ANY
     geometry: Geometry = AS_IT_IS
-    patience: Patience = PATIENT
+    reconnect: ReconnectPolicy = DEFAULT_RECONNECT
     realtime: bool = False
 
     def check(self) -> None:
         """Raise `UsageError` for values that make no sense."""
-        self.wanted.check()
+        self.capture.check()
         self.geometry.check()
-        self.patience.check()
+        self.reconnect.check()
 
 
 def split_name(camera: str) -> tuple[str | None, str]:
@@ -74,28 +74,28 @@ def open_source(camera: str, golden: Golden | None, options: CameraOptions = Cam
 
 
 def _open(camera: str, golden: Golden | None, options: CameraOptions) -> Source:
-    wanted, local = options.wanted, replace(options.patience, must_exist=True)
+    capture, local = options.capture, replace(options.reconnect, must_exist=True)
     live = partial(LiveSource, geometry=options.geometry)
     if camera == "demo":
         if golden is None:
             raise SourceError(
                 "--camera demo shows a model's golden inputs, and a bare model file has none; give its folder"
             )
-        fps = wanted.steady_fps(DEMO_FPS)
+        fps = capture.steady_fps(DEMO_FPS)
         return live("demo", lambda: DemoDevice(golden, fps), local)
     if camera in STDIN:
-        if wanted.width is None or wanted.height is None:
+        if capture.width is None or capture.height is None:
             raise UsageError("raw frames on standard input need --width and --height; the pixels are bgr24")
-        return RawSource(wanted.width, wanted.height, wanted.fps, options.geometry)
+        return RawSource(capture.width, capture.height, capture.fps, options.geometry)
     if camera.isdecimal():
-        return live(f"camera {camera}", partial(numbered, int(camera), wanted), local)
+        return live(f"camera {camera}", partial(numbered, int(camera), capture), local)
     if " ! " in camera or camera.startswith("csi:"):
-        return live(*_through_gstreamer(camera, wanted), local)
+        return live(*_through_gstreamer(camera, capture), local)
     if camera.startswith("screen:"):
-        fps = wanted.steady_fps(SCREEN_FPS)
+        fps = capture.steady_fps(SCREEN_FPS)
         return live("screen", lambda: ScreenDevice(camera.removeprefix("screen:"), fps), local)
     if "://" in camera:
-        return live(str(SecretUrl(camera)), partial(network, camera, wanted), options.patience)
+        return live(str(SecretUrl(camera)), partial(network, camera, capture), options.reconnect)
     # What looks like a misspelt address is shown like one.
     told = str(SecretUrl(camera)) if ":" in camera else camera
     try:
@@ -106,10 +106,10 @@ def _open(camera: str, golden: Golden | None, options: CameraOptions) -> Source:
     if path.is_dir():
         return ImagesSource(camera, find_images(path), options.geometry)
     if path.is_char_device():
-        return live(camera, partial(_device_file, camera, wanted), local)
+        return live(camera, partial(_device_file, camera, capture), local)
     if not path.exists():
         if found := camera_named(camera):
-            return live(found.name, partial(numbered, found.index, wanted), local)
+            return live(found.name, partial(numbered, found.index, capture), local)
         raise SourceError(
             f"there is no camera or file {told}; give a number, a name as `edgecls cameras` lists it, a URL, a file, "
             "a folder, or demo"
@@ -117,30 +117,30 @@ def _open(camera: str, golden: Golden | None, options: CameraOptions) -> Source:
     if path.suffix.lower() in SUFFIXES:
         return ImagesSource(camera, [path], options.geometry)
     if not path.is_file():
-        raise SourceError(f"{camera} is a pipe, socket or device that gives no film; use --camera - for raw frames")
+        raise SourceError(f"{camera} is a pipe, socket or device that gives no video; use --camera - for raw frames")
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        # OpenCV's reader of films ends the whole process on such a name.
-        raise SourceError(f"the name {str(path)!r} is not UTF-8, which films need; rename the file") from None
+        # OpenCV's reader of videos ends the whole process on such a name.
+        raise SourceError(f"the name {str(path)!r} is not UTF-8, which videos need; rename the file") from None
     if options.realtime:
-        return live(path.name, lambda: FilmDevice(str(path), wanted.fps), local)
+        return live(path.name, lambda: VideoFileDevice(str(path), capture.fps), local)
     return VideoSource(path, options.geometry)
 
 
-def _through_gstreamer(camera: str, wanted: Wanted) -> tuple[str, Callable[[], Device]]:
+def _through_gstreamer(camera: str, capture: CaptureFormat) -> tuple[str, Callable[[], Device]]:
     if not camera.startswith("csi:"):
-        return "pipeline", partial(pipeline, camera, wanted)
+        return "pipeline", partial(pipeline, camera, capture)
     sensor = camera.removeprefix("csi:") or "0"
     if not sensor.isdecimal():
         raise UsageError(f"csi: takes a sensor's number, not {sensor!r}")
-    wanted.steady_fps(DEMO_FPS)
+    capture.steady_fps(DEMO_FPS)
     if not has_gstreamer():
-        return f"csi {sensor}", partial(pipeline, "", wanted)
-    return f"csi {sensor}", partial(pipeline, csi_pipeline(int(sensor), wanted), Wanted())
+        return f"csi {sensor}", partial(pipeline, "", capture)
+    return f"csi {sensor}", partial(pipeline, csi_pipeline(int(sensor), capture), CaptureFormat())
 
 
-def _device_file(path: str, wanted: Wanted) -> Device:
+def _device_file(path: str, capture: CaptureFormat) -> Device:
     from edgecls.imaging.opencv import cv2
 
-    return OpenCvDevice(path, cv2.VideoCapture(path), f"{path} cannot be opened; is it in use?", wanted)
+    return OpenCvDevice(path, cv2.VideoCapture(path), f"{path} cannot be opened; is it in use?", capture)

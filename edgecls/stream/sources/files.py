@@ -13,7 +13,7 @@ from edgecls.errors import ImageError, SourceError, UsageError
 from edgecls.imaging.decode import read_image
 from edgecls.stream.frames import AS_IT_IS, Frame, Geometry
 from edgecls.stream.sources.base import DEFAULT_FPS, Source
-from edgecls.stream.sources.camera import FilmClock, frame_rate
+from edgecls.stream.sources.camera import VideoClock, frame_rate
 
 if TYPE_CHECKING:
     from numpy import uint8
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 
 class FiniteSource(Source):
-    """Numbers pictures and gives them their time: the film's own, or else one after the other at the nominal rate."""
+    """Numbers pictures and gives them their time: the video's own, or else one after the other at the nominal rate."""
 
     def __init__(self, name: str, geometry: Geometry = AS_IT_IS):
         self.name = name
         self.geometry = geometry
 
-    def _framed(self, image: NDArray[uint8], at_s: float | None = None) -> Frame:
+    def _framed(self, image: NDArray[uint8], pts_s: float | None = None) -> Frame:
         image = self.geometry(image)
         if not image.size:
             raise SourceError(f"{self.name}: the region of --roi lies outside the picture")
         index = self.captured
         self.captured += 1
-        return Frame(image, index, now_ns(), index / self.fps if at_s is None else at_s)
+        return Frame(image, index, now_ns(), index / self.fps if pts_s is None else pts_s)
 
 
 class VideoSource(FiniteSource):
@@ -49,12 +49,12 @@ class VideoSource(FiniteSource):
         self.fps = frame_rate(self._capture)
 
     def __iter__(self) -> Iterator[Frame]:
-        clock = FilmClock(self._capture, self.fps)
+        clock = VideoClock(self._capture, self.fps)
         while True:
             ok, image = self._capture.read()
             if not ok:
                 break
-            yield self._framed(image, clock.at_s())
+            yield self._framed(image, clock.pts_s())
         if not self.captured:
             raise SourceError(f"{self.name} holds no frame that OpenCV can decode")
 

@@ -39,7 +39,7 @@ class Device(ABC):
 
 
 @dataclass(frozen=True)
-class Patience:
+class ReconnectPolicy:
     """How long to wait for what, in seconds.
 
     Without a frame for `stale_s` a camera is stale; a read that takes longer than `stall_s` is given up and the camera
@@ -67,7 +67,7 @@ class Patience:
         return wait_s * (1 + random.random() / 2)
 
 
-PATIENT = Patience()
+DEFAULT_RECONNECT = ReconnectPolicy()
 
 
 class LiveSource(Source):
@@ -79,7 +79,11 @@ class LiveSource(Source):
     live = True
 
     def __init__(
-        self, name: str, connect: Callable[[], Device], patience: Patience = PATIENT, geometry: Geometry = AS_IT_IS
+        self,
+        name: str,
+        connect: Callable[[], Device],
+        reconnect: ReconnectPolicy = DEFAULT_RECONNECT,
+        geometry: Geometry = AS_IT_IS,
     ):
         self.name = name
         self.geometry = geometry
@@ -88,7 +92,7 @@ class LiveSource(Source):
         self.reconnects = 0
         self.changed = threading.Condition()
         self._connect = connect
-        self._patience = patience
+        self._patience = reconnect
         self._newest: Frame | None = None
         self._error: SourceError | None = None
         self._closing = threading.Event()

@@ -67,8 +67,8 @@ def build(feed: Feed, token: str | None, limits: Limits = LIMITS) -> Callable[..
         return JSONResponse(feed.health().to_json())
 
     async def healthz(_request: Request) -> Response:
-        well = feed.health().well
-        return PlainTextResponse("ok\n" if well else "a camera is away\n", 200 if well else 503)
+        healthy = feed.health().healthy
+        return PlainTextResponse("ok\n" if healthy else "a camera is away\n", 200 if healthy else 503)
 
     async def metrics(_request: Request) -> Response:
         return PlainTextResponse(exposition(feed.health()), media_type="text/plain; version=0.0.4")
@@ -213,11 +213,11 @@ class _TokenGuard:
         ):
             response = self._app
         else:
-            response = HTMLResponse(_door(asked is not None), 401)
+            response = HTMLResponse(_login_page(asked is not None), 401)
         await response(scope, receive, send)
 
 
-def _door(refused: bool) -> str:
+def _login_page(refused: bool) -> str:
     said = "That token was refused." if refused else "This page needs the token that the program printed."
     return (
         "<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
