@@ -15,7 +15,7 @@ demo: $(VENV)/.all
 	PATH="$(abspath $(BIN)):$$PATH" sh benchmarks/demo.sh
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 soak: $(VENV)/.dev
 	EDGECLS_FUZZ_SECONDS=$(SECONDS_EACH) $(BIN)/python -m pytest tests/fuzz

@@ -5,6 +5,8 @@ Use `from edgecls.imaging.opencv import cv2`. It is typed as Any: OpenCV's own s
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -27,4 +29,15 @@ except ImportError as error:
         "pip uninstall -y opencv-python && pip install opencv-python-headless"
     ) from error
 
-__all__ = ["MAX_PIXELS", "PIXELS_VARIABLE", "cv2"]
+__all__ = ["MAX_PIXELS", "PIXELS_VARIABLE", "cv2", "single_threaded"]
+
+
+@contextmanager
+def single_threaded() -> Iterator[None]:
+    """OpenCV without threads of its own, for who works on several images at a time; they would cost a fifth more."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)

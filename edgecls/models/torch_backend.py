@@ -27,6 +27,7 @@ class TorchSession(Session):
         super().__init__(card)
         self._module = module
         self._device = next(iter(module.parameters())).device
+        self._threads_before = torch.get_num_threads()
         if threads:
             torch.set_num_threads(threads)
 
@@ -35,6 +36,11 @@ class TorchSession(Session):
 
         with torch.inference_mode():
             return self._module(torch.from_numpy(images).to(self._device)).cpu().numpy()
+
+    def _close(self) -> None:
+        import torch
+
+        torch.set_num_threads(self._threads_before)  # the number is the whole process'
 
 
 class TorchBackend(Backend):

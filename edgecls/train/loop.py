@@ -94,9 +94,8 @@ def _train(
 ) -> tuple[Path, Metrics]:
     import torch
 
-    from edgecls.imaging.opencv import cv2
+    from edgecls.imaging.opencv import single_threaded
 
-    cv2.setNumThreads(1)  # images are read and varied in parallel already; a second level of threads costs a fifth
     fabric = launch(config.precision, config.deterministic)
     dataset = open_dataset(config.data, config.seed)
     with reserve(dataset) if fabric.is_global_zero else nullcontext() as place:
@@ -107,7 +106,7 @@ def _train(
         torch.manual_seed(config.seed + fabric.global_rank)
         trainer = Trainer(config, dataset, watcher, fabric, checkpoint)
         try:
-            with deferred_signals() as interruption:
+            with deferred_signals() as interruption, single_threaded():
                 trainer.fit(place, interruption)
         except UsageError:
             if place:

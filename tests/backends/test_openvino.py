@@ -61,8 +61,8 @@ def test_a_signal_after_models_were_closed_in_any_order_ends_the_process_as_it_s
 import faulthandler, os, signal
 faulthandler.enable()
 from pathlib import Path
-from edgecls import runs
-first, second = (runs.find(Path(place)).open() for place in {places})
+from edgecls.runtime import store
+first, second = (store.find(Path(place)).open() for place in {places})
 for session in (first, second):
     session.close()
 del first, second, session

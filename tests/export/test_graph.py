@@ -67,7 +67,8 @@ def test_the_graph_gives_what_torch_gives(arch: str, untrained: Untrained, tmp_p
 @needs_rtx
 @pytest.mark.parametrize(
     ("arch", "precision"),
-    [*((arch, precision) for arch in DEPLOYED for precision in ("fp32", "fp16", "int8")),
+    [*((arch, precision) for arch in DEPLOYED for precision in ("fp32", "fp16", "int8")
+       if (arch, precision) != ("vgg16", "fp32")),  # half a gigabyte, which takes a minute
      *((arch, "int8") for arch in FAMILIES)],
 )  # fmt: skip
 def test_every_graph_becomes_a_tensorrt_engine_without_a_gpu(
