@@ -45,7 +45,7 @@ def runs_folder(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def _short_timings() -> Iterator[None]:
     """Tests look at what is done with a measurement; a good one takes its time."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("GLANCE", "TIMING", "CLOSE_TIMING"):
+        for name in ("QUICK_TIMING", "TIMING", "BORDERLINE_TIMING"):
             patch.setattr(bundle_module, name, BenchmarkConfig(rounds=1, seconds=0.02))
         patch.setattr(compare_module, "TIMING", BenchmarkConfig(rounds=1, seconds=0.02))
         yield

@@ -204,7 +204,7 @@ class Card:
             preprocess=Preprocess.from_fields(fields.within("preprocess")),
             target=_target(fields),
             precision=fields.choice("precision", PRECISIONS),
-            confidence=_confidence(fields.within("confidence")),
+            confidence=read_confidence(fields.within("confidence")),
             runtime=_runtime(fields.within("runtime")) if fields.has("runtime") else None,
             lineage=_lineage(fields.within("lineage")),
             quality=_quality(fields.within("quality")),
@@ -285,7 +285,8 @@ def _target(fields: Fields) -> str:
     return name
 
 
-def _confidence(fields: Fields) -> Confidence:
+def read_confidence(fields: Fields) -> Confidence:
+    """Temperature and threshold from the fields of an object."""
     return Confidence(fields.number("temperature", 1e-3, 1e3, 1.0), fields.number("threshold", 0.0, 1.0, 0.0))
 
 

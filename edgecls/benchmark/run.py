@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from dataclasses import dataclass
 
-from edgecls.artifact.card import write_card
+from edgecls.artifact.measurements import Timing, keep_timing
 from edgecls.backends import Parallelism
 from edgecls.benchmark.measure import inputs, sample_session
 from edgecls.bounds import LONGEST_S, MOST, check_bounds
@@ -14,9 +14,6 @@ from edgecls.clock import Latency
 from edgecls.errors import OutputError
 from edgecls.runtime import machine
 from edgecls.runtime.store import Artifact
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,7 @@ def _row(artifact: Artifact, reason: str | None, rounds: list[list[float]]) -> R
 
 
 def remember(rows: Sequence[Row]) -> None:
-    """Note each bundle's median in its card, so that the fastest one is known; a read-only bundle is left as it is.
+    """Note each bundle's median beside its card, so that the fastest one is known; a read-only bundle is left as it is.
 
     Lowered precision that was timed in turn with float32 for the same target also gets its gain, and the verdict.
     """
@@ -99,11 +96,7 @@ def remember(rows: Sequence[Row]) -> None:
         artifact = row.artifact
         if row.latency is None or not artifact.place.is_dir() or artifact.is_run:
             continue
-        quality = replace(artifact.card.quality, latency_ms=row.latency.p50_ms, latency_machine=here)
         baseline = float32.get(artifact.card.target)
-        if baseline is not None and baseline is not row:
-            quality = replace(quality, gain=gain_over(row, baseline)).with_verdict()
-        try:
-            write_card(replace(artifact.card, quality=quality), artifact.place)
-        except OutputError:
-            continue
+        gain = gain_over(row, baseline) if baseline is not None and baseline is not row else None
+        with suppress(OutputError):
+            keep_timing(artifact.place, here, Timing(row.latency.p50_ms, gain))

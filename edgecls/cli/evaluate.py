@@ -35,7 +35,7 @@ def evaluate(
         float | None,
         typer.Option(
             help='Fit a threshold below which the answer is "unsure", so that of the others this fraction is right on '
-            "the run's validation images; kept in the card."
+            "the run's validation images; kept beside the card, in measurements.json."
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap intervals.")] = 0,
@@ -91,19 +91,18 @@ def _fit(artifact: Artifact, precision: float) -> Artifact:
     """The artifact with the confidence that its validation images call for, which its card keeps."""
     from dataclasses import replace
 
-    from edgecls.artifact.card import write_card
+    from edgecls.artifact.measurements import keep_confidence
     from edgecls.evaluate.evaluation import fit_confidence
     from edgecls.runtime.store import Artifact
 
     if not artifact.place.is_dir():
-        raise UsageError("--precision is kept in a card; give the bundle's folder, not the model file")
+        raise UsageError("--precision is kept beside the card; give the bundle's folder, not the model file")
     with working("fitting the confidence"):
         confidence, images = fit_confidence(artifact, precision)
-    card = replace(artifact.card, confidence=confidence)
-    write_card(card, artifact.place)
+    keep_confidence(artifact.place, confidence)
     console.print(
         f"fitted on {images} validation images: temperature {confidence.temperature:.3f}, unsure below "
         f"{confidence.threshold:.1%}; kept in {shown(artifact.place)}",
         soft_wrap=True,
     )
-    return Artifact(artifact.place, card)
+    return Artifact(artifact.place, replace(artifact.card, confidence=confidence))

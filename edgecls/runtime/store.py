@@ -12,8 +12,10 @@ from pathlib import Path
 
 from edgecls import backends
 from edgecls.artifact.card import CARD_FILE, Card, read_card
+from edgecls.artifact.measurements import read_measurements
 from edgecls.errors import ArtifactError
 from edgecls.files import expanded, is_folder, make_folder, require_regular, shortened, writing_to
+from edgecls.runtime.machine import this_machine
 
 RUNS_VARIABLE = "EDGECLS_RUNS"
 BUNDLES_FOLDER = "bundles"
@@ -101,7 +103,7 @@ def bundles_of(run: Path) -> list[Artifact]:
     for folder in sorted((run / BUNDLES_FOLDER).glob("*/")):
         if not folder.name.startswith("."):
             try:
-                found.append(Artifact(folder, read_card(folder)))
+                found.append(_in_folder(folder))
             except ArtifactError:
                 continue
     return found
@@ -117,7 +119,7 @@ def find(path: str | Path) -> Artifact:
     except OSError as error:
         raise ArtifactError(f"there is no model at {shortened(path)}: {error.strerror}") from error
     if is_folder(place):
-        return Artifact(place, read_card(place))
+        return _in_folder(place)
     try:
         require_regular(place)
     except FileNotFoundError as error:
@@ -126,8 +128,14 @@ def find(path: str | Path) -> Artifact:
     except OSError as error:
         raise ArtifactError(f"cannot read the model {shortened(path)}: {error.strerror}") from error
     if bundle := next(filter(None, (backend.bundle_of(place) for backend in backends.all_backends().values())), None):
-        return Artifact(bundle, read_card(bundle))
+        return _in_folder(bundle)
     return Artifact(place, backends.find_for_file(place).read_embedded(place))
+
+
+def _in_folder(folder: Path) -> Artifact:
+    """The artifact in a folder, with what was measured about it since, on this machine where it depends on that."""
+    card = read_card(folder)
+    return Artifact(folder, read_measurements(folder).applied_to(card, this_machine().name))
 
 
 def find_run(path: str | Path | None) -> Artifact:

@@ -23,12 +23,12 @@ MAX_SIZE_PX = 2048
 class TrainConfig:
     """What a training run is asked for; None means the default that suits the data and the weights.
 
-    `batch_size` is that of an optimizer step, over all processes; `accumulate` is the number of gradient
-    accumulation steps. `balance` weighs the loss by class. `freeze` names the layers to freeze: "none", "backbone" (all
-    but the last layer), "gradual" (block by block it begins to learn), or a number of blocks from the front. `layer_decay`
-    is the learning rate of a block as a share of that of the block behind it. `ema` is the decay of an average over the
-    weights of past steps, which then is what is kept. `teacher` is a run whose answers are learned too. `patience` ends
-    the training after so many epochs without improvement (early stopping).
+    `batch_size` is that of an optimizer step, over all processes; `accumulate` is the number of gradient accumulation
+    steps. `balance` weighs the loss by class. `freeze` names the layers to freeze: "none", "backbone" (all but the
+    last layer), "gradual" (block by block it begins to learn), or a number of blocks from the front. `layer_decay` is
+    the learning rate of a block as a share of that of the block behind it. `ema` is the decay of an average over the
+    weights of past steps, which then is what is kept. `teacher` is a run whose answers are learned too. `patience`
+    ends the training after so many epochs without improvement (early stopping).
     """
 
     data: str | None = None

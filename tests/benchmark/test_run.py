@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from edgecls.artifact.card import read_card
 from edgecls.benchmark import conditions, suite
 from edgecls.benchmark.run import BenchmarkConfig, benchmark, gain_over, remember
 from edgecls.errors import UsageError
@@ -56,7 +55,7 @@ def test_the_fastest_verified_bundle_on_this_machine_is_the_default(
     fastest = min(timed, key=lambda row: row.latency.p50_ms)
     others = {bundle.place: bundle.card for bundle in store.bundles_of(trained.place)}
     chosen = best_here(store.find(trained.place), here)
-    assert read_card(fastest.artifact.place).quality.latency_ms == fastest.latency.p50_ms
+    assert store.find(fastest.artifact.place).card.quality.latency_ms == fastest.latency.p50_ms
     assert chosen.card.quality.latency_ms == min(
         card.quality.latency_ms
         for place, card in others.items()

@@ -12,8 +12,10 @@ from typer.testing import Result
 
 from edgecls.artifact.card import Confidence, read_card, write_card
 from edgecls.artifact.golden import Golden
+from edgecls.artifact.measurements import keep_confidence
 from edgecls.evaluate.confidence import answered, fit_temperature, fit_threshold
 from edgecls.evaluate.metrics import calibration_error
+from edgecls.runtime import store
 from edgecls.runtime.classifier import load
 from edgecls.runtime.scores import scaled, softmax
 from edgecls.runtime.store import Artifact
@@ -104,10 +106,11 @@ class TestCommand:
         assert result.exit_code == 0, result.output
         assert "fitted on 269 validation images" in result.output
         assert "above the threshold" in result.output
-        threshold = read_card(run).confidence.threshold
+        threshold = store.find(run).card.confidence.threshold
+        assert read_card(run) == trained.card
         assert 0 < threshold < 1
         assert f"below a confidence of {threshold:.1%}" in cli("info", run).output
-        write_card(replace(read_card(run), confidence=Confidence(50.0, 0.9)), run)
+        keep_confidence(run, Confidence(50.0, 0.9))
         assert "unsure: " in cli("predict", digit_images, "--model", run).output
         assert '"label": "unsure"' in cli("predict", digit_images, "--model", run, "--json").output
 
