@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import venv
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from edgecls.artifact.golden import Golden
 from edgecls.imaging.opencv import cv2
 from edgecls.runtime.store import Artifact
 
+ROOT = Path(__file__).parents[1]
 BLOCKED = (
     "torch",
     "torchvision",
@@ -89,6 +91,39 @@ def test_benchmark_without_a_picture(model: Path):
     assert done.returncode == 0, done.stderr
     assert "onnx-int8" in done.stdout
     assert "no picture" in done.stderr
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """The command in an environment of its own, into which nothing but the wheel and what it asks for was installed."""
+    pip = ["-m", "pip", "--quiet", "--disable-pip-version-check"]
+    built = subprocess.run(
+        [sys.executable, *pip, "wheel", "--no-deps", "--wheel-dir", tmp_path, ROOT], capture_output=True, text=True
+    )
+    venv.create(tmp_path / "device", with_pip=True)
+    python = tmp_path / "device" / "bin" / "python"
+    command = [python, *pip, "install", "--constraint", ROOT / "constraints.txt", *tmp_path.glob("edgecls-*.whl")]
+    done = built if built.returncode else subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"pip cannot install here: {done.stderr.strip().splitlines()[-1:]}")
+    return python.with_name("edgecls")
+
+
+def test_the_wheel_alone_does_what_a_device_is_for(installed: Path, model: Path, photo: Path, tmp_path: Path):
+    def run(*arguments: object) -> str:
+        command = [installed, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    packages = subprocess.run([installed.with_name("python"), "-m", "pip", "list"], capture_output=True, text=True)
+    assert not {"torch", "onnx", "scikit-learn"} & {line.split()[0] for line in packages.stdout.splitlines()}
+    assert '"label": "three"' in run("predict", photo, "--model", model, "--json")
+    assert "10 frames" in run("stream", "--camera", "demo", "--model", model, "--frames", 10, "--display", "none")
+    assert "pass:" in run("verify", model)
+    assert "onnx-int8" in run("benchmark", model, "--rounds", 2, "--seconds", 0.1)
+    assert "onnx int8" in run("info", model)
+    assert "onnxruntime" in run("doctor")
 
 
 @pytest.mark.parametrize("arguments", [("train",), ("export", "--target", "openvino")])
