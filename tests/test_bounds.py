@@ -16,8 +16,8 @@ from edgecls.benchmark.suite import SuiteConfig
 from edgecls.bounds import check_bounds
 from edgecls.errors import UsageError
 from edgecls.runtime.store import Artifact
+from edgecls.stream.config import StreamConfig
 from edgecls.stream.decision import Smoothing
-from edgecls.stream.loop import StreamConfig
 from edgecls.stream.sinks.files import VideoSink
 from edgecls.stream.sources import CameraOptions, open_source
 from edgecls.stream.sources.camera import CaptureFormat

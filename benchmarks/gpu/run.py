@@ -57,8 +57,8 @@ def study(run: store.Artifact, precision: str, seconds: float) -> dict[str, Any]
 def parity(bundle: store.Artifact) -> dict[str, Any]:
     """Answers of the engine against those of ONNX Runtime on the same graph."""
     images = np.concatenate([Golden.read(bundle.place, bundle.card).images, noise(bundle, IMAGES)])
-    stand_in = backends.find(bundle.backend.stand_in or "onnx")
-    with bundle.open() as ours, stand_in.open(bundle.place / bundle.card.model_file, bundle.card) as theirs:
+    fallback = backends.find(bundle.backend.fallback or "onnx")
+    with bundle.open() as ours, fallback.open(bundle.place / bundle.card.model_file, bundle.card) as theirs:
         scores, expected = scores_of(ours, images), scores_of(theirs, images)
         submitted = np.concatenate(list(pipelined(ours, images[:64])))
     return {

@@ -21,9 +21,10 @@ from typing import Any
 
 from edgecls.runtime import machine
 from edgecls.runtime.classifier import load
+from edgecls.stream.config import StreamConfig
 from edgecls.stream.decision import Decision
 from edgecls.stream.frames import Frame
-from edgecls.stream.loop import Stream, StreamConfig, Summary
+from edgecls.stream.loop import Stream, Summary
 from edgecls.stream.sinks.base import Sink
 from edgecls.stream.sinks.web import WebSink
 from edgecls.stream.sources import CameraOptions, open_source

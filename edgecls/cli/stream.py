@@ -167,9 +167,10 @@ def stream(
     from edgecls.artifact.golden import Golden
     from edgecls.runtime.machine import this_machine
     from edgecls.runtime.store import resolve
+    from edgecls.stream.config import StreamConfig
     from edgecls.stream.decision import Smoothing
     from edgecls.stream.frames import Geometry, Region
-    from edgecls.stream.loop import Stream, StreamConfig
+    from edgecls.stream.loop import Stream
     from edgecls.stream.service import Supervisor
     from edgecls.stream.sinks.web import read_token
     from edgecls.stream.sources import CameraOptions, open_source

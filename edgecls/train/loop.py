@@ -219,7 +219,7 @@ class Trainer:
         An interruption that waits ends it after the running step. Raises `UsageError` where the loss is no longer a
         number.
         """
-        device = "NVIDIA GPU" if self.fabric.device.type == "cuda" else "processor"
+        device = "NVIDIA GPU" if self.fabric.device.type == "cuda" else "CPU"
         history, steps = self.history, len(self.batches)
         done = len(history) * steps + len(self.losses)
         self.watcher.started(self.dataset, self.start, self.epochs, steps, device, done)

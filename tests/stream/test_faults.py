@@ -12,8 +12,9 @@ import pytest
 import edgecls
 from edgecls.errors import SourceError
 from edgecls.runtime.store import Artifact
+from edgecls.stream.config import StreamConfig
 from edgecls.stream.decision import EACH_FRAME, State
-from edgecls.stream.loop import Stream, StreamConfig
+from edgecls.stream.loop import Stream
 from edgecls.stream.sources import CameraOptions, LiveSource, open_source
 from edgecls.stream.sources.live import Device, ReconnectPolicy
 from tests.stream.cameras import MjpegServer, RtspServer, free_port, missing_rtsp, numbered, until

@@ -20,9 +20,10 @@ from edgecls.artifact.golden import Golden
 from edgecls.errors import OutputError, UsageError
 from edgecls.imaging.opencv import cv2
 from edgecls.runtime.store import Artifact
+from edgecls.stream.config import StreamConfig
 from edgecls.stream.decision import EACH_FRAME, Decision, Event, Health, StateChange
 from edgecls.stream.frames import Frame
-from edgecls.stream.loop import Stream, StreamConfig, Summary
+from edgecls.stream.loop import Stream, Summary
 from edgecls.stream.sinks.base import Sink
 from edgecls.stream.sinks.files import EventSink, LogSink, SnapshotSink, VideoSink
 from edgecls.stream.sinks.picture import annotated

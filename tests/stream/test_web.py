@@ -21,8 +21,9 @@ from edgecls.artifact.golden import Golden
 from edgecls.errors import OutputError, UsageError
 from edgecls.imaging.opencv import cv2
 from edgecls.runtime.store import Artifact
+from edgecls.stream.config import StreamConfig
 from edgecls.stream.decision import EACH_FRAME, Health
-from edgecls.stream.loop import Stream, StreamConfig
+from edgecls.stream.loop import Stream
 from edgecls.stream.sinks.web import WebSink, read_token
 from edgecls.stream.sources import CameraOptions, open_source
 from edgecls.stream.sources.live import ReconnectPolicy
