@@ -13,12 +13,21 @@ from functools import cache
 from importlib import import_module, metadata
 from pathlib import Path
 
-from edgecls.backends.base import LOW_LATENCY, THROUGHPUT, Backend, Parallelism, Pending, Session, Tell
+from edgecls.backends.base import LOW_LATENCY, THROUGHPUT, Backend, OnProgress, Parallelism, Pending, Session
 from edgecls.errors import ArtifactError, UsageError
 
 __all__ = [
-    "LOW_LATENCY", "THROUGHPUT", "Backend", "Parallelism", "Pending", "Session", "Tell", "all_backends", "exportable",
-    "find", "find_for_file",
+    "LOW_LATENCY",
+    "THROUGHPUT",
+    "Backend",
+    "OnProgress",
+    "Parallelism",
+    "Pending",
+    "Session",
+    "all_backends",
+    "exportable",
+    "find",
+    "find_for_file",
 ]  # fmt: skip
 
 ENTRY_POINTS = "edgecls.backends"

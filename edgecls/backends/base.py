@@ -78,7 +78,7 @@ class Parallelism:
 NO_OPTIONS = BuildOptions()
 LOW_LATENCY = Parallelism()
 THROUGHPUT = Parallelism(streams=None)
-Tell = Callable[[str], None]
+OnProgress = Callable[[str], None]
 """Hears in words what is being done."""
 PROFILED_RUNS = 20
 """Runs over which the times of layers are averaged."""
@@ -276,7 +276,7 @@ class Backend(ABC):
             raise BackendError(reason)
 
     def open(
-        self, place: Path, card: Card, parallelism: Parallelism = LOW_LATENCY, tell: Tell = lambda _: None
+        self, place: Path, card: Card, parallelism: Parallelism = LOW_LATENCY, tell: OnProgress = lambda _: None
     ) -> Session:
         """Open a bundle's folder, or a bare model file with the card that was read from it.
 
@@ -310,7 +310,7 @@ class Backend(ABC):
         place: Path,  # noqa: ARG002
         card: Card,  # noqa: ARG002
         device: str | None = None,
-        tell: Tell = lambda _: None,  # noqa: ARG002
+        tell: OnProgress = lambda _: None,  # noqa: ARG002
     ) -> list[Path]:
         """Build ahead of time what opening the bundle would build; returns these files, which may have stood there.
 
@@ -338,7 +338,7 @@ class Backend(ABC):
         raise ArtifactError(f"{file}: {self.name} files carry no card; give the folder that holds card.json")
 
     @abstractmethod
-    def _open(self, file: Path, card: Card, parallelism: Parallelism, tell: Tell) -> Session: ...
+    def _open(self, file: Path, card: Card, parallelism: Parallelism, tell: OnProgress) -> Session: ...
 
     def _build(self, graph: Path, card: Card, out: Path, options: BuildOptions) -> tuple[Runtime, list[str]]:  # noqa: ARG002
         """Write the model files to `out`; return the runtime and their names, the one to open first at the front."""

@@ -14,9 +14,9 @@ from edgecls.backends.base import (
     Backend,
     BuildOptions,
     Layer,
+    OnProgress,
     Parallelism,
     Session,
-    Tell,
     missing_package,
 )
 from edgecls.backends.onnx_graph import embed_card
@@ -103,7 +103,7 @@ class OnnxRuntimeBackend(Backend):
             total_us[event["name"]] = total_us.get(event["name"], 0.0) + event["dur"]
         return [_layer(event, total_us[event["name"]] / 1000 / PROFILED_RUNS) for event in first_run]
 
-    def _open(self, file: Path, card: Card, parallelism: Parallelism, tell: Tell) -> Session:  # noqa: ARG002
+    def _open(self, file: Path, card: Card, parallelism: Parallelism, tell: OnProgress) -> Session:  # noqa: ARG002
         return OnnxRuntimeSession(file, card, parallelism)
 
     def _build(self, graph: Path, card: Card, out: Path, options: BuildOptions) -> tuple[Runtime, list[str]]:

@@ -17,9 +17,9 @@ from edgecls.backends.base import (
     Backend,
     BuildOptions,
     Layer,
+    OnProgress,
     Parallelism,
     Session,
-    Tell,
 )
 from edgecls.errors import ArtifactError, BackendError, UsageError
 
@@ -152,7 +152,7 @@ class OpenVinoBackend(Backend):
             for step in steps
         ]
 
-    def _open(self, file: Path, card: Card, parallelism: Parallelism, tell: Tell) -> Session:  # noqa: ARG002
+    def _open(self, file: Path, card: Card, parallelism: Parallelism, tell: OnProgress) -> Session:  # noqa: ARG002
         return OpenVinoSession(file, card, parallelism, _device(card))
 
     def _build(self, graph: Path, card: Card, out: Path, options: BuildOptions) -> tuple[Runtime, list[str]]:

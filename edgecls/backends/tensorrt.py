@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecls.artifact.card import Card, Runtime
-from edgecls.backends.base import Backend, BuildOptions, Layer, Parallelism, Session, Tell, missing_package
+from edgecls.backends.base import Backend, BuildOptions, Layer, OnProgress, Parallelism, Session, missing_package
 from edgecls.backends.nvidia import cuda
 from edgecls.backends.nvidia.engines import DEFAULT_BATCH, EngineCache, Plan, capabilities
 from edgecls.backends.nvidia.flavours import INSTALL, Flavour, installed_flavours
@@ -77,7 +77,9 @@ class TensorRtBackend(Backend):
         flavour, device = plan.flavour, ",".join(plan.capabilities)
         return replace(runtime, name=flavour.module, version=flavour.version(), device=device, note=note), [MODEL_FILE]
 
-    def prepare(self, place: Path, card: Card, device: str | None = None, tell: Tell = lambda _: None) -> list[Path]:
+    def prepare(
+        self, place: Path, card: Card, device: str | None = None, tell: OnProgress = lambda _: None
+    ) -> list[Path]:
         """The engine for this machine's GPU, or with `device` for compute capabilities, which TensorRT-RTX can."""
         if not installed_flavours():
             raise BackendError(str(self.available()))
@@ -86,7 +88,7 @@ class TensorRtBackend(Backend):
         cache.obtain(plan, tell)
         return [path] if (path := cache.find(plan)) else []
 
-    def _open(self, file: Path, card: Card, parallelism: Parallelism, tell: Tell) -> Session:  # noqa: ARG002
+    def _open(self, file: Path, card: Card, parallelism: Parallelism, tell: OnProgress) -> Session:  # noqa: ARG002
         from edgecls.backends.nvidia.session import TensorRtSession
 
         return TensorRtSession(_load_engine(file, card, tell), card, _batch(card))
@@ -107,7 +109,7 @@ class TensorRtBackend(Backend):
         return engine_layers(_load_engine(file, card), card, images)
 
 
-def _load_engine(file: Path, card: Card, tell: Tell = lambda _: None) -> Engine:
+def _load_engine(file: Path, card: Card, tell: OnProgress = lambda _: None) -> Engine:
     """The engine for this machine's GPU; one that TensorRT refuses all the same is built anew, once."""
     from edgecls.backends.nvidia.session import Engine
 

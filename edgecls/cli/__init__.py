@@ -98,7 +98,7 @@ app = typer.Typer(
     name="edgecls",
     help="From a folder of photographs to a verified, fast classifier running on the device in front of you.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from edgecls.data.dataset import Dataset
-    from edgecls.train.history import Epoch, Watcher
+    from edgecls.train.history import Epoch, TrainingCallbacks
     from edgecls.train.weights import InitialWeights
 
 AUGMENTATION, LEARNING, COMPUTING = "Augmentation", "Learning", "Computing"
@@ -161,10 +161,10 @@ def train(
     with _progress() as progress:
         if resume is not None:
             _require_alone(ctx)
-            run, metrics = go_on(unfinished(resume), _watcher(progress))
+            run, metrics = go_on(unfinished(resume), _callbacks(progress))
         else:
             settings = {**(read_config(config) if config else {}), **_given(ctx)}
-            run, metrics = run_training(TrainConfig(**settings), _watcher(progress))
+            run, metrics = run_training(TrainConfig(**settings), _callbacks(progress))
     if int(os.environ.get("RANK", "0")):
         return  # of several processes the first one speaks
     draw(lambda: training_curves(run))
@@ -211,10 +211,10 @@ def _progress() -> Progress:
     )
 
 
-def _watcher(progress: Progress) -> Watcher:
-    from edgecls.train.history import Watcher
+def _callbacks(progress: Progress) -> TrainingCallbacks:
+    from edgecls.train.history import TrainingCallbacks
 
-    class Drawing(Watcher):
+    class Drawing(TrainingCallbacks):
         """Draws a bar of optimizer steps and prints a line per epoch."""
 
         def started(

@@ -14,7 +14,7 @@ from edgecls.urls import SecretUrl
 
 if TYPE_CHECKING:
     from edgecls.train.history import Epoch
-    from edgecls.tune.search import Teller, Trial
+    from edgecls.tune.search import Trial, TuningCallbacks
 
 
 def tune(
@@ -67,7 +67,7 @@ def tune(
         "Ctrl-C ends it, and the same command goes on",
         soft_wrap=True,
     )
-    found = tuning.tune(wanted, _teller())
+    found = tuning.tune(wanted, _callbacks())
     write_page(name, found, tuning.importances(tuning.open_study(wanted)), out / "tune.html")
     best = tuning.best_of(found)
     if best is None:
@@ -96,10 +96,10 @@ def _shown(settings: dict[str, Any]) -> str:
     )
 
 
-def _teller() -> Teller:
-    from edgecls.tune.search import Teller
+def _callbacks() -> TuningCallbacks:
+    from edgecls.tune.search import TuningCallbacks
 
-    class Printing(Teller):
+    class Printing(TuningCallbacks):
         """Prints a line per trial, and a status of the running one."""
 
         def trial(self, number: int, settings: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecls.artifact.card import Card
-from edgecls.backends.base import Backend, Parallelism, Session, Tell
+from edgecls.backends.base import Backend, OnProgress, Parallelism, Session
 from edgecls.errors import ArtifactError
 from edgecls.models import channels_last, create, deployable, load_weights, read_weights
 
@@ -52,7 +52,7 @@ class TorchBackend(Backend):
     exportable = False
     survives_fork = False
 
-    def _open(self, file: Path, card: Card, parallelism: Parallelism, tell: Tell) -> Session:  # noqa: ARG002
+    def _open(self, file: Path, card: Card, parallelism: Parallelism, tell: OnProgress) -> Session:  # noqa: ARG002
         return TorchSession(card, open_module(file, card), parallelism.threads)
 
 

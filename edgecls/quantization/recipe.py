@@ -93,6 +93,8 @@ def conditions(device: str | None) -> tuple[str, ...]:
 def parse(text: str, origin: str, applying: tuple[str, ...] = ()) -> tuple[RecipeCandidate, ...]:
     """Read a recipe's text; `origin` names it in errors, `applying` are the conditions that hold."""
     record = parse_toml(text, origin)
+    if "rung" in record:
+        raise UsageError(f"{origin}: [[rung]] is called [[candidate]] now")
     values = {name: value for name, value in record.items() if name not in NOT_THE_CANDIDATES_OWN}
     for name, changes in _tables(record, "on", origin).items():
         if name in applying:

@@ -40,7 +40,7 @@ class Artifact:
         return self.place.is_dir() and self.card.is_parent
 
     def open(
-        self, parallelism: backends.Parallelism = backends.LOW_LATENCY, tell: backends.Tell = lambda _: None
+        self, parallelism: backends.Parallelism = backends.LOW_LATENCY, tell: backends.OnProgress = lambda _: None
     ) -> backends.Session:
         """Open a session; see `Backend.open`."""
         return self.backend.open(self.place, self.card, parallelism, tell)

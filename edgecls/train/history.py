@@ -36,7 +36,7 @@ class Epoch:
         return self.val_top1, -self.val_loss
 
 
-class Watcher:
+class TrainingCallbacks:
     """What a training tells about itself; the command line draws it. The base watches in silence."""
 
     def started(
@@ -57,38 +57,38 @@ class Watcher:
         """The training was interrupted; `resume(place)` goes on."""
 
 
-class TensorBoardLog(Watcher):
-    """Passes on to another watcher, and writes scalars for TensorBoard to `tensorboard/` beside the run."""
+class TensorBoardLog(TrainingCallbacks):
+    """Passes on to another callbacks, and writes scalars for TensorBoard to `tensorboard/` beside the run."""
 
-    def __init__(self, watcher: Watcher, place: Path):
+    def __init__(self, callbacks: TrainingCallbacks, place: Path):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise MissingExtraError("tensorboard", "tensorboard", "--tensorboard") from error
-        self._watcher, self._step = watcher, 0
+        self._callbacks, self._step = callbacks, 0
         self.folder = place.parent / TENSORBOARD_FOLDER / place.name
         self._new_writer: Any = lambda: SummaryWriter(str(self.folder), purge_step=self._step)
 
     def started(
         self, dataset: Dataset, start: InitialWeights, epochs: int, batches: int, device: str, done: int
     ) -> None:
-        """See `Watcher`."""
+        """See `TrainingCallbacks`."""
         self._step = done
         self._writer = self._new_writer()
-        self._watcher.started(dataset, start, epochs, batches, device, done)
+        self._callbacks.started(dataset, start, epochs, batches, device, done)
 
     def remark(self, line: str) -> None:
-        """See `Watcher`."""
-        self._watcher.remark(line)
+        """See `TrainingCallbacks`."""
+        self._callbacks.remark(line)
 
     def batch(self, epoch: int, loss: float) -> None:
-        """See `Watcher`."""
+        """See `TrainingCallbacks`."""
         self._step += 1
         self._writer.add_scalar("loss/step", loss, self._step)
-        self._watcher.batch(epoch, loss)
+        self._callbacks.batch(epoch, loss)
 
     def epoch(self, epoch: Epoch) -> None:
-        """See `Watcher`."""
+        """See `TrainingCallbacks`."""
         for name, value in (
             ("loss/train", epoch.train_loss),
             ("loss/val", epoch.val_loss),
@@ -98,12 +98,12 @@ class TensorBoardLog(Watcher):
         ):
             self._writer.add_scalar(name, value, self._step)
         self._writer.flush()
-        self._watcher.epoch(epoch)
+        self._callbacks.epoch(epoch)
 
     def stopped(self, place: Path) -> None:
-        """See `Watcher`."""
+        """See `TrainingCallbacks`."""
         self._writer.close()
-        self._watcher.stopped(place)
+        self._callbacks.stopped(place)
 
 
 def write_history(history: Sequence[Epoch], folder: Path) -> None:

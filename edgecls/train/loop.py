@@ -31,7 +31,7 @@ from edgecls.train.batches import Order, TrainingBatches, write_preview
 from edgecls.train.checkpoint import CHECKPOINT_FILE, Checkpoint, images_of, read_checkpoint
 from edgecls.train.config import TrainConfig
 from edgecls.train.features import Backbone, FrozenFeatures
-from edgecls.train.history import Epoch, TensorBoardLog, Watcher, write_history
+from edgecls.train.history import Epoch, TensorBoardLog, TrainingCallbacks, write_history
 from edgecls.train.interrupt import Interruption, deferred_signals
 from edgecls.train.parallel import gathered, launch, share_batch_norms
 from edgecls.train.teacher import Teacher
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 EVALUATION_FILE = "evaluation.json"
 
 
-def resume(place: Path, watcher: Watcher | None = None) -> tuple[Path, Metrics]:
+def resume(place: Path, callbacks: TrainingCallbacks | None = None) -> tuple[Path, Metrics]:
     """Go on with the training that was ended in the folder `place`, with the same result as if it had not been.
 
     Raises `ArtifactError` where there is none and `DataError` where its images have changed.
@@ -56,10 +56,10 @@ def resume(place: Path, watcher: Watcher | None = None) -> tuple[Path, Metrics]:
     config = TrainConfig(**{**checkpoint.settings, "out": place})
     for left in half_written(place):  # SIGKILL while the finished run was being written
         shutil.rmtree(left, ignore_errors=True)
-    return _train(config, watcher or Watcher(), lambda _: nullcontext(place), checkpoint)
+    return _train(config, callbacks or TrainingCallbacks(), lambda _: nullcontext(place), checkpoint)
 
 
-def train(config: TrainConfig, watcher: Watcher | None = None) -> tuple[Path, Metrics]:
+def train(config: TrainConfig, callbacks: TrainingCallbacks | None = None) -> tuple[Path, Metrics]:
     """Train, evaluate on the test split and write the run; returns its folder and the test metrics.
 
     The epoch with the best validation accuracy is kept. After each epoch, and on Ctrl-C or SIGTERM after the running
@@ -72,7 +72,7 @@ def train(config: TrainConfig, watcher: Watcher | None = None) -> tuple[Path, Me
     def reserve(dataset: Dataset) -> AbstractContextManager[Path]:
         return _taken(config.out) if config.out else store.new_run(dataset.source.name, config.arch)
 
-    return _train(config, watcher or Watcher(), reserve)
+    return _train(config, callbacks or TrainingCallbacks(), reserve)
 
 
 @contextmanager
@@ -88,7 +88,7 @@ def _taken(place: Path) -> Iterator[Path]:
 
 def _train(
     config: TrainConfig,
-    watcher: Watcher,
+    callbacks: TrainingCallbacks,
     reserve: Callable[[Dataset], AbstractContextManager[Path]],
     checkpoint: Checkpoint | None = None,
 ) -> tuple[Path, Metrics]:
@@ -100,11 +100,11 @@ def _train(
     dataset = open_dataset(config.data, config.seed)
     with reserve(dataset) if fabric.is_global_zero else nullcontext() as place:
         if place is None:
-            watcher = Watcher()
+            callbacks = TrainingCallbacks()
         elif config.tensorboard:
-            watcher = TensorBoardLog(watcher, place)
+            callbacks = TensorBoardLog(callbacks, place)
         torch.manual_seed(config.seed + fabric.global_rank)
-        trainer = Trainer(config, dataset, watcher, fabric, checkpoint)
+        trainer = Trainer(config, dataset, callbacks, fabric, checkpoint)
         try:
             with deferred_signals() as interruption, single_threaded():
                 trainer.fit(place, interruption)
@@ -114,7 +114,7 @@ def _train(
             raise
         except KeyboardInterrupt:
             if place and (place / CHECKPOINT_FILE).exists():
-                watcher.stopped(place)
+                callbacks.stopped(place)
             raise
         with new_folder(place) if place else nullcontext() as folder:
             metrics = trainer.finish(folder)
@@ -126,10 +126,15 @@ class Trainer:
     """Network, optimizer and data of one training."""
 
     def __init__(
-        self, config: TrainConfig, dataset: Dataset, watcher: Watcher, fabric: Fabric, checkpoint: Checkpoint | None
+        self,
+        config: TrainConfig,
+        dataset: Dataset,
+        callbacks: TrainingCallbacks,
+        fabric: Fabric,
+        checkpoint: Checkpoint | None,
     ):
 
-        self.config, self.dataset, self.watcher, self.fabric = config, dataset, watcher, fabric
+        self.config, self.dataset, self.callbacks, self.fabric = config, dataset, callbacks, fabric
         if config.batch_size % (fabric.world_size * config.accumulate):
             raise UsageError(
                 f"--batch-size {config.batch_size} must be a multiple of the {fabric.world_size} processes times the "
@@ -178,7 +183,7 @@ class Trainer:
             return images
         order = Order(len(dataset.splits["train"]), *shared)
         mirror = config.mirror and dataset.source.horizontal_flip_safe
-        self.watcher.remark("the backbone is frozen: its features are computed once, without augmentation")
+        self.callbacks.remark("the backbone is frozen: its features are computed once, without augmentation")
         self.frozen = FrozenFeatures(backbone, dataset, self.preprocess, mirror, order, config.seed)
         return self.frozen
 
@@ -222,7 +227,7 @@ class Trainer:
         device = "NVIDIA GPU" if self.fabric.device.type == "cuda" else "CPU"
         history, steps = self.history, len(self.batches)
         done = len(history) * steps + len(self.losses)
-        self.watcher.started(self.dataset, self.start, self.epochs, steps, device, done)
+        self.callbacks.started(self.dataset, self.start, self.epochs, steps, device, done)
         for number in range(len(history) + 1, self.epochs + 1):
             if self._is_out_of_patience():
                 break
@@ -232,7 +237,7 @@ class Trainer:
             history.append(epoch)
             if number < self.epochs:
                 self._write_checkpoint(place)
-            self.watcher.epoch(epoch)
+            self.callbacks.epoch(epoch)
             interruption.go()
         models.restore(self.network, self.best)
 
@@ -333,7 +338,7 @@ class Trainer:
         self.schedule.step()
         if self.average:
             self.average.update_parameters(self.network)
-        self.watcher.batch(epoch, value)
+        self.callbacks.batch(epoch, value)
         return value
 
     def _validate(self) -> tuple[float, float]:

@@ -23,7 +23,7 @@ from edgecls.files import make_folder, take_name
 from edgecls.models.torch_backend import MODEL_FILE
 from edgecls.train.augment import PRESETS
 from edgecls.train.config import TrainConfig
-from edgecls.train.history import Epoch, Watcher
+from edgecls.train.history import Epoch, TrainingCallbacks
 from edgecls.train.loop import train
 from edgecls.urls import SecretUrl
 
@@ -92,7 +92,7 @@ class Trial:
     reason: str | None
 
 
-class Teller:
+class TuningCallbacks:
     """What a search tells about itself. The base is silent."""
 
     def trial(self, number: int, settings: dict[str, Any]) -> None:
@@ -105,14 +105,14 @@ class Teller:
         """It ended."""
 
 
-def tune(config: TuneConfig, teller: Teller | None = None) -> list[Trial]:
+def tune(config: TuneConfig, callbacks: TuningCallbacks | None = None) -> list[Trial]:
     """Run the trials, adding to those that the study holds; returns all of them.
 
     The run of the best trial on this machine stands in `folder/best`. Raises `MissingExtraError` without Optuna and
     `OutputError` where the storage cannot be used.
     """
     config.check()
-    study, told = open_study(config), teller or Teller()
+    study, told = open_study(config), callbacks or TuningCallbacks()
     search = _Search(config, told, best_of(trials_of(study)))
     study.optimize(
         search.run,
@@ -193,8 +193,8 @@ def latency_of(arch: str, classes: int, size_px: int) -> float:
 class _Search:
     """Makes settings of what Optuna suggests, trains with them, and keeps the best run."""
 
-    def __init__(self, config: TuneConfig, teller: Teller, best: Trial | None):
-        self._config, self._teller = config, teller
+    def __init__(self, config: TuneConfig, callbacks: TuningCallbacks, best: Trial | None):
+        self._config, self._callbacks = config, callbacks
         self._latency_ms = lru_cache(latency_of)
         there = best is not None and (config.folder / BEST_FOLDER).exists()
         self._best = best.val_top1 or 0.0 if best and there else -math.inf
@@ -203,19 +203,19 @@ class _Search:
         import optuna
 
         settings = self._suggest(trial)
-        self._teller.trial(trial.number, settings)
+        self._callbacks.trial(trial.number, settings)
         place = self._config.folder / f"trial-{trial.number}"
-        watcher = _Reporting(self._config, trial, self._teller, self._latency_ms)
+        callbacks = _Reporting(self._config, trial, self._callbacks, self._latency_ms)
         try:
-            train(replace(self._config.base, **settings, out=place), watcher)
+            train(replace(self._config.base, **settings, out=place), callbacks)
         except UsageError as error:  # the loss ran away, or these settings do not go together
             trial.set_user_attr(FAILURE, str(error))
             raise optuna.TrialPruned from error
         except BaseException:
             shutil.rmtree(place, ignore_errors=True)
             raise
-        self._keep(place, watcher.best)
-        return watcher.best
+        self._keep(place, callbacks.best)
+        return callbacks.best
 
     def _suggest(self, trial: optuna.Trial) -> dict[str, Any]:
         config = self._config
@@ -241,17 +241,21 @@ class _Search:
         take_name(place, self._config.folder / BEST_FOLDER)
 
 
-class _Reporting(Watcher):
+class _Reporting(TrainingCallbacks):
     """Tells Optuna about each epoch, which may end the trial; refuses networks that are too slow before they train."""
 
     def __init__(
-        self, config: TuneConfig, trial: optuna.Trial, teller: Teller, latency_ms: Callable[[str, int, int], float]
+        self,
+        config: TuneConfig,
+        trial: optuna.Trial,
+        callbacks: TuningCallbacks,
+        latency_ms: Callable[[str, int, int], float],
     ):
-        self._config, self._trial, self._teller, self._latency_ms = config, trial, teller, latency_ms
+        self._config, self._trial, self._callbacks, self._latency_ms = config, trial, callbacks, latency_ms
         self.best = 0.0
 
     def started(self, dataset: Dataset, *_: Any) -> None:
-        """See `Watcher`."""
+        """See `TrainingCallbacks`."""
         limit = self._config.max_latency_ms
         if limit is None:
             return
@@ -263,9 +267,9 @@ class _Reporting(Watcher):
             self._end(f"{found:.2f} ms, more than {limit:g}")
 
     def epoch(self, epoch: Epoch) -> None:
-        """See `Watcher`."""
+        """See `TrainingCallbacks`."""
         self.best = max(self.best, epoch.val_top1)
-        self._teller.epoch(self._trial.number, epoch)
+        self._callbacks.epoch(self._trial.number, epoch)
         self._trial.report(self.best, epoch.epoch)
         if self._trial.should_prune():
             self._end(f"behind the others after epoch {epoch.epoch}")

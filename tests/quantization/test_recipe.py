@@ -91,6 +91,7 @@ def test_a_recipe_without_rungs_is_one_rung():
         (BASE + 'operators = "Conv"', "operators is a list"),
         (BASE + 'estimator = "mse"', "onnxruntime has no range estimator mse; it has minmax,"),
         (BASE.replace("onnxruntime", "nncf"), 'activations = "auto" goes with quantizer = "nncf"'),
+        (BASE + '[[rung]]\nname = "x"', r"\[\[rung\]\] is called \[\[candidate\]\] now"),
         (BASE + "candidate = 1", "candidates are written as"),
         (BASE + "[[candidate]]\nsamples = 5", "each candidate needs a name"),
         (BASE + '[[candidate]]\nname = "x"\nsample = 5', "candidate 'x': unknown key 'sample'"),

@@ -437,7 +437,7 @@ def test_a_deadline_that_is_renewed_while_it_ends_is_over(monkeypatch: pytest.Mo
             stopping[-1].join(0.1)
             return True
 
-    monkeypatch.setattr(network, "HURRIED_S", 0.05)
+    monkeypatch.setattr(network, "SHUTDOWN_S", 0.05)
     deadline = network._Deadline(Hurry())
     ours, theirs = socket.socketpair()
     with ours, theirs:

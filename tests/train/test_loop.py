@@ -16,7 +16,7 @@ from edgecls.models.layers import grid_pool
 from edgecls.runtime import store
 from edgecls.runtime.store import Artifact
 from edgecls.train.config import TrainConfig
-from edgecls.train.history import Epoch, Watcher, read_history
+from edgecls.train.history import Epoch, TrainingCallbacks, read_history
 from edgecls.train.loop import train
 from edgecls.train.optimize import one_cycle
 
@@ -65,7 +65,7 @@ def test_running_statistics_settle_on_a_small_data_set(photos: Path, tmp_path: P
 
 
 def test_ctrl_c_before_the_first_checkpoint_leaves_nothing(photos: Path, tmp_path: Path):
-    class Impatient(Watcher):
+    class Impatient(TrainingCallbacks):
         def epoch(self, epoch: Epoch) -> None:
             raise KeyboardInterrupt
 
@@ -114,7 +114,7 @@ class TestWeights:
     def test_a_run_can_start_from_another(self, trained: Artifact, photos: Path, tmp_path: Path):
         lines: list[str] = []
 
-        class Listening(Watcher):
+        class Listening(TrainingCallbacks):
             def started(self, dataset, start, *_) -> None:
                 lines.append(start.line)
                 assert start.pretrained
@@ -151,7 +151,7 @@ class TestWeights:
             train(TrainConfig(**{**vars(config), "weights": "imagenet"}))
         lines: list[str] = []
 
-        class Listening(Watcher):
+        class Listening(TrainingCallbacks):
             def started(self, dataset, start, *_) -> None:
                 lines.append(start.line)
 

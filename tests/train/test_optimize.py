@@ -16,7 +16,7 @@ from edgecls.errors import UsageError
 from edgecls.runtime import store
 from edgecls.train.config import TrainConfig
 from edgecls.train.features import Backbone
-from edgecls.train.history import Watcher, read_history
+from edgecls.train.history import TrainingCallbacks, read_history
 from edgecls.train.loop import train
 from edgecls.train.optimize import (
     LOSSES,
@@ -158,17 +158,17 @@ def changes(before: Path, after: Path) -> set[str]:
 
 @pytest.mark.parametrize("augment", [None, "light"], ids=["features-once", "augmented"])
 def test_a_frozen_backbone_stays_as_it_is_batch_norms_included(learned: Path, tmp_path: Path, augment: str | None):
-    class Listening(Watcher):
+    class Listening(TrainingCallbacks):
         heard = ""
 
         def remark(self, line: str) -> None:
             self.heard += line
 
     settings = {**QUICK, "arch": "mobilenet_v2", "weights": str(learned), "freeze": "backbone", "lr": 0.05}
-    watcher = Listening()
-    train(TrainConfig(**settings, augment=augment, out=tmp_path / "run"), watcher)
+    callbacks = Listening()
+    train(TrainConfig(**settings, augment=augment, out=tmp_path / "run"), callbacks)
     assert changes(learned, tmp_path / "run") == {"classifier.1.weight", "classifier.1.bias"}
-    assert ("its features are computed once" in watcher.heard) == (augment is None)
+    assert ("its features are computed once" in callbacks.heard) == (augment is None)
 
 
 def test_features_give_the_same_scores_as_images(learned: Path):

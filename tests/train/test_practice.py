@@ -23,7 +23,7 @@ from edgecls.models.vision import import_torchvision
 from edgecls.runtime import store
 from edgecls.runtime.store import Artifact
 from edgecls.train.config import TrainConfig, read_config
-from edgecls.train.history import Epoch, Watcher, read_history
+from edgecls.train.history import Epoch, TrainingCallbacks, read_history
 from edgecls.train.interrupt import deferred_signals
 from edgecls.train.loop import resume, train
 from edgecls.train.teacher import Teacher
@@ -63,7 +63,7 @@ class TestAverage:
         config = TrainConfig(str(photos), **QUICK, ema=0.9, schedule="plateau", out=tmp_path / "whole")
         whole, _ = train(config)
 
-        class Stops(Watcher):
+        class Stops(TrainingCallbacks):
             def epoch(self, epoch: Epoch) -> None:
                 raise KeyboardInterrupt
 
@@ -176,7 +176,7 @@ class TestInterruption:
     def test_a_signal_waits_for_the_step_and_the_training_goes_on_to_the_same_end(self, photos: Path, tmp_path: Path):
         """A real SIGINT in the middle of an epoch: the checkpoint holds the position in it."""
 
-        class Interrupted(Watcher):
+        class Interrupted(TrainingCallbacks):
             steps = 0
 
             def batch(self, epoch: int, loss: float) -> None:
@@ -186,18 +186,18 @@ class TestInterruption:
 
         config = TrainConfig(str(photos), **{**QUICK, "arch": "mobilenet_v3_small"}, out=tmp_path / "whole")
         whole, _ = train(config)
-        watcher = Interrupted()
+        callbacks = Interrupted()
         with pytest.raises(KeyboardInterrupt):
-            train(replace(config, out=tmp_path / "parts"), watcher)
-        assert watcher.steps == 3
+            train(replace(config, out=tmp_path / "parts"), callbacks)
+        assert callbacks.steps == 3
 
-        class Started(Watcher):
+        class Started(TrainingCallbacks):
             def started(self, dataset, start, epochs, batches, device, done) -> None:
                 self.done = done
 
-        watcher = Started()
-        parts, _ = resume(tmp_path / "parts", watcher)
-        assert watcher.done == 3
+        callbacks = Started()
+        parts, _ = resume(tmp_path / "parts", callbacks)
+        assert callbacks.done == 3
         first, second = (load_file(place / "model.safetensors") for place in (whole, parts))
         assert all(torch.equal(first[name], second[name]) for name in first)
         assert [e.train_loss for e in read_history(whole)] == [e.train_loss for e in read_history(parts)]

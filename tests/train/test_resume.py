@@ -21,14 +21,14 @@ from edgecls.errors import ArtifactError, DataError
 from edgecls.runtime import store
 from edgecls.train.checkpoint import CHECKPOINT_FILE, read_checkpoint
 from edgecls.train.config import TrainConfig
-from edgecls.train.history import Epoch, Watcher, read_history
+from edgecls.train.history import Epoch, TrainingCallbacks, read_history
 from edgecls.train.loop import resume, train
 
 SETTINGS = {"arch": "mobilenet_v3_small", "epochs": 4, "size_px": 32, "batch_size": 8, "weights": "none"}
 """MobileNetV3 has dropout, so that the random state matters too."""
 
 
-class StopsAfter(Watcher):
+class StopsAfter(TrainingCallbacks):
     def __init__(self, epochs: int):
         self.left, self.stopped_in, self.begun_with = epochs, None, None
 
@@ -56,14 +56,16 @@ def test_weights_and_losses_are_those_of_a_training_that_was_not_interrupted(pho
     whole, _ = train(TrainConfig(str(photos), **SETTINGS, out=tmp_path / "whole"))
     place = tmp_path / "parts"
     for attempt in (1, 2):
-        watcher = StopsAfter(1 if attempt == 1 else 2)
+        callbacks = StopsAfter(1 if attempt == 1 else 2)
         with pytest.raises(KeyboardInterrupt):
-            train(TrainConfig(str(photos), **SETTINGS, out=place), watcher) if attempt == 1 else resume(place, watcher)
-        assert watcher.stopped_in == place
+            train(TrainConfig(str(photos), **SETTINGS, out=place), callbacks) if attempt == 1 else resume(
+                place, callbacks
+            )
+        assert callbacks.stopped_in == place
         assert {path.name for path in place.iterdir()} == {CHECKPOINT_FILE}
-    watcher = StopsAfter(99)
-    resume(place, watcher)
-    assert watcher.begun_with == 3 * 2  # optimizer steps
+    callbacks = StopsAfter(99)
+    resume(place, callbacks)
+    assert callbacks.begun_with == 3 * 2  # optimizer steps
     (weights, losses), (expected_weights, expected_losses) = result_of(place), result_of(whole)
     assert losses == expected_losses
     assert all(torch.equal(weights[name], expected_weights[name]) for name in expected_weights)
@@ -74,13 +76,13 @@ def test_weights_and_losses_are_those_of_a_training_that_was_not_interrupted(pho
 def test_an_unfinished_training_is_not_the_latest_run(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(store.RUNS_VARIABLE, str(tmp_path / "runs"))
     first, _ = train(TrainConfig(str(photos), **{**SETTINGS, "epochs": 1}))
-    watcher = StopsAfter(1)
+    callbacks = StopsAfter(1)
     with pytest.raises(KeyboardInterrupt):
-        train(TrainConfig(str(photos), **SETTINGS), watcher)
+        train(TrainConfig(str(photos), **SETTINGS), callbacks)
     assert store.latest_run() == first
-    assert watcher.stopped_in.name.startswith("002-")
-    resume(watcher.stopped_in)
-    assert store.latest_run() == watcher.stopped_in
+    assert callbacks.stopped_in.name.startswith("002-")
+    resume(callbacks.stopped_in)
+    assert store.latest_run() == callbacks.stopped_in
 
 
 def test_it_does_not_go_on_with_other_images(photos: Path, tmp_path: Path):
@@ -108,10 +110,10 @@ def test_killed_at_any_moment_it_goes_on(photos: Path, tmp_path: Path):
     place = tmp_path / "killed"
     program = (
         "import sys\nfrom pathlib import Path\nfrom edgecls.train.config import TrainConfig\n"
-        "from edgecls.train.history import Watcher\nfrom edgecls.train.loop import resume, train\n"
+        "from edgecls.train.history import TrainingCallbacks\nfrom edgecls.train.loop import resume, train\n"
         "place = Path(sys.argv[2])\n"
         f"settings = {SETTINGS!r} | dict(epochs=6)\n"
-        "class Talks(Watcher):\n"
+        "class Talks(TrainingCallbacks):\n"
         "    def batch(self, epoch, loss): print('step', epoch, flush=True)\n"
         "try:\n    resume(place, Talks())\n"
         "except Exception:\n"

@@ -64,7 +64,7 @@ def test_only_complete_trials_can_be_the_best():
 def test_an_interrupted_search_leaves_no_trial_half_written(config: TuneConfig, monkeypatch: pytest.MonkeyPatch):
     from edgecls.tune import search as module
 
-    class Stops(module.Teller):
+    class Stops(module.TuningCallbacks):
         def epoch(self, number, epoch) -> None:
             raise KeyboardInterrupt
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecls.artifact.card import INPUT_NAME
-from edgecls.backends.base import Tell
+from edgecls.backends.base import OnProgress
 from edgecls.backends.nvidia.flavours import Flavour, monitor_for, parse_graph
 from edgecls.errors import BackendError, MissingExtraError, OutputError, UsageError
 from edgecls.files import make_folder, sha256, write_bytes, write_text
@@ -101,7 +101,7 @@ class EngineCache:
                 if set(plan.capabilities) <= set(built_for):
                     yield path
 
-    def obtain(self, plan: Plan, tell: Tell = lambda _: None) -> bytes:
+    def obtain(self, plan: Plan, tell: OnProgress = lambda _: None) -> bytes:
         """The engine of this plan, from the cache or built now; of processes that start together one builds.
 
         Where it cannot be kept it is built for this time only. Raises `BackendError` where TensorRT cannot build it.
@@ -126,7 +126,7 @@ class EngineCache:
             path.unlink(missing_ok=True)
             _note(path).unlink(missing_ok=True)
 
-    def _build(self, plan: Plan, tell: Tell) -> bytes:
+    def _build(self, plan: Plan, tell: OnProgress) -> bytes:
         timing = self.folder / f"{plan.place}.timing"
         known = timing.read_bytes() if timing.is_file() else b""
         engine, measured = build_engine(self._graph, plan, known, tell)
@@ -160,7 +160,7 @@ def _is_intact(engine: Path) -> bool:
 
 
 @contextmanager
-def _lock(folder: Path, tell: Tell) -> Iterator[None]:
+def _lock(folder: Path, tell: OnProgress) -> Iterator[None]:
     try:
         from filelock import FileLock, Timeout
     except ImportError as error:
@@ -184,7 +184,9 @@ def _lock(folder: Path, tell: Tell) -> Iterator[None]:
         lock.release()
 
 
-def build_engine(graph: Path, plan: Plan, timing: bytes = b"", tell: Tell = lambda _: None) -> tuple[bytes, bytes]:
+def build_engine(
+    graph: Path, plan: Plan, timing: bytes = b"", tell: OnProgress = lambda _: None
+) -> tuple[bytes, bytes]:
     """Build a graph's engine; returns it and what was measured of kernels, to be given as `timing` the next time.
 
     Raises `BackendError` with TensorRT's own words.

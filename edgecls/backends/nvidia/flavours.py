@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from edgecls.backends.base import Tell
+from edgecls.backends.base import OnProgress
 from edgecls.errors import BackendError
 
 
@@ -82,7 +82,7 @@ def logger_for(trt: Any) -> Any:
     return Logger()
 
 
-def monitor_for(trt: Any, tell: Tell) -> Any:
+def monitor_for(trt: Any, tell: OnProgress) -> Any:
     """A progress monitor that tells each phase of a build and its share, such as "Building Engine 40 %"."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]

@@ -29,7 +29,7 @@ QUEUED = 1000
 ATTEMPTS = 8
 """Of one webhook call, over about a minute where the server answers at once."""
 RETRY_S, RETRY_MAX_S = 0.5, 30.0
-CALL_TIMEOUT_S, HURRIED_S = 10.0, 2.0
+CALL_TIMEOUT_S, SHUTDOWN_S = 10.0, 2.0
 """How long a whole answer may take, and how long when the stream is ending."""
 HURRIED_ATTEMPTS = 4
 ANSWER_BYTES = 64 * 1024
@@ -233,7 +233,7 @@ class _Deadline:
     @property
     def seconds(self) -> float:
         """How long an answer may take now."""
-        return HURRIED_S if self._hurry.is_set() else CALL_TIMEOUT_S
+        return SHUTDOWN_S if self._hurry.is_set() else CALL_TIMEOUT_S
 
     def watch(self, watched: socket.socket) -> None:
         """Begin anew, with the socket of an attempt."""
