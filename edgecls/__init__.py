@@ -12,21 +12,40 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgecls.artifact.card import Card
-    from edgecls.errors import EdgeclsError
+    from edgecls.errors import (
+        ArtifactError,
+        BackendError,
+        DataError,
+        EdgeclsError,
+        ImageError,
+        MissingExtraError,
+        OutputError,
+        SourceError,
+        UsageError,
+        VerificationError,
+    )
     from edgecls.imaging.preprocess import Preprocess
     from edgecls.runtime.classifier import Classifier, Prediction, load
 
 __version__ = "0.1.0"
-__all__ = ["Card", "Classifier", "EdgeclsError", "Prediction", "Preprocess", "__version__", "load"]
 
+_ERRORS = (
+    "ArtifactError", "BackendError", "DataError", "EdgeclsError", "ImageError", "MissingExtraError", "OutputError",
+    "SourceError", "UsageError", "VerificationError",
+)  # fmt: skip
 _HOMES = {
     "Card": "artifact.card",
     "Classifier": "runtime.classifier",
-    "EdgeclsError": "errors",
     "Prediction": "runtime.classifier",
     "Preprocess": "imaging.preprocess",
     "load": "runtime.classifier",
+    **dict.fromkeys(_ERRORS, "errors"),
 }
+__all__ = [  # noqa: RUF022
+    "Card", "Classifier", "Prediction", "Preprocess", "load", "__version__",
+    "ArtifactError", "BackendError", "DataError", "EdgeclsError", "ImageError", "MissingExtraError", "OutputError",
+    "SourceError", "UsageError", "VerificationError",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
@@ -36,3 +55,7 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(f"edgecls.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import edgecls
+from edgecls import errors
 from edgecls.artifact.golden import Golden
 from edgecls.errors import ImageError, UsageError
 from edgecls.imaging.opencv import cv2
@@ -25,10 +28,10 @@ def bgr(artifact_place: Path, index: int) -> np.ndarray:
 
 
 def test_the_public_names_are_exactly_these():
-    assert set(edgecls.__all__) == {
-        "Card", "Classifier", "EdgeclsError", "Prediction", "Preprocess", "__version__", "load",
-    }  # fmt: skip
+    raised = {name for name, each in vars(errors).items() if isinstance(each, type)}
+    assert set(edgecls.__all__) == {"Card", "Classifier", "Prediction", "Preprocess", "__version__", "load", *raised}
     assert all(hasattr(edgecls, name) for name in edgecls.__all__)
+    assert set(edgecls.__all__) <= set(dir(edgecls))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         edgecls.nothing  # noqa: B018
 
@@ -42,6 +45,43 @@ def test_an_image_is_classified_with_typed_results(model: edgecls.Classifier, tm
     assert sum(score for _, score in prediction.ranking) == pytest.approx(1, abs=1e-5)
     cv2.imwrite(str(tmp_path / "seven.png"), bgr(model.place, 7))
     assert model.predict(tmp_path / "seven.png").label == model.predict(str(tmp_path / "seven.png")).label == "seven"
+
+
+def test_an_image_comes_in_any_form(model: edgecls.Classifier, tmp_path: Path):
+    pixels = bgr(model.place, 7)
+    content = cv2.imencode(".png", pixels)[1].tobytes()
+    (tmp_path / "seven.png").write_bytes(content)
+    expected = model.predict(pixels)
+    forms = (
+        tmp_path / "seven.png", content, bytearray(content), memoryview(content), Image.fromarray(pixels[..., ::-1]),
+        Image.open(tmp_path / "seven.png").convert("P", palette=Image.Palette.ADAPTIVE),
+    )  # fmt: skip
+    for form in forms:
+        assert model.predict(form).label == "seven"
+    assert [each.score for each in model.predict([pixels, *forms[:5]])] == pytest.approx([expected.score] * 6)
+    assert asyncio.run(model.apredict(content)) == expected
+
+
+def test_an_arrays_colour_order_is_named(model: edgecls.Classifier):
+    red = np.zeros((40, 40, 3), np.uint8)
+    red[..., 2] = 255
+    as_bgr, as_rgb = model.predict(red), model.predict(red[..., ::-1], colour_order="rgb")
+    assert as_rgb == as_bgr
+    assert model.predict([red[..., ::-1]], "rgb") == [as_bgr]
+    with pytest.raises(UsageError, match="colour_order is one of bgr, rgb, not 'hsv'"):
+        model.predict(red, "hsv")
+
+
+def test_a_photograph_of_pil_is_turned_upright_and_one_of_16_bits_refused(model: edgecls.Classifier, tmp_path: Path):
+    lying = Image.fromarray(np.ascontiguousarray(np.rot90(bgr(model.place, 7)[..., ::-1], 1)))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees clockwise to be shown
+    lying.save(tmp_path / "seven.png", exif=exif)
+    assert model.predict(Image.open(tmp_path / "seven.png")).label == "seven"
+    with pytest.raises(ImageError, match="mode I;16 is not of 8 bits"):
+        model.predict(Image.fromarray(np.zeros((9, 9), np.uint16)))
+    with pytest.raises(ImageError, match="the image is empty"):
+        model.predict(b"")
 
 
 def test_many_images_come_back_in_order(model: edgecls.Classifier):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from edgecls.errors import DataError, ImageError, UsageError, first_line
 from edgecls.files import read_bytes, shortened
@@ -15,7 +16,14 @@ from edgecls.files import read_bytes, shortened
 if TYPE_CHECKING:
     from numpy import uint8
     from numpy.typing import NDArray
+    from PIL.Image import Image
 
+    ImageLike: TypeAlias = str | Path | bytes | bytearray | memoryview | NDArray[uint8] | Image
+    """A path, the bytes of a file, an array (H, W, 3), or a PIL image."""
+
+ColourOrder = Literal["bgr", "rgb"]
+"""Of the channels of an array; OpenCV's is bgr."""
+_PIL_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".heic", ".heif", ".avif"}
 )
@@ -115,6 +123,39 @@ def read_image(path: Path, background: Colour | None = None) -> NDArray[uint8]:
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL
         raise ImageError(f"cannot read {shortened(path)}: {getattr(error, 'strerror', None) or error}") from error
     return decode_image(content, shortened(path), background)
+
+
+def as_bgr(image: ImageLike, colour_order: ColourOrder = "bgr") -> NDArray[uint8]:
+    """An image in any form as BGR uint8 (H, W, 3): a path, a file's bytes, a PIL image, or an array (H, W, 3).
+
+    `colour_order` is that of arrays alone; the other forms know theirs. Raises `ImageError` for what is no image.
+    """
+    import numpy as np
+
+    if isinstance(image, (str, Path)):
+        return read_image(Path(image))
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return decode_image(bytes(image), "the image")
+    if (pil := sys.modules.get("PIL.Image")) is not None and isinstance(image, pil.Image):
+        return _from_pil(image)
+    if colour_order not in get_args(ColourOrder):
+        raise UsageError(f"colour_order is one of {', '.join(get_args(ColourOrder))}, not {colour_order!r}")
+    if isinstance(image, np.ndarray) and image.ndim == 3 and colour_order == "rgb":
+        return np.ascontiguousarray(image[..., ::-1])
+    return image
+
+
+def _from_pil(image: Any) -> NDArray[uint8]:
+    import numpy as np
+    from PIL import ImageOps
+
+    if image.mode not in _PIL_MODES:
+        raise ImageError(f"a PIL image of mode {image.mode} is not of 8 bits a channel; convert it to RGB")
+    try:
+        colours = np.asarray(ImageOps.exif_transpose(image).convert("RGB"), np.uint8)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ImageError(f"the PIL image cannot be decoded ({first_line(error)})") from error
+    return np.ascontiguousarray(colours[..., ::-1])
 
 
 def decode_image(content: bytes, name: str, background: Colour | None = None) -> NDArray[uint8]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from edgecls.backends import Parallelism
 from edgecls.concurrency import ordered_map
 from edgecls.errors import UsageError
-from edgecls.imaging.decode import read_image
+from edgecls.imaging.decode import ColourOrder, as_bgr
 from edgecls.runtime import machine, store
 from edgecls.runtime.pipeline import pipelined
 from edgecls.runtime.scores import as_logits, scaled, softmax
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from edgecls.artifact.card import Card
     from edgecls.backends import Session
+    from edgecls.imaging.decode import ImageLike
 
 UNSURE = "unsure"
 
@@ -69,24 +70,52 @@ class Classifier:
         self.session = session
         self.place = place
 
-    def predict(self, image: NDArray[uint8] | str | Path) -> Prediction:
-        """Classify one image: a path, or BGR uint8 (H, W, 3) as OpenCV delivers it. Raises `ImageError`."""
-        pixels = read_image(Path(image)) if isinstance(image, (str, Path)) else image
+    @overload
+    def predict(self, image: ImageLike, colour_order: ColourOrder = "bgr") -> Prediction: ...
+
+    @overload
+    def predict(self, image: Sequence[ImageLike], colour_order: ColourOrder = "bgr") -> list[Prediction]: ...
+
+    def predict(
+        self, image: ImageLike | Sequence[ImageLike], colour_order: ColourOrder = "bgr"
+    ) -> Prediction | list[Prediction]:
+        """Classify one image, or each of a list or tuple of them.
+
+        An image is a path, the bytes of an image file, a PIL image, or a uint8 array (H, W, 3), whose channels stand in
+        `colour_order`: OpenCV's unless told. Raises `ImageError` for what is none.
+        """
+        if isinstance(image, (list, tuple)):
+            return list(self.predict_many(image, colour_order))
+        pixels = as_bgr(image, colour_order)
         return self.decide(self.session.infer(self.card.preprocess(pixels)[None])[0])
 
-    def predict_many(self, images: Iterable[NDArray[uint8] | str | Path]) -> Iterator[Prediction]:
+    @overload
+    async def apredict(self, image: ImageLike, colour_order: ColourOrder = "bgr") -> Prediction: ...
+
+    @overload
+    async def apredict(self, image: Sequence[ImageLike], colour_order: ColourOrder = "bgr") -> list[Prediction]: ...
+
+    async def apredict(
+        self, image: ImageLike | Sequence[ImageLike], colour_order: ColourOrder = "bgr"
+    ) -> Prediction | list[Prediction]:
+        """`predict` in a thread of the event loop's default executor, so that the loop goes on meanwhile."""
+        import asyncio
+
+        return await asyncio.to_thread(self.predict, image, colour_order)
+
+    def predict_many(self, images: Iterable[ImageLike], colour_order: ColourOrder = "bgr") -> Iterator[Prediction]:
         """Classify images in order, decoding ahead in threads; memory does not grow with their number.
 
         Raises as `predict` does, and `UsageError` for what is no series of images.
         """
         if isinstance(images, (str, Path, bytes)) or not isinstance(images, Iterable):
             raise UsageError(f"give several images, or predict() for one, not {type(images).__name__}")
-        return self._predict_many(images)
+        return self._predict_many(images, colour_order)
 
-    def _predict_many(self, images: Iterable[NDArray[uint8] | str | Path]) -> Iterator[Prediction]:
+    def _predict_many(self, images: Iterable[ImageLike], colour_order: ColourOrder) -> Iterator[Prediction]:
 
-        def prepared(image: NDArray[uint8] | str | Path) -> NDArray[uint8]:
-            return self.card.preprocess(read_image(Path(image)) if isinstance(image, (str, Path)) else image)
+        def prepared(image: ImageLike) -> NDArray[uint8]:
+            return self.card.preprocess(as_bgr(image, colour_order))
 
         for scores in pipelined(self.session, ordered_map(prepared, images)):
             yield self.decide(scores[0])
