@@ -6,13 +6,13 @@ Importing a backend module is cheap: the runtime itself is imported when it is u
 
 from __future__ import annotations
 
-import logging
 import pkgutil
 from collections.abc import Iterator
 from functools import cache
-from importlib import import_module, metadata
+from importlib import import_module
 from pathlib import Path
 
+from edgecls import plugins
 from edgecls.backends.base import LOW_LATENCY, THROUGHPUT, Backend, OnProgress, Parallelism, Pending, Session
 from edgecls.errors import ArtifactError, UsageError
 
@@ -30,9 +30,6 @@ __all__ = [
     "find_for_file",
 ]  # fmt: skip
 
-ENTRY_POINTS = "edgecls.backends"
-logger = logging.getLogger(__name__)
-
 
 @cache
 def all_backends() -> dict[str, Backend]:
@@ -45,17 +42,11 @@ def all_backends() -> dict[str, Backend]:
 
 
 def _from_other_packages() -> Iterator[Backend]:
-    """The backends that entry points name; one that cannot be loaded is logged and left out."""
-    for entry in metadata.entry_points(group=ENTRY_POINTS):
-        try:
-            backend = entry.load()
-            if not isinstance(backend, Backend):
-                raise TypeError(f"it is no Backend but of the type {type(backend).__name__}")
-        except Exception as error:
-            # Whatever another package does wrong must not stop the backends that work.
-            logger.warning("the backend %s cannot be loaded from %s: %s", entry.name, entry.value, error)
-        else:
+    for name, backend in plugins.load_all(plugins.BACKENDS):
+        if isinstance(backend, Backend):
             yield backend
+        else:
+            plugins.logger.warning("the entry point %s is no Backend but of the type %s", name, type(backend).__name__)
 
 
 def exportable() -> dict[str, Backend]:

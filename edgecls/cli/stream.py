@@ -116,6 +116,10 @@ def stream(
         str | None,
         typer.Option(help="POST events as JSON to this address.", envvar=WEBHOOK_VARIABLE, rich_help_panel=SINKS),
     ] = None,
+    sink: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME or NAME:ARGUMENT of a sink that another package brings.", rich_help_panel=SINKS),
+    ] = None,
     web: Annotated[
         str | None,
         typer.Option(
@@ -172,6 +176,7 @@ def stream(
     from edgecls.stream.frames import Geometry, Region
     from edgecls.stream.loop import Stream
     from edgecls.stream.service import Supervisor
+    from edgecls.stream.sinks.base import from_other_package
     from edgecls.stream.sinks.web import read_token
     from edgecls.stream.sources import CameraOptions, open_source
     from edgecls.stream.sources.camera import CaptureFormat
@@ -206,6 +211,7 @@ def stream(
         golden = Golden.read(place, artifact.card) if demo else None
         sources: list[Source] = [stack.enter_context(open_source(each, golden, options)) for each in named]
         sinks = _kept(sources, record, segment, events, log, mqtt, webhook, web, web_token)
+        sinks += [from_other_package(each) for each in sink or ()]
         sinks += _shown(display, " · ".join([*(source.name for source in sources), artifact.card.name]), stop)
         # A camera wants its answer soon, and the processor for others in between; a file wants all of its answers.
         live = sources[0].live

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -40,23 +39,6 @@ def test_every_module_with_a_backend_is_registered_and_the_reference_by_its_entr
     assert len(modules) == 3
     assert set(backends.exportable()) == {"onnx", "openvino", "tensorrt"}
     assert set(backends.all_backends()) == {*backends.exportable(), "torch"}
-
-
-def test_a_backend_of_another_package_that_cannot_be_loaded_stops_nothing(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-):
-    entries = metadata.EntryPoints(
-        metadata.EntryPoint(name, value, backends.ENTRY_POINTS)
-        for name, value in (
-            ("gone", "no_such_package:BACKEND"),
-            ("odd", "json:dumps"),
-            ("torch", "edgecls.models.torch_backend:BACKEND"),
-        )
-    )
-    monkeypatch.setattr(metadata, "entry_points", lambda group: entries.select(group=group))
-    found = backends.all_backends.__wrapped__()
-    assert set(found) == set(backends.all_backends())
-    assert [record.args[0] for record in caplog.records] == ["gone", "odd"]
 
 
 def test_scores_are_those_of_the_parent(session, artifact: Artifact, trained: Artifact):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from edgecls import plugins
 from edgecls.artifact.golden import Golden
 from edgecls.errors import SourceError, UsageError
 from edgecls.imaging.decode import SUFFIXES, find_images
@@ -62,8 +63,9 @@ def open_source(camera: str, golden: Golden | None, options: CameraOptions = Cam
     """Open what `camera` names, perhaps with a name of its own in front ("door=...").
 
     A camera's number or name, "rtsp://..." or any other address, "csi:0", a GStreamer pipeline, "screen:", a video or
-    image file, a folder of images, "-" for raw frames on standard input, or "demo", which shows `golden`. Live sources
-    connect when they are started. Raises `SourceError` and `UsageError`.
+    image file, a folder of images, "-" for raw frames on standard input, "demo", which shows `golden`, or SCHEME:REST
+    of a package with an entry point of the group `edgecls.sources`: a function of the rest and the options. Live
+    sources connect when they are started. Raises `SourceError` and `UsageError`.
     """
     options.check()
     name, camera = split_name(camera)
@@ -94,6 +96,9 @@ def _open(camera: str, golden: Golden | None, options: CameraOptions) -> Source:
     if camera.startswith("screen:"):
         fps = capture.steady_fps(SCREEN_FPS)
         return live("screen", lambda: ScreenDevice(camera.removeprefix("screen:"), fps), local)
+    scheme, colon, rest = camera.partition(":")
+    if colon and scheme in plugins.names(plugins.SOURCES):
+        return _from_other_package(scheme, rest, options)
     if "://" in camera:
         return live(str(SecretUrl(camera)), partial(network, camera, capture), options.reconnect)
     # What looks like a misspelt address is shown like one.
@@ -126,6 +131,13 @@ def _open(camera: str, golden: Golden | None, options: CameraOptions) -> Source:
     if options.realtime:
         return live(path.name, lambda: VideoFileDevice(str(path), capture.fps), local)
     return VideoSource(path, options.geometry)
+
+
+def _from_other_package(scheme: str, rest: str, options: CameraOptions) -> Source:
+    source = plugins.load(plugins.SOURCES, scheme)(rest, options)
+    if not isinstance(source, Source):
+        raise SourceError(f"{scheme}: gives no Source but a {type(source).__name__}")
+    return source
 
 
 def _through_gstreamer(camera: str, capture: CaptureFormat) -> tuple[str, Callable[[], Device]]:
