@@ -4,7 +4,7 @@
     python calibration/study.py --table calibration/results/*.json
 
 A run brings its weights and its held-out images; make one with `edgecls train` or `edgecls import --data`. With
-`--every-candidate` the whole search but fine-tuning is searched, otherwise it ends where an export ends.
+`--every-candidate` every candidate but fine-tuning is tried, otherwise it ends where an export ends.
 """
 
 from __future__ import annotations

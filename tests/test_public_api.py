@@ -68,8 +68,17 @@ def test_an_arrays_colour_order_is_named(model: edgecls.Classifier):
     as_bgr, as_rgb = model.predict(red), model.predict(red[..., ::-1], colour_order="rgb")
     assert as_rgb == as_bgr
     assert model.predict([red[..., ::-1]], "rgb") == [as_bgr]
-    with pytest.raises(UsageError, match="colour_order is one of bgr, rgb, not 'hsv'"):
-        model.predict(red, "hsv")
+    opaque = np.dstack([red[..., ::-1], np.full((40, 40), 200, np.uint8)])
+    assert model.predict(opaque, "rgb") == as_bgr
+    for image in (red, "photo.jpg"):
+        with pytest.raises(UsageError, match="colour_order is one of bgr, rgb, not 'hsv'"):
+            model.predict(image, "hsv")
+
+
+@pytest.mark.parametrize("one", [b"", bytearray(9), memoryview(b"9"), np.zeros((9, 9, 3), np.uint8), "photo.jpg"])
+def test_a_single_image_is_no_series(model: edgecls.Classifier, one: object):
+    with pytest.raises(UsageError, match="give several images"):
+        model.predict_many(one)
 
 
 def test_a_photograph_of_pil_is_turned_upright_and_one_of_16_bits_refused(model: edgecls.Classifier, tmp_path: Path):

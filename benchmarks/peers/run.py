@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.peers.peers import PEERS, Peer, Plan
 from edgecls.benchmark import conditions
-from edgecls.benchmark.statistics import again
+from edgecls.benchmark.statistics import prediction_interval
 from edgecls.files import parse_toml
 from edgecls.runtime import machine
 
@@ -143,7 +143,7 @@ def summary(
             table[job][name] = {key: statistics.median(each[key] for each in visits) for key in sorted(figures)}
             main_figure = "p50_ms" if "p50_ms" in figures else "images_per_s"
             if len(visits) > 1 and main_figure in figures:
-                interval = again([each[main_figure] for each in visits])
+                interval = prediction_interval([each[main_figure] for each in visits])
                 table[job][name]["interval"] = [interval.low, interval.high]
     return table
 

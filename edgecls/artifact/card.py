@@ -11,15 +11,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from edgecls.errors import ArtifactError
 from edgecls.fields import Fields, parse_json
 from edgecls.files import read_text, sha256, write_text
 from edgecls.imaging.preprocess import Preprocess
-
-if TYPE_CHECKING:
-    pass
 
 SCHEMA = 2
 CARD_FILE = "card.json"

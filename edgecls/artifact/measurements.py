@@ -5,8 +5,11 @@ Latencies stand under the machine that they were measured on, so that machines w
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -62,7 +65,11 @@ class Measurements:
     def from_json(cls, record: Any, origin: str) -> Measurements:
         """Read what `to_json` wrote. Raises `ArtifactError` that names the field."""
         fields = Fields(record, origin)
-        fields.integer("schema", 1, SCHEMA)
+        if fields.integer("schema", 1, 1 << 31) > SCHEMA:
+            raise ArtifactError(
+                f"{origin} has schema {record['schema']}, this edgecls knows up to {SCHEMA}: "
+                "pip install --upgrade edgecls"
+            )
         machines = fields.within("machines")
         return cls(
             {name: _timing(machines.within(name)) for name, _ in fields.items("machines")},
@@ -88,14 +95,35 @@ def read_measurements(folder: Path) -> Measurements:
 
 
 def keep_timing(folder: Path, machine: str, timing: Timing) -> None:
-    """Note what was measured on a machine beside the artifact; those of other machines stay. Raises `OutputError`."""
-    known = read_measurements(folder)
-    _write(replace(known, timings={**known.timings, machine: timing}), folder)
+    """Note what was measured on a machine beside the artifact; those of other machines stay.
+
+    So does a gain that was measured here before, where this time there was none to measure. Raises `OutputError`, and
+    `ArtifactError` where the file is damaged.
+    """
+    with _locked(folder):
+        known = read_measurements(folder)
+        before = known.timings.get(machine)
+        if timing.gain is None and before is not None:
+            timing = replace(timing, gain=before.gain)
+        _write(replace(known, timings={**known.timings, machine: timing}), folder)
 
 
 def keep_confidence(folder: Path, confidence: Confidence) -> None:
-    """Note a confidence that was fitted beside the artifact. Raises `OutputError`."""
-    _write(replace(read_measurements(folder), confidence=confidence), folder)
+    """Note a confidence that was fitted beside the artifact. Raises as `keep_timing` does."""
+    with _locked(folder):
+        _write(replace(read_measurements(folder), confidence=confidence), folder)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other processes that do the same out, so that none writes over what another has just written."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # file systems without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _write(measurements: Measurements, folder: Path) -> None:

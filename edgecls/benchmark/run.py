@@ -11,7 +11,7 @@ from edgecls.backends import Parallelism
 from edgecls.benchmark.measure import inputs, sample_session
 from edgecls.bounds import LONGEST_S, MOST, check_bounds
 from edgecls.clock import Latency
-from edgecls.errors import OutputError
+from edgecls.errors import ArtifactError, OutputError
 from edgecls.runtime import machine
 from edgecls.runtime.store import Artifact
 
@@ -98,5 +98,5 @@ def remember(rows: Sequence[Row]) -> None:
             continue
         baseline = float32.get(artifact.card.target)
         gain = gain_over(row, baseline) if baseline is not None and baseline is not row else None
-        with suppress(OutputError):
+        with suppress(OutputError, ArtifactError):
             keep_timing(artifact.place, here, Timing(row.latency.p50_ms, gain))

@@ -36,9 +36,9 @@ def make(
         artifact = find_run(run)
         chosen = calibration.choose(artifact, samples, data, seed)
         findings = calibration.check(chosen, artifact)
-        passport = chosen.write(out)
+        provenance = chosen.write(out)
     console.print(f"{findings.images} images, {calibration.summary(findings.classes)}")
-    console.print(f"manifest: {shown(out)}  (digest {passport['digest'][:12]})", soft_wrap=True)
+    console.print(f"manifest: {shown(out)}  (digest {provenance['digest'][:12]})", soft_wrap=True)
 
 
 @calibrate.command(cls=Command)

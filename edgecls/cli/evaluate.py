@@ -88,7 +88,7 @@ def evaluate(
 
 
 def _fit(artifact: Artifact, precision: float) -> Artifact:
-    """The artifact with the confidence that its validation images call for, which its card keeps."""
+    """The artifact with the confidence that its validation images call for, kept beside its card."""
     from dataclasses import replace
 
     from edgecls.artifact.measurements import keep_confidence

@@ -20,7 +20,9 @@ NAME_WIDTH = 34
 
 def info(
     path: Annotated[Path, typer.Argument(help="A run, a bundle, a model file or an engine.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the card itself, or the layers.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the card, measurements included, or the layers.")
+    ] = False,
     layers: Annotated[
         bool, typer.Option("--layers", help="Print what the runtime computes, with each layer's precision and time.")
     ] = False,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ColourOrder = Literal["bgr", "rgb"]
 """Of the channels of an array; OpenCV's is bgr."""
-_PIL_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
+_PIL_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".heic", ".heif", ".avif"}
 )
@@ -132,16 +132,16 @@ def as_bgr(image: ImageLike, colour_order: ColourOrder = "bgr") -> NDArray[uint8
     """
     import numpy as np
 
+    if colour_order not in get_args(ColourOrder):
+        raise UsageError(f"colour_order is one of {', '.join(get_args(ColourOrder))}, not {colour_order!r}")
     if isinstance(image, (str, Path)):
         return read_image(Path(image))
     if isinstance(image, (bytes, bytearray, memoryview)):
         return decode_image(bytes(image), "the image")
     if (pil := sys.modules.get("PIL.Image")) is not None and isinstance(image, pil.Image):
         return _from_pil(image)
-    if colour_order not in get_args(ColourOrder):
-        raise UsageError(f"colour_order is one of {', '.join(get_args(ColourOrder))}, not {colour_order!r}")
-    if isinstance(image, np.ndarray) and image.ndim == 3 and colour_order == "rgb":
-        return np.ascontiguousarray(image[..., ::-1])
+    if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] in (3, 4) and colour_order == "rgb":
+        return np.ascontiguousarray(image[..., 2::-1])
     return image
 
 

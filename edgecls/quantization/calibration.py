@@ -1,4 +1,4 @@
-"""Calibration images, the manifest that is their passport, and the reasons to refuse a set."""
+"""Calibration images, the manifest that is their provenance, and the reasons to refuse a set."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Recipes: how a target wants its int8, and the search of changes to try. One TOML file per target in `recipes/`.
+"""Recipes: how a target wants its int8, and the candidates to try. One TOML file per target in `recipes/`.
 
 The top level of a file is the recipe; `[on.CONDITION]` changes it for a kind of processor or a device; each
-`[[candidate]]` is one step of the search: a name, and what it changes.
+`[[candidate]]` is one candidate: a name, and what it changes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ESTIMATORS = {
     "nncf": ("minmax", "average", "percentile", "mse"),
 }
 """The range estimators that each quantizer has."""
-NOT_THE_CANDIDATES_OWN = ("on", "candidate")
+NOT_OF_THE_RECIPE = ("on", "candidate")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class RecipeCandidate:
-    """One step of the search. An `alternative` costs no more than the candidate before it: both are tried."""
+    """One recipe to try. An `alternative` costs no more than the candidate before it: both are tried."""
 
     name: str
     recipe: Recipe
@@ -95,7 +95,7 @@ def parse(text: str, origin: str, applying: tuple[str, ...] = ()) -> tuple[Recip
     record = parse_toml(text, origin)
     if "rung" in record:
         raise UsageError(f"{origin}: [[rung]] is called [[candidate]] now")
-    values = {name: value for name, value in record.items() if name not in NOT_THE_CANDIDATES_OWN}
+    values = {name: value for name, value in record.items() if name not in NOT_OF_THE_RECIPE}
     for name, changes in _tables(record, "on", origin).items():
         if name in applying:
             values.update(changes)

@@ -108,7 +108,8 @@ class Classifier:
 
         Raises as `predict` does, and `UsageError` for what is no series of images.
         """
-        if isinstance(images, (str, Path, bytes)) or not isinstance(images, Iterable):
+        one = isinstance(images, (str, Path, bytes, bytearray, memoryview)) or getattr(images, "ndim", 4) < 4
+        if one or not isinstance(images, Iterable):
             raise UsageError(f"give several images, or predict() for one, not {type(images).__name__}")
         return self._predict_many(images, colour_order)
 

@@ -98,14 +98,18 @@ def latest_run() -> Path:
 
 
 def bundles_of(run: Path) -> list[Artifact]:
-    """The bundles exported from a run, by name. Folders without a readable card are left out."""
+    """The bundles exported from a run, by name. Folders without a readable card are left out.
+
+    Raises `ArtifactError` for damaged measurements beside a card.
+    """
     found = []
     for folder in sorted((run / BUNDLES_FOLDER).glob("*/")):
         if not folder.name.startswith("."):
             try:
-                found.append(_in_folder(folder))
+                card = read_card(folder)
             except ArtifactError:
                 continue
+            found.append(_measured(folder, card))
     return found
 
 
@@ -134,7 +138,10 @@ def find(path: str | Path) -> Artifact:
 
 def _in_folder(folder: Path) -> Artifact:
     """The artifact in a folder, with what was measured about it since, on this machine where it depends on that."""
-    card = read_card(folder)
+    return _measured(folder, read_card(folder))
+
+
+def _measured(folder: Path, card: Card) -> Artifact:
     return Artifact(folder, read_measurements(folder).applied_to(card, this_machine().name))
 
 

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from edgecls.clock import Latency, milliseconds_since
 from edgecls.errors import UsageError
@@ -28,9 +27,6 @@ from edgecls.stream.sinks.base import Sink
 from edgecls.stream.sinks.files import SnapshotSink
 from edgecls.stream.sources import Source
 from edgecls.stream.step import Step
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

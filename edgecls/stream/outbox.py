@@ -14,12 +14,12 @@ from edgecls.stream.sinks.base import Sink
 
 FRAMES = 8
 """Frames that wait for a sink at most; the oldest makes room."""
-TIDINGS = 1000
+EVENTS = 1000
 """Events and changes of state that wait for a sink at most."""
 CLOSING_S = 10.0
 """How long a sink may take to finish when the stream ends."""
 
-Tidings: TypeAlias = "Event | StateChange"
+Message: TypeAlias = "Event | StateChange"
 
 
 class Outbox:
@@ -32,7 +32,7 @@ class Outbox:
     def __init__(self, sink: Sink):
         self.sink = sink
         self._frames: deque[tuple[Frame, Decision]] = deque()
-        self._events: deque[Tidings] = deque()
+        self._events: deque[Message] = deque()
         self._changed = threading.Condition()
         self._closing = False
         self._written = self._lost = self._failed = 0
@@ -58,12 +58,12 @@ class Outbox:
             self._frames.append((frame, decision))
             self._changed.notify_all()
 
-    def tell(self, event: Tidings) -> None:
+    def tell(self, event: Message) -> None:
         """Queue an event or a change of state."""
         if not self.sink.accepts_events:
             return
         with self._changed:
-            if len(self._events) >= TIDINGS:
+            if len(self._events) >= EVENTS:
                 self._events.popleft()
                 self._lost += 1
             self._events.append(event)

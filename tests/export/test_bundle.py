@@ -29,7 +29,7 @@ def files_below(folder: Path) -> set[str]:
 
 
 @pytest.fixture
-def single_rung(tmp_path: Path) -> Path:
+def single_candidate(tmp_path: Path) -> Path:
     """A recipe without a search."""
     file = tmp_path / "recipe.toml"
     file.write_text('quantizer = "onnxruntime"\nactivations = "uint8"\nsymmetric = false\nsamples = 64\n')
@@ -122,7 +122,7 @@ def test_lowered_precision_that_does_not_pay_comes_with_the_float_bundle_that_is
     assert store.resolve(run, artifact.card.quality.latency_machine).card.name == "onnx-fp32"
 
 
-def test_rungs_that_are_accurate_but_slow_are_not_refined(run: Path, monkeypatch: pytest.MonkeyPatch):
+def test_candidates_that_are_accurate_but_slow_are_not_refined(run: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(exporting, "gain_over", lambda *_: 0.8)
     artifact = export(ExportConfig("onnx", run, "int8", max_drop_points=5.0))
     assert [tried["candidate"] for tried in artifact.card.lineage.candidates] == ["percentile ranges"]
@@ -159,7 +159,9 @@ def test_golden_inputs_catch_other_answers(bundle: Callable[[str, str], Artifact
         replay_golden(store.find(place))
 
 
-def test_a_bundle_that_loses_too_much_is_not_written(run: Path, single_rung: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_bundle_that_loses_too_much_is_not_written(
+    run: Path, single_candidate: Path, monkeypatch: pytest.MonkeyPatch
+):
     """Calibrated on black images, every activation saturates."""
 
     def black(self, preprocess, count=None):
@@ -169,7 +171,7 @@ def test_a_bundle_that_loses_too_much_is_not_written(run: Path, single_rung: Pat
     monkeypatch.setattr(exporting.calibration, "check", lambda *_: None)
     before = files_below(run)
     with pytest.raises(VerificationError, match=r"loses .* points of top-1 at best .*, 1 are allowed; 1 recipes were"):
-        export(ExportConfig("onnx", run, "int8", recipe=single_rung))
+        export(ExportConfig("onnx", run, "int8", recipe=single_candidate))
     assert files_below(run) - before <= {"bundles"}
 
 
@@ -187,8 +189,8 @@ def test_a_failed_export_keeps_the_bundle_that_was_there(run: Path, monkeypatch:
     assert [path.name for path in (run / "bundles").iterdir()] == ["onnx-fp32"]
 
 
-def test_calibration_from_a_folder_of_similar_images(run: Path, digit_images: Path, single_rung: Path):
-    config = ExportConfig("onnx", run, "int8", calibration=digit_images, max_drop_points=5, recipe=single_rung)
+def test_calibration_from_a_folder_of_similar_images(run: Path, digit_images: Path, single_candidate: Path):
+    config = ExportConfig("onnx", run, "int8", calibration=digit_images, max_drop_points=5, recipe=single_candidate)
     manifest = json.loads((export(config).place / "calibration.json").read_text())
     assert manifest["location"] == str(digit_images)
     assert len(manifest["images"]) == 40
@@ -299,7 +301,7 @@ def test_a_device_that_is_not_there_is_said_before_any_recipe_is_tried(run: Path
         export(ExportConfig("openvino", run, "int8", device="NPU"))
 
 
-def test_rungs_share_the_prepared_graph_and_the_ranking_of_the_layers(
+def test_candidates_share_the_prepared_graph_and_the_ranking_of_the_layers(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     calls: list[str] = []

@@ -255,21 +255,21 @@ class VideoFileDevice(FixedRate):
 
         self._path = path
         self._fixed_fps = fps
-        self._film_begins_s = self._due_s = 0.0
+        self._video_begins_s = self._due_s = 0.0
         self._shown: NDArray[uint8] | None = None
         self._next: NDArray[uint8] | None = None
         self._open(cv2.VideoCapture(path), f"{path} is not a video that OpenCV can decode")
-        super().__init__(fps or self._film.fps)
+        super().__init__(fps or self._video.fps)
 
     def _open(self, capture: Any, complaint: str) -> None:
-        self._film = OpenCvDevice(self._path, capture, complaint)
-        self._clock = VideoClock(capture, self._film.fps)
+        self._video = OpenCvDevice(self._path, capture, complaint)
+        self._clock = VideoClock(capture, self._video.fps)
 
     def read(self) -> NDArray[uint8] | None:
         """See `Device.read`."""
         if self._next is None:
             self._next = self._read_again()
-            due_s = self._film_begins_s + self._clock.pts_s()
+            due_s = self._video_begins_s + self._clock.pts_s()
             self._due_s = due_s if self._fixed_fps is None else self._due_s + 1 / self._fixed_fps
         soon_s = self._running_s() + SHOWN_AGAIN_S
         if self._shown is not None and self._due_s > soon_s:
@@ -284,17 +284,17 @@ class VideoFileDevice(FixedRate):
         from edgecls.imaging.opencv import cv2
 
         try:
-            return self._film.read()
+            return self._video.read()
         except SourceError:
-            self._film.close()
+            self._video.close()
             self._open(cv2.VideoCapture(self._path), f"{self._path} is gone")
-            self._film_begins_s = self._due_s + 1 / self._film.fps
-            return self._film.read()
+            self._video_begins_s = self._due_s + 1 / self._video.fps
+            return self._video.read()
 
     def close(self) -> None:
         """See `Device.close`."""
         super().close()
-        self._film.close()
+        self._video.close()
 
 
 class ScreenDevice(FixedRate):

@@ -92,7 +92,7 @@ class LiveSource(Source):
         self.reconnects = 0
         self.changed = threading.Condition()
         self._connect = connect
-        self._patience = reconnect
+        self._reconnect = reconnect
         self._newest: Frame | None = None
         self._error: SourceError | None = None
         self._closing = threading.Event()
@@ -141,7 +141,7 @@ class LiveSource(Source):
 
     def _read_from(self, device: Device) -> None:
         while self._is_current():
-            self._expect_within(self._patience.stall_s)
+            self._expect_within(self._reconnect.stall_s)
             image = device.read()
             if image is None or not self._is_current():
                 return
@@ -171,16 +171,16 @@ class LiveSource(Source):
         """Note a failure, and wait before the next attempt; or end, where patience is at its end."""
         if not self._is_current():
             return
-        if not self._was_live and self._patience.must_exist and self._patience.give_up_s is None:
+        if not self._was_live and self._reconnect.must_exist and self._reconnect.give_up_s is None:
             self._end(error)
             return
         self._lost(str(error))
         outage_s = milliseconds_since(self._last_frame_ns) / 1000
-        if self._patience.give_up_s is not None and outage_s >= self._patience.give_up_s:
+        if self._reconnect.give_up_s is not None and outage_s >= self._reconnect.give_up_s:
             self._end(error)
             return
         self._deadline_ns = None
-        self._closing.wait(self._patience.wait_s(attempt))
+        self._closing.wait(self._reconnect.wait_s(attempt))
 
     def _lost(self, reason: str) -> None:
         with self.changed:
@@ -206,13 +206,13 @@ class LiveSource(Source):
         """
         if self._error:
             raise self._error
-        if self.state is State.LIVE and milliseconds_since(self._last_frame_ns) > self._patience.stale_s * 1000:
-            self.state, self.reason = State.STALE, f"no frame for {self._patience.stale_s:g} s"
+        if self.state is State.LIVE and milliseconds_since(self._last_frame_ns) > self._reconnect.stale_s * 1000:
+            self.state, self.reason = State.STALE, f"no frame for {self._reconnect.stale_s:g} s"
         self._left_behind = [thread for thread in self._left_behind if thread.is_alive()]
         overdue = self._deadline_ns is not None and now_ns() > self._deadline_ns
         if overdue and not self._closing.is_set() and self._reader and len(self._left_behind) < 3:
             self._left_behind.append(self._reader)
-            self._lost(f"no answer within {self._patience.stall_s:g} s; opening it again")
+            self._lost(f"no answer within {self._reconnect.stall_s:g} s; opening it again")
             self._deadline_ns = None
             self._begin()
 
