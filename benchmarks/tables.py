@@ -143,9 +143,9 @@ def stream() -> str:
         f"{machine(result)}; {result['frames']:,} decisions a round, {len(result['rounds']['nobody'])} rounds, a "
         f"source of {result['fps']:.0f} frames/s.\n\n"
     )
-    injuries = sum(soak["injuries"].values())
+    faults = sum(soak["faults"].values())
     after = (
-        f"\n\nA soak of {soak['minutes']:.0f} minutes with {injuries} injuries ({len(cameras)} cameras killed, frozen, "
+        f"\n\nA soak of {soak['minutes']:.0f} minutes with {faults} injected faults ({len(cameras)} cameras killed, frozen, "
         f"restarted and resized, an MQTT broker that came and went, a webhook that failed half of the time): "
         f"{sum(each['captured'] for each in cameras):,} frames captured, memory slope "
         f"{soak['memory_slope_mb_per_hour']:+.1f} MB/h at {soak['memory_mb']['last']:.0f} MB, "

@@ -170,12 +170,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--every", type=float, default=6.0, help="Seconds between two injuries.")
+    parser.add_argument("--every", type=float, default=6.0, help="Seconds between two faults.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     chance = random.Random(options.seed)
-    injuries: dict[str, int] = {}
+    faults: dict[str, int] = {}
     with tempfile.TemporaryDirectory(prefix="edgecls-soak-") as scratch:
         folder = Path(scratch)
         cameras: list[Any] = [Camera(), Camera()]
@@ -207,7 +207,7 @@ def main() -> None:
                 hurt_s = now_s
                 name, victim = chance.choice(victims)
                 done = f"{name} {victim.hurt(chance)}"
-                injuries[done] = injuries.get(done, 0) + 1
+                faults[done] = faults.get(done, 0) + 1
             samples.append({"at_s": now_s, **sample(process.pid, port)})
             wrong += inconsistent(samples[-1]["health"])
             time.sleep(SAMPLE_S)
@@ -230,12 +230,12 @@ def main() -> None:
             server = getattr(victim, "server", None)
             if isinstance(server, RtspServer):
                 server.kill()
-        report(options, samples, last, wrong, injuries, code, closing_s)
+        report(options, samples, last, wrong, faults, code, closing_s)
     sys.exit(1 if wrong or code != 143 or not last["health"]["healthy"] else 0)
 
 
 def report(
-    options: Any, samples: list[dict[str, Any]], last: dict[str, Any], wrong: list[str], injuries: dict[str, int],
+    options: Any, samples: list[dict[str, Any]], last: dict[str, Any], wrong: list[str], faults: dict[str, int],
     code: int, closing_s: float,
 ) -> None:  # fmt: skip
     """Print the figures, and write them."""
@@ -246,7 +246,7 @@ def report(
     halves = [float(np.median(half)) for half in np.array_split(memory, 2)]
     figures = {
         "minutes": options.minutes,
-        "injuries": injuries,
+        "faults": faults,
         "memory_mb": {"first": samples[0]["rss_mb"], "last": samples[-1]["rss_mb"], "median_of_halves": halves},
         "memory_slope_mb_per_hour": float(slope),
         "memory_mb_each_minute": [round(each["rss_mb"], 1) for each in samples[:: round(60 / SAMPLE_S)]],
