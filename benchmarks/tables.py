@@ -145,8 +145,8 @@ def stream() -> str:
     )
     faults = sum(soak["faults"].values())
     after = (
-        f"\n\nA soak of {soak['minutes']:.0f} minutes with {faults} injected faults ({len(cameras)} cameras killed, frozen, "
-        f"restarted and resized, an MQTT broker that came and went, a webhook that failed half of the time): "
+        f"\n\nA soak of {soak['minutes']:.0f} minutes with {faults} injected faults ({len(cameras)} cameras killed, "
+        f"frozen, restarted and resized, an MQTT broker that came and went, a webhook that failed half of the time): "
         f"{sum(each['captured'] for each in cameras):,} frames captured, memory slope "
         f"{soak['memory_slope_mb_per_hour']:+.1f} MB/h at {soak['memory_mb']['last']:.0f} MB, "
         f"{soak['threads']['settled'][0]} to {soak['threads']['settled'][1]} threads, {soak['descriptors'][0]} to "
