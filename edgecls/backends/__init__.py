@@ -28,7 +28,8 @@ __all__ = [
     "exportable",
     "find",
     "find_for_file",
-]  # fmt: skip
+    "of_every_install",
+]
 
 
 @cache
@@ -52,6 +53,11 @@ def _from_other_packages() -> Iterator[Backend]:
 def exportable() -> dict[str, Backend]:
     """The backends that `edgecls export` can build for."""
     return {name: backend for name, backend in all_backends().items() if backend.exportable}
+
+
+def of_every_install() -> Backend:
+    """The backend whose runtime comes with the base install."""
+    return next(backend for backend in all_backends().values() if backend.in_every_install)
 
 
 def find(name: str) -> Backend:

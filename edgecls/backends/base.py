@@ -233,6 +233,8 @@ class Backend(ABC):
     exportable = True
     bare_suffix: str | None = None
     fallback: str | None = None
+    in_every_install = False
+    """Whether the runtime comes with the base install, so that graphs can be run wherever the program is."""
     survives_fork = True
     """Whether a forked process can use the runtime after its parent did."""
     _used_in: int | None = None

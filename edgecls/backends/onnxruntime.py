@@ -74,6 +74,7 @@ class OnnxRuntimeBackend(Backend):
     package = "onnxruntime"
     precisions = ("fp32", "fp16", "int8")
     bare_suffix = ".onnx"
+    in_every_install = True
 
     def buildable(self) -> str | None:
         """See `Backend.buildable`."""

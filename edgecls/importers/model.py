@@ -19,6 +19,7 @@ from edgecls.files import new_folder
 from edgecls.imaging.preprocess import MAX_SHIFT, MIN_STD, Preprocess, Resize
 from edgecls.importers.graph import embed_preprocessing, read_classifier
 from edgecls.importers.labels import read_classes
+from edgecls.models.torch_backend import BACKEND as REFERENCE
 from edgecls.models.torch_backend import MODEL_FILE
 from edgecls.runtime import machine, store
 from edgecls.runtime.pipeline import scores_of
@@ -137,7 +138,7 @@ def _checkpoint(
             f"assumed what is usual for {config.arch}, because {', '.join(assumed)} was not given: {_said(preprocess)}"
         )
     models.write_weights(network, folder / MODEL_FILE)
-    card = Card(config.arch, classes, preprocess, target="torch", lineage=lineage)
+    card = Card(config.arch, classes, preprocess, target=REFERENCE.name, lineage=lineage)
     return with_files(card, folder, [MODEL_FILE])
 
 
@@ -180,8 +181,9 @@ def _graph(
         tell("the graph takes grey images; colour is converted inside, as OpenCV does")
     if config.size_px is None:
         tell(f"the graph takes images of {width}x{height} pixels")
-    card = Card(IMPORTED, classes, preprocess, target="onnx", lineage=lineage, output=output)
-    card = backends.find("onnx").build(graph, card, folder)
+    backend = backends.of_every_install()
+    card = Card(IMPORTED, classes, preprocess, target=backend.name, lineage=lineage, output=output)
+    card = backend.build(graph, card, folder)
     graph.unlink()
     return card
 

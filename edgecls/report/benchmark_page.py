@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from edgecls.backends import exportable
 from edgecls.report import benchmark_figures as figures
 from edgecls.report import page
 from edgecls.runtime.layers import LayerProfile
@@ -59,7 +60,8 @@ def _facts(
 ) -> list[tuple[str, str, str]]:
     if best is None:
         return [("ship", "none", answer["words"] or "no verified bundle ran here")]
-    interval, parent = best["p50_interval_ms"], next((r for r in rows if r["target"] == "torch" and r["latency"]), None)
+    interval = best["p50_interval_ms"]
+    parent = next((row for row in rows if row["target"] not in exportable() and row["latency"]), None)
     found = [
         ("ship", best["key"], answer["words"] or "the fastest verified bundle"),
         (

@@ -22,6 +22,7 @@ from edgecls.evaluate.inference import golden_images, labels_of, prepared
 from edgecls.evaluate.metrics import Metrics, measure
 from edgecls.files import half_written, make_folder, new_folder, write_text
 from edgecls.imaging.preprocess import Preprocess
+from edgecls.models.torch_backend import BACKEND as REFERENCE
 from edgecls.models.torch_backend import MODEL_FILE, TorchSession
 from edgecls.runtime import machine, store
 from edgecls.runtime.pipeline import scores_of
@@ -441,4 +442,4 @@ def _fitting_momentum(steps_per_epoch: int) -> Callable[[Any], None]:
 
 def _card(config: TrainConfig, dataset: Dataset, preprocess: Preprocess) -> Card:
     lineage = machine.new_lineage(dataset.source.name)
-    return Card(config.arch, dataset.classes, preprocess, target="torch", lineage=lineage)
+    return Card(config.arch, dataset.classes, preprocess, target=REFERENCE.name, lineage=lineage)

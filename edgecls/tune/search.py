@@ -179,14 +179,13 @@ def latency_of(arch: str, classes: int, size_px: int) -> float:
     """Median latency in ms of a network with fresh weights: float32, ONNX Runtime, batch 1, on this machine."""
     import numpy as np
 
-    card = Card(
-        arch, tuple(map(str, range(classes))), models.usual_preprocess(arch, size_px), target=backends.find("onnx").name
-    )
+    backend = backends.of_every_install()
+    card = Card(arch, tuple(map(str, range(classes))), models.usual_preprocess(arch, size_px), target=backend.name)
     with tempfile.TemporaryDirectory(prefix="edgecls-") as scratch:
         folder = Path(scratch)
         models.write_weights(models.create(arch, classes), folder / MODEL_FILE)
         float_graph(folder / MODEL_FILE, card, folder / "model.onnx")
-        with backends.find("onnx").open(folder / "model.onnx", card) as session:
+        with backend.open(folder / "model.onnx", card) as session:
             return Latency.of(sample_session(session, np.zeros(card.input_shape, np.uint8))).p50_ms
 
 
