@@ -29,23 +29,19 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_ERRORS = (
+__all__ = [  # noqa: RUF022
+    "Card", "Classifier", "Prediction", "Preprocess", "load", "__version__",
     "ArtifactError", "BackendError", "DataError", "EdgeclsError", "ImageError", "MissingExtraError", "OutputError",
     "SourceError", "UsageError", "VerificationError",
-)  # fmt: skip
+]  # fmt: skip
 _HOMES = {
     "Card": "artifact.card",
     "Classifier": "runtime.classifier",
     "Prediction": "runtime.classifier",
     "Preprocess": "imaging.preprocess",
     "load": "runtime.classifier",
-    **dict.fromkeys(_ERRORS, "errors"),
+    **{name: "errors" for name in __all__ if name.endswith("Error")},
 }
-__all__ = [  # noqa: RUF022
-    "Card", "Classifier", "Prediction", "Preprocess", "load", "__version__",
-    "ArtifactError", "BackendError", "DataError", "EdgeclsError", "ImageError", "MissingExtraError", "OutputError",
-    "SourceError", "UsageError", "VerificationError",
-]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

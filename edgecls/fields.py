@@ -107,6 +107,15 @@ class Fields:
             self.fail(name, f"a whole number from {low} to {high}")
         return value
 
+    def schema(self, known: int) -> int:
+        """The version of the record's format, up to the one that this program knows."""
+        value = self._record.get("schema")
+        if isinstance(value, int) and not isinstance(value, bool) and value > known:
+            raise ArtifactError(
+                f"{self._origin} has schema {value}, this edgecls knows up to {known}: pip install --upgrade edgecls"
+            )
+        return self.integer("schema", 1, known)
+
     def optional_integer(self, name: str, low: int, high: int) -> int | None:
         """A whole number from `low` to `high`, or None."""
         return self.integer(name, low, high) if self.has(name) else None

@@ -185,16 +185,12 @@ class Card:
 
         Raises `ArtifactError` for a newer schema or a record that is no card.
         """
-        Fields(record, origin)  # an object, or an error
+        fields = Fields(record, origin)
         schema = record.get("schema")
         if not isinstance(schema, int) or isinstance(schema, bool):
             raise ArtifactError(f"{origin} is not an edgecls card: it has no schema number")
-        if schema > SCHEMA:
-            raise ArtifactError(
-                f"{origin} has schema {schema}, this edgecls knows up to {SCHEMA}: pip install --upgrade edgecls"
-            )
-        Fields(record, origin).integer("schema", 1, SCHEMA)
-        fields = Fields(_migrated(record, origin) if schema < SCHEMA else record, origin)
+        if fields.schema(SCHEMA) < SCHEMA:
+            fields = Fields(_migrated(record, origin), origin)
         card = cls(
             arch=fields.text("arch"),
             classes=fields.names("classes"),

@@ -65,11 +65,7 @@ class Measurements:
     def from_json(cls, record: Any, origin: str) -> Measurements:
         """Read what `to_json` wrote. Raises `ArtifactError` that names the field."""
         fields = Fields(record, origin)
-        if fields.integer("schema", 1, 1 << 31) > SCHEMA:
-            raise ArtifactError(
-                f"{origin} has schema {record['schema']}, this edgecls knows up to {SCHEMA}: "
-                "pip install --upgrade edgecls"
-            )
+        fields.schema(SCHEMA)
         machines = fields.within("machines")
         return cls(
             {name: _timing(machines.within(name)) for name, _ in fields.items("machines")},

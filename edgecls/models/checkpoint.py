@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from edgecls.errors import first_line
+
 if TYPE_CHECKING:
     import torch
 
@@ -46,8 +48,6 @@ def read_checkpoint(path: Path) -> Any:
 
 def _reason(error: Exception, archive: bool) -> str:
     """Why a file cannot be read. torch's own advice, to run whatever it holds, is not passed on."""
-    from edgecls.errors import first_line
-
     text = str(error).lower()
     if "torchscript" in text:
         return "it is a TorchScript program, which is not run: save the network's state_dict()"

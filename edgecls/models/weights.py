@@ -147,13 +147,7 @@ def write_weights(network: torch.nn.Module, path: Path) -> None:
     path.write_bytes(save({name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}))
 
 
-def load_weights(
-    network: torch.nn.Module,
-    arch: str,
-    weights: dict[str, torch.Tensor],
-    origin: str,
-    tell: Callable[[str], None] = lambda _: None,
-) -> bool:
+def load_weights(network: torch.nn.Module, arch: str, weights: dict[str, torch.Tensor], origin: str) -> bool:
     """Copy `weights` into `network`; a last layer of another size stays fresh. Returns whether the last layer fitted.
 
     A prefix that the names share, and tensors beside them, are no part of the network. Raises `ArtifactError` that
@@ -162,7 +156,7 @@ def load_weights(
     head = find(arch).head
     own = network.state_dict()
     if weights:
-        weights = choose([("", weights)], own, origin, tell).tensors
+        weights = choose([("", weights)], own, origin, tell=lambda _: None).tensors
     fitting: dict[str, torch.Tensor] = {}
     for name, tensor in own.items():
         if name in weights and weights[name].shape == tensor.shape:

@@ -16,7 +16,7 @@ def from_other_package(text: str) -> Sink:
     Each is a function of the argument, an empty one where there is none. Raises `UsageError`.
     """
     name, _, argument = text.partition(":")
-    sink = plugins.load(plugins.SINKS, name)(argument)
+    sink = plugins.load_named(plugins.SINKS, name)(argument)
     if not isinstance(sink, Sink):
         raise UsageError(f"{name} gives no Sink but a {type(sink).__name__}")
     return sink

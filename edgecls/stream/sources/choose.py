@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 from edgecls import plugins
@@ -97,8 +98,8 @@ def _open(camera: str, golden: Golden | None, options: CameraOptions) -> Source:
         fps = capture.steady_fps(SCREEN_FPS)
         return live("screen", lambda: ScreenDevice(camera.removeprefix("screen:"), fps), local)
     scheme, colon, rest = camera.partition(":")
-    if colon and scheme in plugins.names(plugins.SOURCES):
-        return _from_other_package(scheme, rest, options)
+    if colon and (entry := plugins.find(plugins.SOURCES, scheme)):
+        return _from_other_package(entry, rest, options)
     if "://" in camera:
         return live(str(SecretUrl(camera)), partial(network, camera, capture), options.reconnect)
     # What looks like a misspelt address is shown like one.
@@ -133,10 +134,10 @@ def _open(camera: str, golden: Golden | None, options: CameraOptions) -> Source:
     return VideoSource(path, options.geometry)
 
 
-def _from_other_package(scheme: str, rest: str, options: CameraOptions) -> Source:
-    source = plugins.load(plugins.SOURCES, scheme)(rest, options)
+def _from_other_package(entry: EntryPoint, rest: str, options: CameraOptions) -> Source:
+    source = plugins.load(entry)(rest, options)
     if not isinstance(source, Source):
-        raise SourceError(f"{scheme}: gives no Source but a {type(source).__name__}")
+        raise SourceError(f"{entry.name}: gives no Source but a {type(source).__name__}")
     return source
 
 
