@@ -17,8 +17,8 @@ import numpy as np
 
 from edgecls.clock import Latency, sample
 from edgecls.data.dataset import open_recorded
-from edgecls.evaluate.inference import labels_of, prepared
-from edgecls.evaluate.metrics import measure
+from edgecls.evaluation.inference import labels_of, prepared
+from edgecls.evaluation.metrics import measure
 from edgecls.imaging.opencv import cv2
 from edgecls.imaging.preprocess import Interpolation, Preprocess
 from edgecls.models.torch_backend import TorchSession, open_module

@@ -18,7 +18,7 @@ from typing import Any
 from edgecls import backends
 from edgecls.clock import milliseconds_since, now_ns
 from edgecls.errors import EdgeclsError
-from edgecls.export.bundle import ExportConfig, export
+from edgecls.exporting.bundle import ExportConfig, export
 from edgecls.runtime import machine, store
 
 

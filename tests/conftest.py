@@ -13,18 +13,18 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from edgecls import backends
-from edgecls.benchmark.run import BenchmarkConfig
+from edgecls.benchmarking.run import BenchmarkConfig
 from edgecls.cli import app
 from edgecls.data.sources import DigitsSource
 from edgecls.errors import BackendError
-from edgecls.export import bundle as bundle_module
-from edgecls.export import compare as compare_module
-from edgecls.export.bundle import ExportConfig, export
+from edgecls.exporting import bundle as bundle_module
+from edgecls.exporting import compare as compare_module
+from edgecls.exporting.bundle import ExportConfig, export
 from edgecls.imaging.opencv import cv2
 from edgecls.runtime import store
 from edgecls.runtime.store import Artifact
-from edgecls.train.config import TrainConfig
-from edgecls.train.loop import train
+from edgecls.training.config import TrainConfig
+from edgecls.training.loop import train
 
 VARIANTS = [(name, precision) for name, backend in backends.exportable().items() for precision in backend.precisions]
 

@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from edgecls.benchmark.answers import Limits
-from edgecls.benchmark.run import BenchmarkConfig
-from edgecls.benchmark.suite import SuiteConfig
+from edgecls.benchmarking.answers import Limits
+from edgecls.benchmarking.run import BenchmarkConfig
+from edgecls.benchmarking.suite import SuiteConfig
 from edgecls.bounds import check_bounds
 from edgecls.errors import UsageError
 from edgecls.runtime.store import Artifact
-from edgecls.stream.config import StreamConfig
-from edgecls.stream.decision import Smoothing
-from edgecls.stream.sinks.files import VideoSink
-from edgecls.stream.sources import CameraOptions, open_source
-from edgecls.stream.sources.camera import CaptureFormat
-from edgecls.stream.sources.live import ReconnectPolicy
+from edgecls.streaming.config import StreamConfig
+from edgecls.streaming.decision import Smoothing
+from edgecls.streaming.sinks.files import VideoSink
+from edgecls.streaming.sources import CameraOptions, open_source
+from edgecls.streaming.sources.camera import CaptureFormat
+from edgecls.streaming.sources.live import ReconnectPolicy
 
 FIELDS = {
     StreamConfig: ("duration_s", "frames", "max_fps"),

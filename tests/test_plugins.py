@@ -15,8 +15,8 @@ import pytest
 from edgecls import backends, plugins
 from edgecls.errors import UsageError
 from edgecls.runtime.store import Artifact
-from edgecls.stream.sinks.base import from_other_package
-from edgecls.stream.sources import open_source
+from edgecls.streaming.sinks.base import from_other_package
+from edgecls.streaming.sources import open_source
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "edgecls-example"
 

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from edgecls.errors import UsageError
-from edgecls.stream.sinks.network import MqttSink, WebhookSink
+from edgecls.streaming.sinks.network import MqttSink, WebhookSink
 from edgecls.urls import SecretUrl
 
 

@@ -25,7 +25,7 @@ from edgecls.artifact.golden import Golden
 from edgecls.backends.nvidia import cuda
 from edgecls.clock import milliseconds_since, now_ns
 from edgecls.errors import EdgeclsError
-from edgecls.export.bundle import ExportConfig, export
+from edgecls.exporting.bundle import ExportConfig, export
 from edgecls.runtime import machine, store
 from edgecls.runtime.layers import profile_layers
 from edgecls.runtime.pipeline import pipelined, scores_of

@@ -52,8 +52,8 @@ def video(plan: dict[str, Any]) -> dict[str, float]:
     """A video file to labels, as `edgecls stream` does it."""
     import threading
 
-    from edgecls.stream.loop import Stream
-    from edgecls.stream.sources import open_source
+    from edgecls.streaming.loop import Stream
+    from edgecls.streaming.sources import open_source
 
     with load(plan["model"], streams=plan.get("streams", 1)) as model:
         summary = Stream([open_source(plan["video"], None)], model).run(threading.Event())

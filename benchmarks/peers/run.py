@@ -22,8 +22,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.peers.peers import PEERS, Peer, Plan
-from edgecls.benchmark import conditions
-from edgecls.benchmark.statistics import prediction_interval
+from edgecls.benchmarking import conditions
+from edgecls.benchmarking.statistics import prediction_interval
 from edgecls.files import parse_toml
 from edgecls.runtime import machine
 

@@ -21,14 +21,14 @@ from typing import Any
 
 from edgecls.runtime import machine
 from edgecls.runtime.classifier import load
-from edgecls.stream.config import StreamConfig
-from edgecls.stream.decision import Decision
-from edgecls.stream.frames import Frame
-from edgecls.stream.loop import Stream, Summary
-from edgecls.stream.sinks.base import Sink
-from edgecls.stream.sinks.web import WebSink
-from edgecls.stream.sources import CameraOptions, open_source
-from edgecls.stream.sources.camera import CaptureFormat
+from edgecls.streaming.config import StreamConfig
+from edgecls.streaming.decision import Decision
+from edgecls.streaming.frames import Frame
+from edgecls.streaming.loop import Stream, Summary
+from edgecls.streaming.sinks.base import Sink
+from edgecls.streaming.sinks.web import WebSink
+from edgecls.streaming.sources import CameraOptions, open_source
+from edgecls.streaming.sources.camera import CaptureFormat
 
 
 class Slow(Sink):

@@ -29,7 +29,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from edgecls.runtime import machine
-from tests.stream.cameras import MjpegServer, RtspServer, found, free_port, missing_rtsp
+from tests.streaming.cameras import MjpegServer, RtspServer, found, free_port, missing_rtsp
 
 SAMPLE_S = 5.0
 

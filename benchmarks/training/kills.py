@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 from edgecls.files import sha256
-from edgecls.train.checkpoint import CHECKPOINT_FILE, read_checkpoint
+from edgecls.training.checkpoint import CHECKPOINT_FILE, read_checkpoint
 
 STARTS_S = 4.0
 """Killed before a training has begun there is nothing to lose."""

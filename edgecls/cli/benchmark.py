@@ -17,9 +17,9 @@ from edgecls.errors import UsageError, VerificationError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from edgecls.benchmark.answers import Limits
-    from edgecls.benchmark.regression import Change
-    from edgecls.benchmark.suite import BenchmarkResult, Candidate
+    from edgecls.benchmarking.answers import Limits
+    from edgecls.benchmarking.regression import Change
+    from edgecls.benchmarking.suite import BenchmarkResult, Candidate
     from edgecls.runtime.store import Artifact
 
 PICTURE_FILE, PAGE_FILE = "benchmark.png", "benchmark.html"
@@ -75,8 +75,8 @@ def benchmark(
     ] = None,
 ) -> None:  # fmt: skip
     """Which model to ship on this machine: every bundle of a run, and its torch parent, measured in turn."""
-    from edgecls.benchmark import answers, conditions, regression, suite
-    from edgecls.benchmark.run import remember
+    from edgecls.benchmarking import answers, conditions, regression, suite
+    from edgecls.benchmarking.run import remember
     from edgecls.files import make_folder
     from edgecls.runtime.store import find, latest_run
 
@@ -151,8 +151,8 @@ def _with_bundles(named: Sequence[Artifact]) -> list[Artifact]:
 
 def _accuracies(chosen: Sequence[Candidate], data: Path, tell: Callable[[str], None]) -> dict[Path, float]:
     """Top-1 of each artifact that runs here, through its own runtime."""
-    from edgecls.evaluate.evaluation import evaluate_artifact
-    from edgecls.evaluate.metrics import measure
+    from edgecls.evaluation.evaluation import evaluate_artifact
+    from edgecls.evaluation.metrics import measure
 
     found: dict[Path, float] = {}
     for artifact in {each.artifact.place: each.artifact for each in chosen}.values():
@@ -165,7 +165,7 @@ def _accuracies(chosen: Sequence[Candidate], data: Path, tell: Callable[[str], N
 
 def _broken_down(results: Sequence[BenchmarkResult], data: Path, tell: Callable[[str], None]) -> list[dict[str, Any]]:
     """The way from file to label of each artifact, on image files of the data."""
-    from edgecls.benchmark.breakdown import FILES, break_down
+    from edgecls.benchmarking.breakdown import FILES, break_down
     from edgecls.data.layout import index_dataset
     from edgecls.data.sources import FolderSource
     from edgecls.files import read_bytes

@@ -15,7 +15,7 @@ def cameras(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
     """List the cameras of this machine with their modes."""
     from dataclasses import asdict
 
-    from edgecls.stream.sources.v4l2 import Mode, found_cameras
+    from edgecls.streaming.sources.v4l2 import Mode, found_cameras
 
     found: dict[str, list[Mode]] = {}
     entries = []

@@ -26,7 +26,7 @@ def compare(
     max_drop: Annotated[float | None, typer.Option(help="Fail where top-1 drops by more points than this.")] = None,
 ) -> None:
     """Show what changed between two models: answers, accuracy, confidence, layers and speed."""
-    from edgecls.export.compare import compare as run_comparison
+    from edgecls.exporting.compare import compare as run_comparison
     from edgecls.files import write_text
     from edgecls.report.compare_page import write_page
     from edgecls.runtime.store import find

@@ -41,9 +41,9 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap intervals.")] = 0,
 ) -> None:
     """Measure a model on labelled images: accuracy, each class, confusion, confidence, and its worst mistakes."""
-    from edgecls.evaluate.confidence import answered
-    from edgecls.evaluate.detail import evaluate as measure
-    from edgecls.evaluate.evaluation import evaluate_artifact, to_json
+    from edgecls.evaluation.confidence import answered
+    from edgecls.evaluation.detail import evaluate as measure
+    from edgecls.evaluation.evaluation import evaluate_artifact, to_json
     from edgecls.files import write_text
     from edgecls.report.evaluation_page import write_page
     from edgecls.runtime.store import find, latest_run
@@ -92,7 +92,7 @@ def _fit(artifact: Artifact, precision: float) -> Artifact:
     from dataclasses import replace
 
     from edgecls.artifact.measurements import keep_confidence
-    from edgecls.evaluate.evaluation import fit_confidence
+    from edgecls.evaluation.evaluation import fit_confidence
     from edgecls.runtime.store import Artifact
 
     if not artifact.place.is_dir():

@@ -78,8 +78,8 @@ def export(
 ) -> None:  # fmt: skip
     """Build a verified bundle from a run for one runtime."""
     from edgecls.clock import milliseconds_since, now_ns
-    from edgecls.export.bundle import ExportConfig
-    from edgecls.export.bundle import export as run_export
+    from edgecls.exporting.bundle import ExportConfig
+    from edgecls.exporting.bundle import export as run_export
     from edgecls.runtime import machine
 
     lowered = [name for name, wanted in (("int8", int8), ("fp16", fp16), ("bf16", bf16)) if wanted]
@@ -145,7 +145,7 @@ def _report(bundle: Artifact, recommends_beside: bool) -> None:
 
 def _interval(quality: Quality) -> str:
     """The 95 % interval of the agreement, in words."""
-    from edgecls.evaluate.metrics import wilson
+    from edgecls.evaluation.metrics import wilson
 
     if quality.agreement is None or not quality.images:
         return ""

@@ -16,10 +16,10 @@ from edgecls.cli.common import console, messages, opened, shown
 from edgecls.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
-    from edgecls.stream.loop import Summary
-    from edgecls.stream.sinks.base import Sink
-    from edgecls.stream.sinks.web import WebSink
-    from edgecls.stream.sources import Source
+    from edgecls.streaming.loop import Summary
+    from edgecls.streaming.sinks.base import Sink
+    from edgecls.streaming.sinks.web import WebSink
+    from edgecls.streaming.sources import Source
 
 DISPLAYS = ("auto", "window", "terminal", "none")
 TOKEN_VARIABLE, MQTT_VARIABLE, WEBHOOK_VARIABLE = "EDGECLS_WEB_TOKEN", "EDGECLS_MQTT", "EDGECLS_WEBHOOK"
@@ -171,16 +171,16 @@ def stream(
     from edgecls.artifact.golden import Golden
     from edgecls.runtime.machine import this_machine
     from edgecls.runtime.store import resolve
-    from edgecls.stream.config import StreamConfig
-    from edgecls.stream.decision import Smoothing
-    from edgecls.stream.frames import Geometry, Region
-    from edgecls.stream.loop import Stream
-    from edgecls.stream.service import Supervisor
-    from edgecls.stream.sinks.base import from_other_package
-    from edgecls.stream.sinks.web import read_token
-    from edgecls.stream.sources import CameraOptions, open_source
-    from edgecls.stream.sources.camera import CaptureFormat
-    from edgecls.stream.sources.live import ReconnectPolicy
+    from edgecls.streaming.config import StreamConfig
+    from edgecls.streaming.decision import Smoothing
+    from edgecls.streaming.frames import Geometry, Region
+    from edgecls.streaming.loop import Stream
+    from edgecls.streaming.service import Supervisor
+    from edgecls.streaming.sinks.base import from_other_package
+    from edgecls.streaming.sinks.web import read_token
+    from edgecls.streaming.sources import CameraOptions, open_source
+    from edgecls.streaming.sources.camera import CaptureFormat
+    from edgecls.streaming.sources.live import ReconnectPolicy
 
     if web_token_file is not None:
         if web_token is not None:
@@ -235,7 +235,7 @@ def _unit(
     given: list[str], cameras: Sequence[str], mqtt: str | None, webhook: str | None, web_token: str | None
 ) -> str:
     """The systemd unit for these arguments; says which of them are secrets and where they belong."""
-    from edgecls.stream.service import SECRETS_FILE, unit
+    from edgecls.streaming.service import SECRETS_FILE, unit
     from edgecls.urls import SecretUrl
 
     addresses = {f"EDGECLS_CAMERA_{number}": SecretUrl(each) for number, each in enumerate(cameras)}
@@ -298,9 +298,9 @@ def _kept(
     web_token: str | None,
 ) -> list[Sink]:
     """The sinks that others look at."""
-    from edgecls.stream.sinks.files import EventSink, LogSink, VideoSink
-    from edgecls.stream.sinks.network import MqttSink, WebhookSink
-    from edgecls.stream.sinks.web import WebSink
+    from edgecls.streaming.sinks.files import EventSink, LogSink, VideoSink
+    from edgecls.streaming.sinks.network import MqttSink, WebhookSink
+    from edgecls.streaming.sinks.web import WebSink
 
     sinks: list[Sink] = []
     if segment is not None and record is None:
@@ -325,7 +325,7 @@ def _kept(
 def _shown(display: str, title: str, stop: threading.Event) -> list[Sink]:
     """The sinks for whoever stands in front of the machine."""
     from edgecls.runtime.machine import has_display
-    from edgecls.stream.sinks.local import TerminalSink, WindowSink
+    from edgecls.streaming.sinks.local import TerminalSink, WindowSink
 
     if display == "window" or (display == "auto" and has_display()):
         window = WindowSink(stop)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from edgecls.data.dataset import Dataset
-    from edgecls.train.history import Epoch, TrainingCallbacks
-    from edgecls.train.weights import InitialWeights
+    from edgecls.training.history import Epoch, TrainingCallbacks
+    from edgecls.training.weights import InitialWeights
 
 AUGMENTATION, LEARNING, COMPUTING = "Augmentation", "Learning", "Computing"
 ARCH_HELP = (
@@ -153,10 +153,10 @@ def train(
 ) -> None:  # every option is read from the context, by its name
     """Train or fine-tune a classifier on a folder of images."""
     from edgecls.report.figures import training_curves
-    from edgecls.train.checkpoint import unfinished
-    from edgecls.train.config import TrainConfig, read_config
-    from edgecls.train.loop import resume as go_on
-    from edgecls.train.loop import train as run_training
+    from edgecls.training.checkpoint import unfinished
+    from edgecls.training.config import TrainConfig, read_config
+    from edgecls.training.loop import resume as go_on
+    from edgecls.training.loop import train as run_training
 
     with _progress() as progress:
         if resume is not None:
@@ -212,7 +212,7 @@ def _progress() -> Progress:
 
 
 def _callbacks(progress: Progress) -> TrainingCallbacks:
-    from edgecls.train.history import TrainingCallbacks
+    from edgecls.training.history import TrainingCallbacks
 
     class Drawing(TrainingCallbacks):
         """Draws a bar of optimizer steps and prints a line per epoch."""

@@ -13,8 +13,8 @@ from edgecls.errors import UsageError
 from edgecls.urls import SecretUrl
 
 if TYPE_CHECKING:
-    from edgecls.train.history import Epoch
-    from edgecls.tune.search import Trial, TuningCallbacks
+    from edgecls.training.history import Epoch
+    from edgecls.tuning.search import Trial, TuningCallbacks
 
 
 def tune(
@@ -45,8 +45,8 @@ def tune(
     from dataclasses import replace
 
     from edgecls.report.tune_page import write_page
-    from edgecls.train.config import TrainConfig, read_config
-    from edgecls.tune import search as tuning
+    from edgecls.training.config import TrainConfig, read_config
+    from edgecls.tuning import search as tuning
 
     base = TrainConfig(**(read_config(config) if config else {}))
     base = replace(base, data=data or base.data, seed=seed)
@@ -97,7 +97,7 @@ def _shown(settings: dict[str, Any]) -> str:
 
 
 def _callbacks() -> TuningCallbacks:
-    from edgecls.tune.search import TuningCallbacks
+    from edgecls.tuning.search import TuningCallbacks
 
     class Printing(TuningCallbacks):
         """Prints a line per trial, and a status of the running one."""

@@ -13,8 +13,8 @@ from edgecls.artifact.card import IMPORTED, Card, Lineage, Quality, with_files, 
 from edgecls.artifact.golden import Golden
 from edgecls.data.dataset import Dataset, open_for_classes
 from edgecls.errors import ArtifactError, MissingExtraError, OutputError, UsageError, first_line
-from edgecls.evaluate.inference import GOLDEN_IMAGES, golden_images, labels_of, prepared
-from edgecls.evaluate.metrics import measure
+from edgecls.evaluation.inference import GOLDEN_IMAGES, golden_images, labels_of, prepared
+from edgecls.evaluation.metrics import measure
 from edgecls.files import new_folder
 from edgecls.imaging.preprocess import MAX_SHIFT, MIN_STD, Preprocess, Resize
 from edgecls.importers.graph import embed_preprocessing, read_classifier

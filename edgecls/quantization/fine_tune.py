@@ -17,8 +17,8 @@ from edgecls.models import write_weights
 from edgecls.models.torch_backend import open_module
 from edgecls.models.vision import no_cache_folder
 from edgecls.runtime.store import Artifact
-from edgecls.train.augment import Augmentation
-from edgecls.train.batches import TrainingBatches
+from edgecls.training.augment import Augmentation
+from edgecls.training.batches import TrainingBatches
 
 if TYPE_CHECKING:
     import torch

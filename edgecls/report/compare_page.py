@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 
 from edgecls.data.sources import Source
-from edgecls.export.compare import Comparison, Flip, Side
+from edgecls.exporting.compare import Comparison, Flip, Side
 from edgecls.report import page
 
 MAX_PICTURES = 60

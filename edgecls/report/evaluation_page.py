@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgecls.data.sources import Source
 from edgecls.data.splits import Sample
-from edgecls.evaluate.detail import Evaluation, Mistake
+from edgecls.evaluation.detail import Evaluation, Mistake
 from edgecls.report import figures, page
 from edgecls.runtime.store import Artifact
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecls.errors import MissingExtraError
-from edgecls.evaluate.detail import Curves
+from edgecls.evaluation.detail import Curves
 from edgecls.files import write_bytes
-from edgecls.train.history import read_history
-from edgecls.tune.search import Trial
+from edgecls.training.history import read_history
+from edgecls.tuning.search import Trial
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgecls.report import page
 from edgecls.report.figures import search_history, search_slices
-from edgecls.tune.search import Trial, best_of
+from edgecls.tuning.search import Trial, best_of
 
 
 def write_page(name: str, trials: Sequence[Trial], importances: Mapping[str, float], path: Path) -> None:

@@ -19,11 +19,11 @@ from edgecls import Card, UsageError
 from edgecls.artifact.card import Runtime
 from edgecls.backends.base import Backend, BuildOptions, OnProgress, Parallelism, Session
 from edgecls.files import write_text
-from edgecls.stream.decision import Decision
-from edgecls.stream.frames import Frame
-from edgecls.stream.sinks.base import Sink
-from edgecls.stream.sources import CameraOptions
-from edgecls.stream.sources.files import FiniteSource
+from edgecls.streaming.decision import Decision
+from edgecls.streaming.frames import Frame
+from edgecls.streaming.sinks.base import Sink
+from edgecls.streaming.sources import CameraOptions
+from edgecls.streaming.sources.files import FiniteSource
 
 
 class ReferenceSession(Session):

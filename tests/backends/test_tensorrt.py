@@ -20,7 +20,7 @@ from edgecls.backends.nvidia import cuda
 from edgecls.backends.nvidia.flavours import FLAVOURS, installed_flavours, parse_graph
 from edgecls.backends.onnx_graph import quantizer_faults
 from edgecls.errors import ArtifactError, BackendError, UsageError
-from edgecls.export.graph import float_graph
+from edgecls.exporting.graph import float_graph
 from edgecls.imaging.preprocess import Preprocess
 from edgecls.quantization.quantize import Quantizer, prepare
 from edgecls.quantization.recipe import candidates_for

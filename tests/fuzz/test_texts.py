@@ -20,8 +20,8 @@ from edgecls.errors import ArtifactError, DataError, EdgeclsError, UsageError
 from edgecls.files import parse_toml
 from edgecls.imaging.preprocess import Preprocess
 from edgecls.importers.model import read_classes
-from edgecls.stream.frames import Region
-from edgecls.train.config import TrainConfig
+from edgecls.streaming.frames import Region
+from edgecls.training.config import TrainConfig
 from edgecls.urls import SecretUrl, checked
 
 CARD = Card(
@@ -160,7 +160,7 @@ def test_class_names_are_read_or_refused(tmp_path_factory: pytest.TempPathFactor
 
 @given(name=st.sampled_from(sorted(TrainConfig.__dataclass_fields__)), value=ANYTHING)
 def test_a_configuration_with_any_value_is_taken_or_refused(tmp_path_factory, name: str, value: Any):
-    from edgecls.train.config import read_config
+    from edgecls.training.config import read_config
 
     try:
         text = f"{name} = {json.dumps(value)}\n"

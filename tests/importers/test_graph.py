@@ -15,7 +15,7 @@ from torch import nn
 
 from edgecls.artifact.card import INPUT_NAME, OUTPUT_NAME
 from edgecls.errors import ArtifactError, UsageError
-from edgecls.export.bundle import ExportConfig, export
+from edgecls.exporting.bundle import ExportConfig, export
 from edgecls.imaging.opencv import cv2
 from edgecls.importers.model import ImportConfig, import_model
 from edgecls.runtime.pipeline import scores_of

@@ -21,7 +21,7 @@ import edgecls
 from edgecls import models
 from edgecls.artifact.golden import Golden
 from edgecls.errors import ArtifactError, DataError, UsageError
-from edgecls.export.bundle import ExportConfig, export
+from edgecls.exporting.bundle import ExportConfig, export
 from edgecls.importers.graph import output_kind
 from edgecls.importers.labels import read_classes
 from edgecls.importers.model import ImportConfig, import_model

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgecls.export.graph import float_graph
+from edgecls.exporting.graph import float_graph
 from edgecls.models import read_weights
 from edgecls.quantization.fine_tune import fine_tune
 from edgecls.quantization.qdq import QuantizedGraph, layer_noise_db, layer_times_ms, rank_layers
@@ -146,8 +146,8 @@ def test_fine_tuning_changes_weights_a_little_and_keeps_their_names(trained: Art
 def test_the_last_rung_is_reached_and_kept_in_the_card(
     trained: Artifact, copy_of: Callable[[Artifact], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from edgecls.export import bundle
-    from edgecls.export.bundle import ExportConfig, export
+    from edgecls.exporting import bundle
+    from edgecls.exporting.bundle import ExportConfig, export
 
     monkeypatch.setattr(bundle, "gain_over", lambda *_: 2.0)
 

@@ -1,0 +1,106 @@
+"""Is it slower than it was? A measurement against an older one, for somebody's CI."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgecls.benchmarking.statistics import Interval, slowdown
+from edgecls.benchmarking.suite import SCHEMA, BenchmarkResult, visited
+from edgecls.errors import ArtifactError, UsageError, first_line
+from edgecls.files import read_text, shortened
+from edgecls.runtime import machine
+
+MOST_ROUNDS = 25
+"""Where it is not clear yet, candidates are visited again, so often at most."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One candidate, then and now. `slowdown` is a fraction; `slower` says that it is more than allowed."""
+
+    key: str
+    before_ms: float
+    now_ms: float
+    slowdown: Interval
+    slower: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**vars(self), "slowdown": vars(self.slowdown)}
+
+
+def read_baseline(path: Path) -> dict[str, Any]:
+    """An older measurement. Raises `ArtifactError` for what is none."""
+    try:
+        found = json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError) as error:
+        said = first_line(error)
+        raise ArtifactError(f"cannot read the measurement {shortened(path)}: {said}; give a benchmark.json") from error
+    if not isinstance(found, dict) or "rows" not in found or found.get("schema") != SCHEMA:
+        raise ArtifactError(f"{path} is no measurement of this version of edgecls; measure the baseline again")
+    return found
+
+
+def allowed(text: str) -> float:
+    """Read a share such as "10%" or "0.1" as a fraction. Raises `UsageError`."""
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 10:
+        raise UsageError(f"--fail-if-slower takes a share such as 10%, not {text!r}")
+    return value
+
+
+def compare(
+    baseline: dict[str, Any],
+    results: list[BenchmarkResult],
+    limit: float,
+    seconds: float,
+    tell: Callable[[str], None] = lambda _: None,
+) -> list[Change]:
+    """Compare each candidate that the baseline has too. As long as a change could lie on either side of the limit, and
+    patience lasts, the candidate is visited again; `results` then hold these visits.
+
+    Raises `UsageError` where the two have no candidate in common.
+    """
+    rows = {row["key"]: row for row in baseline["rows"] if row["latency"]}
+    common = [index for index, result in enumerate(results) if result.visits and result.candidate.key in rows]
+    if not common:
+        raise UsageError(f"the baseline has none of these candidates; it has {', '.join(rows) or 'none at all'}")
+    changes = []
+    for index in common:
+        row = rows[results[index].candidate.key]
+        before = [paired(each["p10_ms"], each["anchor_ms"]) for each in row["rounds"]]
+        found = slowdown(before, _now(results[index]))
+        while found.contains(limit) and len(results[index].visits) < MOST_ROUNDS:
+            tell(f"looking again: {results[index].candidate.key}")
+            results[index] = visited(results[index], seconds)
+            found = slowdown(before, _now(results[index]))
+        now_ms = results[index].p50_interval
+        assert now_ms is not None
+        changes.append(Change(row["key"], row["latency"]["p50_ms"], now_ms.value, found, found.value > limit))
+    return changes
+
+
+def paired(fast_ms: float, anchor_ms: float) -> float:
+    """How long a round's fast calls took, in units of the arithmetic that was timed in the same process at the same
+    time: what slows the whole machine slows both.
+    """
+    return fast_ms / anchor_ms
+
+
+def _now(result: BenchmarkResult) -> Sequence[float]:
+    import numpy as np
+
+    return [paired(float(np.percentile(visit.samples_ms, 10)), visit.anchor_ms) for visit in result.visits]
+
+
+def same_machine(baseline: dict[str, Any]) -> bool:
+    """Whether the baseline was measured on such a machine."""
+    here = machine.this_machine().to_json()
+    return all(baseline["machine"].get(name) == here[name] for name in ("cpu", "cores", "gpu"))

@@ -1,0 +1,260 @@
+"""Bundles x threads x batch sizes x streams, each measured alone in fresh processes, in interleaved rounds."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from edgecls.benchmarking import conditions
+from edgecls.benchmarking.measure import Repetition, Task
+from edgecls.benchmarking.run import Row
+from edgecls.benchmarking.statistics import Interval, prediction_interval
+from edgecls.bounds import LONGEST_S, MOST, check_bounds
+from edgecls.clock import Latency
+from edgecls.errors import ArtifactError, UsageError
+from edgecls.files import write_text
+from edgecls.runtime import machine
+from edgecls.runtime.store import Artifact
+
+SCHEMA = 2
+RESULT_FILE = "benchmark.json"
+QUANTILES = 100
+VISIT_TIMEOUT_S = 600
+
+
+@dataclass(frozen=True)
+class SuiteConfig:
+    """What to measure and how often: so many `rounds`, each of which visits every candidate for `seconds`.
+
+    `threads` and `streams` hold None for what the runtime chooses; several `streams` measure throughput.
+    """
+
+    rounds: int = 5
+    seconds: float = 0.5
+    threads: tuple[int | None, ...] = (None,)
+    batches: tuple[int, ...] = (1,)
+    streams: tuple[int | None, ...] = (1,)
+
+    def check(self) -> None:
+        """Raise `UsageError` for values that make no sense."""
+        check_bounds("--rounds (which needs a spread)", self.rounds, 2, MOST)
+        check_bounds("--seconds", self.seconds, 1e-3, LONGEST_S)
+        for name, values in (("threads", self.threads), ("batch", self.batches), ("streams", self.streams)):
+            if not values or any(value is not None and value < 1 for value in values):
+                raise UsageError(f"--{name} takes numbers of at least 1, separated by commas")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One artifact, and how it is run."""
+
+    artifact: Artifact
+    name: str
+    threads: int | None
+    batch: int
+    streams: int | None
+
+    @property
+    def key(self) -> str:
+        """What it is called, settings included."""
+        beside = "" if self.streams == 1 else f", {self.streams or 'best'} streams"
+        return (
+            self.name + (f", batch {self.batch}" if self.batch > 1 else "") + beside
+            + (f", {self.threads} threads" if self.threads else "")
+        )  # fmt: skip
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it answers one image at a time as the runtime likes best, as a camera wants it."""
+        return (self.batch, self.streams, self.threads) == (1, 1, None)
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """A candidate and all visits to it. `reason` says why there are none."""
+
+    candidate: Candidate
+    size_bytes: int
+    visits: tuple[Repetition, ...] = ()
+    cold_start_ms: float | None = None
+    reason: str | None = None
+    top1: float | None = None
+
+    @property
+    def samples_ms(self) -> list[float]:
+        """The times of all calls."""
+        return [sample for visit in self.visits for sample in visit.samples_ms]
+
+    @property
+    def latency(self) -> Latency | None:
+        """Percentiles over all calls."""
+        return Latency.of(self.samples_ms) if self.visits else None
+
+    @property
+    def round_p50_ms(self) -> tuple[float, ...]:
+        """The rounds' medians."""
+        return tuple(Latency.of(visit.samples_ms).p50_ms for visit in self.visits)
+
+    @property
+    def p50_interval(self) -> Interval | None:
+        """The median over the rounds, and where that of another run is expected to lie (95 %)."""
+        return prediction_interval(self.round_p50_ms) if self.visits else None
+
+    @property
+    def throughput_interval(self) -> Interval | None:
+        """Images per second likewise."""
+        return prediction_interval([visit.images_per_s for visit in self.visits]) if self.visits else None
+
+    @property
+    def accuracy(self) -> float | None:
+        """Top-1 that was measured beside the latency, or else the one in the card."""
+        return self.top1 if self.top1 is not None else self.candidate.artifact.card.quality.top1
+
+    def to_row(self) -> Row:
+        """As the record that a card remembers."""
+        return Row(self.candidate.artifact, self.size_bytes, self.latency, self.round_p50_ms, self.reason)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; single calls as their quantiles."""
+        import numpy as np
+
+        card = self.candidate.artifact.card
+        record: dict[str, Any] = {
+            "key": self.candidate.key, "name": self.candidate.name, "target": card.target, "precision": card.precision,
+            "threads": self.candidate.threads, "batch": self.candidate.batch, "streams": self.candidate.streams,
+            "top1": self.accuracy, "agreement": card.quality.agreement, "verified": card.verified,
+            "size_bytes": self.size_bytes, "reason": self.reason,
+        }  # fmt: skip
+        if not self.visits or self.latency is None:
+            return {**record, "latency": None}
+        quantiles = np.percentile(self.samples_ms, np.linspace(0, 100, QUANTILES + 1))
+        return {
+            **record,
+            "latency": self.latency.to_json(),
+            "p50_interval_ms": vars(self.p50_interval),
+            "images_per_s_interval": vars(self.throughput_interval),
+            "quantiles_ms": [round(float(value), 6) for value in quantiles],
+            "rounds": [
+                {"p10_ms": float(np.percentile(visit.samples_ms, 10)), "p50_ms": Latency.of(visit.samples_ms).p50_ms,
+                 **{name: value for name, value in asdict(visit).items() if name != "samples_ms"}}
+                for visit in self.visits
+            ],
+            "cold_start_ms": self.cold_start_ms,
+        }  # fmt: skip
+
+
+def candidates(artifacts: Sequence[Artifact], config: SuiteConfig) -> list[Candidate]:
+    """Every artifact in every setting, each under a name of its own."""
+    config.check()
+    names = [artifact.card.name for artifact in artifacts]
+    found = []
+    for artifact, name in zip(artifacts, names, strict=True):
+        unique = name if names.count(name) == 1 else f"{artifact.place.parent.parent.name}/{artifact.place.name}"
+        settings = itertools.product(config.threads, config.batches, config.streams)
+        found += [Candidate(artifact, unique, *setting) for setting in settings]
+    return found
+
+
+def run(
+    chosen: Sequence[Candidate], config: SuiteConfig, tell: Callable[[str], None] = lambda _: None
+) -> list[BenchmarkResult]:
+    """Visit each candidate once a round, in turn. What cannot run on this machine gets a reason instead."""
+    results = [
+        BenchmarkResult(each, each.artifact.size_bytes(), reason=each.artifact.backend.available()) for each in chosen
+    ]
+    for turn in range(1, config.rounds + 1):
+        for index, result in enumerate(results):
+            if result.reason is None:
+                tell(f"round {turn} of {config.rounds}: {result.candidate.key}")
+                results[index] = visited(result, config.seconds)
+    return results
+
+
+def visited(result: BenchmarkResult, seconds: float) -> BenchmarkResult:
+    """A candidate with one more visit, in a process of its own. Raises `ArtifactError` where that process fails."""
+    each = result.candidate
+    task = Task(str(each.artifact.place), each.threads, each.streams, each.batch, seconds)
+    begun_s = time.time()
+    done = subprocess.run(
+        [sys.executable, "-m", "edgecls.benchmarking.measure", json.dumps(asdict(task))],
+        capture_output=True, text=True, timeout=VISIT_TIMEOUT_S, check=False,
+    )  # fmt: skip
+    try:
+        found = json.loads(done.stdout.strip().splitlines()[-1])
+    except (IndexError, ValueError):
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise ArtifactError(
+            f"{each.key} cannot be measured: its process ended with {done.returncode}: {last}"
+        ) from None
+    if "error" in found:
+        return replace(result, reason=found["error"])
+    visit = Repetition(**found)
+    cold_ms = 1000 * (visit.answered_unix_s - begun_s)
+    first = result.cold_start_ms
+    return replace(
+        result, visits=(*result.visits, visit), cold_start_ms=cold_ms if first is None else min(first, cold_ms)
+    )
+
+
+def remarks(results: Sequence[BenchmarkResult], state: conditions.Conditions) -> list[str]:
+    """What makes these figures doubtful: a busy machine, stolen time, throttling, drift over the rounds."""
+    said = state.remarks()
+    visits = [visit for result in results for visit in result.visits]
+    stolen = max((visit.stolen for visit in visits), default=0.0)
+    if stolen >= conditions.STOLEN:
+        said.append(f"other guests of this machine took up to {stolen:.0%} of the processors' time")
+    if any(visit.throttled for visit in visits):
+        said.append("the processor was throttled for its heat while it was measured")
+    scattered = [result.candidate.key for result in results if _outliers(result.samples_ms) > 0.05]
+    if scattered:
+        said.append(f"many calls are outliers (more than 5 % lie above Q3 + 3 IQR): {'; '.join(scattered)}")
+    uneven = [result.candidate.key for result in results if result.p50_interval and result.p50_interval.width > 0.3]
+    if uneven:
+        said.append(f"rounds differ by much, more --rounds would tell more: {'; '.join(uneven)}")
+    return said
+
+
+def _outliers(samples_ms: Sequence[float]) -> float:
+    """Share of the calls beyond Tukey's outer fence."""
+    if not samples_ms:
+        return 0.0
+    import numpy as np
+
+    q1, q3 = np.percentile(samples_ms, (25, 75))
+    return float(np.mean(np.asarray(samples_ms) > q3 + 3 * (q3 - q1)))
+
+
+def record(results: Sequence[BenchmarkResult], config: SuiteConfig, state: conditions.Conditions) -> dict[str, Any]:
+    """The whole measurement as plain values, with the machine and the state that it was made in."""
+    return {
+        "schema": SCHEMA,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": machine.this_machine().to_json(),
+        "versions": machine.versions(),
+        "conditions": state.to_json(),
+        "remarks": remarks(results, state),
+        "config": asdict(config),
+        "rows": [result.to_json() for result in results],
+    }
+
+
+def write(values: dict[str, Any], path: Path) -> None:
+    """Write a measurement as JSON; what is not a number becomes null."""
+    write_text(path, json.dumps(_finite(values), indent=1) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

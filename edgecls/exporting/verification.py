@@ -1,0 +1,91 @@
+"""Does an artifact do what its parent does? Measured on held-out images, before an export is called done."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from edgecls.artifact.card import Card, Quality
+from edgecls.artifact.golden import Golden
+from edgecls.data.dataset import open_recorded, subset
+from edgecls.errors import DataError, VerificationError
+from edgecls.evaluation.inference import labels_of, prepared
+from edgecls.evaluation.metrics import drop, measure
+from edgecls.quantization.calibration import Calibration
+from edgecls.runtime.pipeline import scores_of
+from edgecls.runtime.scores import agreement
+from edgecls.runtime.store import Artifact
+from edgecls.runtime.verification import FLOAT_TOLERANCE, open_or_fallback
+
+if TYPE_CHECKING:
+    from numpy import float32, int64, uint8
+    from numpy.typing import NDArray
+
+MAX_IMAGES = 1000
+
+
+class HeldOut:
+    """Held-out images of a run with the parent's scores.
+
+    Without the data set these are the images that a calibration set has to spare, or else the run's golden inputs.
+    """
+
+    def __init__(self, run: Artifact, calibration: Calibration | None = None, limit: int = MAX_IMAGES):
+        import numpy as np
+
+        self.labels: NDArray[int64] | None = None
+        self.images: NDArray[uint8]
+        try:
+            dataset = open_recorded(run.place)
+            samples = subset(dataset, "test", limit)
+            self.images = np.stack(list(prepared(dataset.source, samples, run.card.preprocess)))
+            self.labels, self.split = labels_of(samples), "test"
+        except DataError:
+            if calibration and calibration.spare:
+                spare = calibration.spare_images(run.card.preprocess, limit)
+                self.images, self.split = np.stack(list(spare)), "unlabelled"
+            else:
+                self.images, self.split = Golden.read(run.place, run.card).images, "golden"
+        with run.open() as session:
+            self.parent_scores: NDArray[float32] = scores_of(session, self.images)
+
+
+def measure_quality(bundle: Artifact, held_out: HeldOut) -> Quality:
+    """Compare a bundle with its parent, through its own runtime or, where that cannot run, its fallback.
+
+    Raises `VerificationError` for scores that are no numbers.
+    """
+    import numpy as np
+
+    session, runtime = open_or_fallback(bundle)
+    with session:
+        scores = scores_of(session, held_out.images)
+    if not np.isfinite(scores).all():
+        raise VerificationError(f"{bundle.card.name} gives scores that are not finite numbers")
+    quality = Quality(
+        split=held_out.split,
+        images=len(scores),
+        agreement=agreement(scores, held_out.parent_scores),
+        max_score_difference=float(np.abs(scores - held_out.parent_scores).max()),
+        verified_with=runtime,
+    )
+    if held_out.labels is None:
+        return quality
+    metrics = measure(scores, held_out.labels)
+    lost, interval = drop(scores, held_out.parent_scores, held_out.labels)
+    return replace(
+        quality, top1=metrics.top1, macro_f1=metrics.macro_f1, drop_points=lost, drop_interval_points=interval
+    )
+
+
+def require_faithful(card: Card, held_out: HeldOut) -> None:
+    """Raise `VerificationError` where a float bundle's scores differ visibly from its parent's."""
+    import numpy as np
+
+    quality, scale = card.quality, float(np.abs(held_out.parent_scores).max())
+    agreed, difference = quality.agreement or 0.0, quality.max_score_difference or 0.0
+    if not difference <= FLOAT_TOLERANCE[card.precision] * scale or agreed < 0.99:
+        raise VerificationError(
+            f"{card.name} does not do what its parent does: {agreed:.2%} agreement over {quality.images} images, "
+            f"scores differ by up to {difference:.3g}; nothing was written"
+        )

@@ -1,0 +1,356 @@
+"""Cameras and network streams through OpenCV, and what is drawn for want of one."""
+
+from __future__ import annotations
+
+import math
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgecls.artifact.golden import Golden
+from edgecls.bounds import check_bounds
+from edgecls.clock import now_ns
+from edgecls.errors import MissingExtraError, SourceError, UsageError
+from edgecls.streaming.frames import FASTEST_FPS, MAX_SIDE_PX, SLOWEST_FPS
+from edgecls.streaming.sources.base import DEFAULT_FPS
+from edgecls.streaming.sources.live import OPEN_TIMEOUT_S, Device
+from edgecls.streaming.sources.v4l2 import found_cameras
+from edgecls.urls import SecretUrl
+
+if TYPE_CHECKING:
+    from numpy import uint8
+    from numpy.typing import NDArray
+
+READ_TIMEOUT_S = 5.0
+DEMO_FPS, SCREEN_FPS = 30.0, 15.0
+DEMO_HOLD_S = 1.5
+"""How long the demonstration shows each image."""
+SLOWEST_STEADY_FPS = 1.0
+"""Twice as often as a camera must give a frame so as not to be stale."""
+ANEW_S = 1.0
+"""A video's time that goes back by more begins anew."""
+SHOWN_AGAIN_S = 0.5
+"""How often a video played as a camera gives a picture that it shows for longer."""
+CSI = (
+    "nvarguscamerasrc sensor-id={sensor} ! video/x-raw(memory:NVMM){capture} ! nvvidconv ! video/x-raw,format=BGRx ! "
+    "videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false"
+)
+"""How NVIDIA's guide reads a Jetson's CSI camera through GStreamer."""
+
+
+@dataclass(frozen=True)
+class CaptureFormat:
+    """What a camera is asked for; None leaves it to the camera."""
+
+    width: int | None = None
+    height: int | None = None
+    fps: float | None = None
+
+    def check(self) -> None:
+        """Raise `UsageError` for values that make no sense."""
+        check_bounds("--width", self.width, 1, MAX_SIDE_PX, "pixels")
+        check_bounds("--height", self.height, 1, MAX_SIDE_PX, "pixels")
+        check_bounds("--fps", self.fps, SLOWEST_FPS, FASTEST_FPS, "frames a second")
+
+    def steady_fps(self, usual: float) -> float:
+        """The rate of a camera that shows nothing between two pictures, `usual` unless asked for.
+
+        Raises `UsageError` for one so slow that the camera would be taken for a dead one.
+        """
+        check_bounds("--fps for this camera", self.fps, SLOWEST_STEADY_FPS, FASTEST_FPS, "frames a second")
+        return usual if self.fps is None else self.fps
+
+
+ANY = CaptureFormat()
+
+
+class OpenCvDevice(Device):
+    """Whatever OpenCV's `VideoCapture` reads."""
+
+    def __init__(self, name: str, video: Any, complaint: str, capture: CaptureFormat = ANY):
+        from edgecls.imaging.opencv import cv2
+
+        self._name = name
+        self._video = video
+        if not video.isOpened():
+            video.release()
+            raise SourceError(complaint)
+        asked = (
+            (cv2.CAP_PROP_FRAME_WIDTH, capture.width),
+            (cv2.CAP_PROP_FRAME_HEIGHT, capture.height),
+            (cv2.CAP_PROP_FPS, capture.fps),
+        )
+        for setting, value in asked:
+            if value is not None:
+                video.set(setting, value)
+        self.fps = frame_rate(video)
+
+    def read(self) -> NDArray[uint8] | None:
+        """See `Device.read`."""
+        ok, image = self._video.read()
+        if not ok or image is None or not image.size:
+            raise SourceError(f"{self._name} stopped giving frames; check the device and the network")
+        return image
+
+    def close(self) -> None:
+        """See `Device.close`."""
+        self._video.release()
+
+
+def numbered(index: int, capture: CaptureFormat) -> Device:
+    """A camera by the number of its video device, asked for little delay. Raises `SourceError`."""
+    from edgecls.imaging.opencv import cv2
+
+    video = cv2.VideoCapture(index)
+    if video.isOpened():
+        if (capture.width or 0) > 640:
+            # Over USB 2 only compressed pictures are that large and quick at once.
+            video.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG"))
+        video.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+    return OpenCvDevice(f"camera {index}", video, no_camera(index), capture)
+
+
+def network(address: str, capture: CaptureFormat) -> Device:
+    """A network stream through FFmpeg, one decoding thread so that none holds frames back."""
+    from edgecls.imaging.opencv import cv2
+
+    settings = [
+        cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(OPEN_TIMEOUT_S * 1000),
+        cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(READ_TIMEOUT_S * 1000),
+        cv2.CAP_PROP_N_THREADS, 1,
+    ]  # fmt: skip
+    shown = str(SecretUrl(address))
+    complaint = f"{shown} cannot be opened; check the address, the credentials and the network"
+    return OpenCvDevice(shown, cv2.VideoCapture(address, cv2.CAP_FFMPEG, settings), complaint, capture)
+
+
+def pipeline(launch: str, capture: CaptureFormat) -> Device:
+    """A GStreamer pipeline that ends in `appsink`. Raises `SourceError` where OpenCV was built without GStreamer."""
+    from edgecls.imaging.opencv import cv2
+
+    if not has_gstreamer():
+        raise SourceError(
+            "this OpenCV was built without GStreamer, as pip's builds are; use the system's, as on a Jetson, in a "
+            "virtual environment made with --system-site-packages"
+        )
+    return OpenCvDevice(
+        "pipeline", cv2.VideoCapture(launch, cv2.CAP_GSTREAMER), "GStreamer cannot run the pipeline",
+        capture,
+    )  # fmt: skip
+
+
+def csi_pipeline(sensor: int, capture: CaptureFormat) -> str:
+    """The GStreamer pipeline of a Jetson's CSI camera."""
+    asked = "".join(
+        f",{name}={value}"
+        for name, value in (
+            ("width", capture.width),
+            ("height", capture.height),
+            ("framerate", f"{round(capture.fps)}/1" if capture.fps else None),
+        )
+        if value
+    )
+    return CSI.format(sensor=sensor, capture=asked)
+
+
+def has_gstreamer() -> bool:
+    """Whether this OpenCV can run GStreamer's pipelines."""
+    from edgecls.imaging.opencv import cv2
+
+    return bool(cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER))
+
+
+def frame_rate(capture: Any) -> float:
+    """The frame rate that a capture claims, in 1/s, or a usual one where the claim is absurd."""
+    from edgecls.imaging.opencv import cv2
+
+    rate = float(capture.get(cv2.CAP_PROP_FPS))
+    return rate if 1 <= rate <= 240 else DEFAULT_FPS
+
+
+class VideoClock:
+    """When the frames of a video are due, in s since its first: as its container says, whatever its rate.
+
+    Where the container has no time, or one that stands still or goes back, a frame is due one interval of the nominal
+    rate after the last; where it begins anew, as in videos that were joined, it goes on from there.
+    """
+
+    def __init__(self, capture: Any, fps: float):
+        self._capture = capture
+        self._interval_s = 1 / fps
+        self._at_s = -self._interval_s
+        self._told_s = 0.0
+        self._offset_s = 0.0
+
+    def pts_s(self) -> float:
+        """The time of the frame that was read last; to be asked for once for each frame."""
+        from edgecls.imaging.opencv import cv2
+
+        told_s = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000
+        next_s = self._at_s + self._interval_s
+        if not math.isfinite(told_s):
+            told_s = self._told_s
+        if told_s < self._told_s - ANEW_S:
+            self._offset_s = next_s - told_s
+        self._told_s = told_s
+        due_s = told_s + self._offset_s
+        self._at_s = due_s if due_s > self._at_s else next_s
+        return self._at_s
+
+
+def no_camera(index: int) -> str:
+    """What to say where a camera cannot be opened."""
+    cameras = found_cameras()
+    found = f"found: {', '.join(map(str, cameras))}" if cameras else "no video device was found on this machine"
+    return f"camera {index} cannot be opened; {found}. Without a camera try: edgecls stream --camera demo"
+
+
+class FixedRate(Device):
+    """Pictures at a steady rate."""
+
+    def __init__(self, fps: float):
+        self.fps = fps
+        self._begun_ns = now_ns()
+        self._count = 0
+        self._closed = threading.Event()
+
+    def _next_s(self) -> float:
+        """Wait for the next picture's moment; returns it in seconds since the beginning."""
+        due_s = self._count / self.fps
+        self._count += 1
+        self._wait_until(due_s)
+        return due_s
+
+    def _wait_until(self, due_s: float) -> None:
+        self._closed.wait(max(0.0, due_s - self._running_s()))
+
+    def _running_s(self) -> float:
+        return (now_ns() - self._begun_ns) / 1e9
+
+    def close(self) -> None:
+        """See `Device.close`."""
+        self._closed.set()
+
+
+class DemoDevice(FixedRate):
+    """A moving picture made from a model's golden inputs, which are held-out images."""
+
+    def __init__(self, golden: Golden, fps: float = DEMO_FPS):
+        super().__init__(fps)
+        self._images = golden.images
+
+    def read(self) -> NDArray[uint8] | None:
+        """See `Device.read`."""
+        return demo_frame(self._images, self._next_s())
+
+
+class VideoFileDevice(FixedRate):
+    """A video file played at its own pace, or at `fps`, over and over, as a camera that has no other.
+
+    A picture that the video shows for long is given again and again meanwhile, as a camera would see it.
+    """
+
+    def __init__(self, path: str, fps: float | None = None):
+        from edgecls.imaging.opencv import cv2
+
+        self._path = path
+        self._fixed_fps = fps
+        self._video_begins_s = self._due_s = 0.0
+        self._shown: NDArray[uint8] | None = None
+        self._next: NDArray[uint8] | None = None
+        self._open(cv2.VideoCapture(path), f"{path} is not a video that OpenCV can decode")
+        super().__init__(fps or self._video.fps)
+
+    def _open(self, capture: Any, complaint: str) -> None:
+        self._video = OpenCvDevice(self._path, capture, complaint)
+        self._clock = VideoClock(capture, self._video.fps)
+
+    def read(self) -> NDArray[uint8] | None:
+        """See `Device.read`."""
+        if self._next is None:
+            self._next = self._read_again()
+            due_s = self._video_begins_s + self._clock.pts_s()
+            self._due_s = due_s if self._fixed_fps is None else self._due_s + 1 / self._fixed_fps
+        soon_s = self._running_s() + SHOWN_AGAIN_S
+        if self._shown is not None and self._due_s > soon_s:
+            self._wait_until(soon_s)
+            return self._shown
+        self._wait_until(self._due_s)
+        self._shown, self._next = self._next, None
+        return self._shown
+
+    def _read_again(self) -> NDArray[uint8] | None:
+        """The video's next picture, after its last the first."""
+        from edgecls.imaging.opencv import cv2
+
+        try:
+            return self._video.read()
+        except SourceError:
+            self._video.close()
+            self._open(cv2.VideoCapture(self._path), f"{self._path} is gone")
+            self._video_begins_s = self._due_s + 1 / self._video.fps
+            return self._video.read()
+
+    def close(self) -> None:
+        """See `Device.close`."""
+        super().close()
+        self._video.close()
+
+
+class ScreenDevice(FixedRate):
+    """The screen, or a rectangle of it, "left,top,width,height" in pixels."""
+
+    def __init__(self, rectangle: str, fps: float = SCREEN_FPS):
+        super().__init__(fps)
+        try:
+            import mss
+        except ImportError as error:
+            raise MissingExtraError("mss", "screen", "looking at the screen") from error
+        try:
+            self._screen = mss.MSS()
+            whole = self._screen.monitors[0]
+            if rectangle:
+                names = ("left", "top", "width", "height")
+                whole = dict(zip(names, map(int, rectangle.split(",")), strict=True))
+            self._rectangle = whole
+        except ValueError:
+            raise UsageError(f"screen: takes left,top,width,height in pixels, not {rectangle!r}") from None
+        except Exception as error:
+            raise SourceError(f"the screen cannot be read ({error}); is there one, and is DISPLAY set?") from error
+
+    def read(self) -> NDArray[uint8] | None:
+        """See `Device.read`."""
+        import numpy as np
+
+        self._next_s()
+        try:
+            shot = self._screen.grab(self._rectangle)
+        except Exception as error:
+            raise SourceError(f"the screen cannot be read ({error})") from error
+        return np.ascontiguousarray(np.asarray(shot)[:, :, :3])
+
+    def close(self) -> None:
+        """See `Device.close`."""
+        super().close()
+        self._screen.close()
+
+
+def demo_frame(images: NDArray[uint8], pts_s: float) -> NDArray[uint8]:
+    """The demonstration at a moment: one image after the other, drifting and breathing, as BGR uint8 (480, 640, 3).
+
+    `images` are RGB uint8 (K, h, w, 3); the centre square shows the whole image, its blurred copy fills the rest.
+    """
+    from edgecls.imaging.opencv import cv2
+
+    image = cv2.cvtColor(images[int(pts_s / DEMO_HOLD_S) % len(images)], cv2.COLOR_RGB2BGR)
+    height, width = 480, 640
+    tiny = cv2.GaussianBlur(cv2.resize(image, (16, 12), interpolation=cv2.INTER_AREA), (0, 0), 1.5)
+    backdrop = cv2.resize(tiny, (width, height), interpolation=cv2.INTER_LINEAR)
+    side = int(height * (1 + 0.05 * math.sin(2.1 * pts_s)))
+    top = (height - side) // 2 + int(8 * math.sin(1.3 * pts_s))
+    left = (width - side) // 2 + int(12 * math.cos(1.7 * pts_s))
+    picture = cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC)
+    row, column = max(top, 0), max(left, 0)
+    visible = picture[row - top : row - top + height - row, column - left : column - left + width - column]
+    backdrop[row : row + visible.shape[0], column : column + visible.shape[1]] = visible
+    return backdrop

@@ -1,0 +1,159 @@
+"""From what `--camera` says to a source."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+from edgecls import plugins
+from edgecls.artifact.golden import Golden
+from edgecls.errors import SourceError, UsageError
+from edgecls.imaging.decode import SUFFIXES, find_images
+from edgecls.streaming.frames import AS_IT_IS, Geometry
+from edgecls.streaming.sources.base import Source
+from edgecls.streaming.sources.camera import (
+    ANY,
+    DEMO_FPS,
+    SCREEN_FPS,
+    CaptureFormat,
+    DemoDevice,
+    OpenCvDevice,
+    ScreenDevice,
+    VideoFileDevice,
+    csi_pipeline,
+    has_gstreamer,
+    network,
+    numbered,
+    pipeline,
+)
+from edgecls.streaming.sources.files import ImagesSource, RawSource, VideoSource
+from edgecls.streaming.sources.live import DEFAULT_RECONNECT, Device, LiveSource, ReconnectPolicy
+from edgecls.streaming.sources.v4l2 import camera_named
+from edgecls.urls import SecretUrl
+
+STDIN = ("-", "stdin")
+
+
+@dataclass(frozen=True)
+class CameraOptions:
+    """How cameras are opened. `realtime` plays video files at their own pace, over and over, as live cameras."""
+
+    capture: CaptureFormat = ANY
+    geometry: Geometry = AS_IT_IS
+    reconnect: ReconnectPolicy = DEFAULT_RECONNECT
+    realtime: bool = False
+
+    def check(self) -> None:
+        """Raise `UsageError` for values that make no sense."""
+        self.capture.check()
+        self.geometry.check()
+        self.reconnect.check()
+
+
+def split_name(camera: str) -> tuple[str | None, str]:
+    """The name that a camera was given ("door=rtsp://...") and the rest."""
+    match = re.fullmatch(r"([A-Za-z0-9_-]+)=(.+)", camera)
+    return (match[1], match[2]) if match and not Path(camera).exists() else (None, camera)
+
+
+def open_source(camera: str, golden: Golden | None, options: CameraOptions = CameraOptions()) -> Source:
+    """Open what `camera` names, perhaps with a name of its own in front ("door=...").
+
+    A camera's number or name, "rtsp://..." or any other address, "csi:0", a GStreamer pipeline, "screen:", a video or
+    image file, a folder of images, "-" for raw frames on standard input, "demo", which shows `golden`, or SCHEME:REST
+    of a package with an entry point of the group `edgecls.sources`: a function of the rest and the options. Live
+    sources connect when they are started. Raises `SourceError` and `UsageError`.
+    """
+    options.check()
+    name, camera = split_name(camera)
+    source = _open(camera, golden, options)
+    if name:
+        source.name = name
+    return source
+
+
+def _open(camera: str, golden: Golden | None, options: CameraOptions) -> Source:
+    capture, local = options.capture, replace(options.reconnect, must_exist=True)
+    live = partial(LiveSource, geometry=options.geometry)
+    if camera == "demo":
+        if golden is None:
+            raise SourceError(
+                "--camera demo shows a model's golden inputs, and a bare model file has none; give its folder"
+            )
+        fps = capture.steady_fps(DEMO_FPS)
+        return live("demo", lambda: DemoDevice(golden, fps), local)
+    if camera in STDIN:
+        if capture.width is None or capture.height is None:
+            raise UsageError("raw frames on standard input need --width and --height; the pixels are bgr24")
+        return RawSource(capture.width, capture.height, capture.fps, options.geometry)
+    if camera.isdecimal():
+        return live(f"camera {camera}", partial(numbered, int(camera), capture), local)
+    if " ! " in camera or camera.startswith("csi:"):
+        return live(*_through_gstreamer(camera, capture), local)
+    if camera.startswith("screen:"):
+        fps = capture.steady_fps(SCREEN_FPS)
+        return live("screen", lambda: ScreenDevice(camera.removeprefix("screen:"), fps), local)
+    scheme, colon, rest = camera.partition(":")
+    if colon and (entry := plugins.find(plugins.SOURCES, scheme)):
+        return _from_other_package(entry, rest, options)
+    if "://" in camera:
+        return live(str(SecretUrl(camera)), partial(network, camera, capture), options.reconnect)
+    # What looks like a misspelt address is shown like one.
+    told = str(SecretUrl(camera)) if ":" in camera else camera
+    try:
+        path = Path(camera).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise SourceError(f"--camera {told[:200]!r} cannot be looked up: {type(error).__name__}") from None
+    if path.is_dir():
+        return ImagesSource(camera, find_images(path), options.geometry)
+    if path.is_char_device():
+        return live(camera, partial(_device_file, camera, capture), local)
+    if not path.exists():
+        if found := camera_named(camera):
+            return live(found.name, partial(numbered, found.index, capture), local)
+        raise SourceError(
+            f"there is no camera or file {told}; give a number, a name as `edgecls cameras` lists it, a URL, a file, "
+            "a folder, or demo"
+        )
+    if path.suffix.lower() in SUFFIXES:
+        return ImagesSource(camera, [path], options.geometry)
+    if not path.is_file():
+        raise SourceError(f"{camera} is a pipe, socket or device that gives no video; use --camera - for raw frames")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        # OpenCV's reader of videos ends the whole process on such a name.
+        raise SourceError(f"the name {str(path)!r} is not UTF-8, which videos need; rename the file") from None
+    if options.realtime:
+        return live(path.name, lambda: VideoFileDevice(str(path), capture.fps), local)
+    return VideoSource(path, options.geometry)
+
+
+def _from_other_package(entry: EntryPoint, rest: str, options: CameraOptions) -> Source:
+    source = plugins.load(entry)(rest, options)
+    if not isinstance(source, Source):
+        raise SourceError(f"{entry.name}: gives no Source but a {type(source).__name__}")
+    return source
+
+
+def _through_gstreamer(camera: str, capture: CaptureFormat) -> tuple[str, Callable[[], Device]]:
+    if not camera.startswith("csi:"):
+        return "pipeline", partial(pipeline, camera, capture)
+    sensor = camera.removeprefix("csi:") or "0"
+    if not sensor.isdecimal():
+        raise UsageError(f"csi: takes a sensor's number, not {sensor!r}")
+    capture.steady_fps(DEMO_FPS)
+    if not has_gstreamer():
+        return f"csi {sensor}", partial(pipeline, "", capture)
+    return f"csi {sensor}", partial(pipeline, csi_pipeline(int(sensor), capture), CaptureFormat())
+
+
+def _device_file(path: str, capture: CaptureFormat) -> Device:
+    from edgecls.imaging.opencv import cv2
+
+    return OpenCvDevice(path, cv2.VideoCapture(path), f"{path} cannot be opened; is it in use?", capture)

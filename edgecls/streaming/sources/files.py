@@ -1,0 +1,124 @@
+"""Finite sources: every frame of a video, an image folder or a pipe, in order."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from edgecls.clock import now_ns
+from edgecls.concurrency import ordered_map
+from edgecls.errors import ImageError, SourceError, UsageError
+from edgecls.imaging.decode import read_image
+from edgecls.streaming.frames import AS_IT_IS, Frame, Geometry
+from edgecls.streaming.sources.base import DEFAULT_FPS, Source
+from edgecls.streaming.sources.camera import VideoClock, frame_rate
+
+if TYPE_CHECKING:
+    from numpy import uint8
+    from numpy.typing import NDArray
+
+
+class FiniteSource(Source):
+    """Numbers pictures and gives them their time: the video's own, or else one after the other at the nominal rate."""
+
+    def __init__(self, name: str, geometry: Geometry = AS_IT_IS):
+        self.name = name
+        self.geometry = geometry
+
+    def _framed(self, image: NDArray[uint8], pts_s: float | None = None) -> Frame:
+        image = self.geometry(image)
+        if not image.size:
+            raise SourceError(f"{self.name}: the region of --roi lies outside the picture")
+        index = self.captured
+        self.captured += 1
+        return Frame(image, index, now_ns(), index / self.fps if pts_s is None else pts_s)
+
+
+class VideoSource(FiniteSource):
+    """A video file."""
+
+    def __init__(self, path: Path, geometry: Geometry = AS_IT_IS):
+        from edgecls.imaging.opencv import cv2
+
+        super().__init__(str(path), geometry)
+        self._capture = cv2.VideoCapture(str(path))
+        if not self._capture.isOpened():
+            raise SourceError(f"{path} is not a video that OpenCV can decode")
+        self.fps = frame_rate(self._capture)
+
+    def __iter__(self) -> Iterator[Frame]:
+        clock = VideoClock(self._capture, self.fps)
+        while True:
+            ok, image = self._capture.read()
+            if not ok:
+                break
+            yield self._framed(image, clock.pts_s())
+        if not self.captured:
+            raise SourceError(f"{self.name} holds no frame that OpenCV can decode")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._capture.release()
+
+
+class ImagesSource(FiniteSource):
+    """Image files in order of their names; unreadable ones are skipped and counted."""
+
+    sequence = False
+
+    def __init__(self, name: str, paths: list[Path], geometry: Geometry = AS_IT_IS):
+        super().__init__(name, geometry)
+        self._paths = paths
+        if not paths:
+            raise SourceError(f"{name} holds no images")
+
+    def __iter__(self) -> Iterator[Frame]:
+        for image in ordered_map(self._read, self._paths):
+            if image is None:
+                self.skipped += 1
+                continue
+            yield self._framed(image)
+        if not self.captured:
+            raise SourceError(f"{self.name} holds no image that can be read ({self.skipped} tried)")
+
+    @staticmethod
+    def _read(path: Path) -> NDArray[uint8] | None:
+        try:
+            return read_image(path)
+        except ImageError:
+            return None
+
+
+class RawSource(FiniteSource):
+    """Raw frames from standard input: BGR, 3 bytes a pixel, rows from the top, one frame after the other."""
+
+    def __init__(
+        self, width: int, height: int, fps: float | None, geometry: Geometry = AS_IT_IS, stream: IO[bytes] | None = None
+    ):
+        from edgecls.imaging.opencv import MAX_PIXELS, PIXELS_VARIABLE
+
+        if width * height > MAX_PIXELS:
+            raise UsageError(
+                f"--width and --height make {width * height:,} pixels, above the limit of {MAX_PIXELS:,}; raise "
+                f"{PIXELS_VARIABLE} if the frames are that large"
+            )
+        super().__init__("standard input", geometry)
+        self.fps = fps or DEFAULT_FPS
+        self._shape = (height, width, 3)
+        self._stream = stream or sys.stdin.buffer
+
+    def __iter__(self) -> Iterator[Frame]:
+        import numpy as np
+
+        size = self._shape[0] * self._shape[1] * 3
+        while content := self._stream.read(size):
+            if len(content) < size:
+                raise SourceError(
+                    f"the last frame on standard input holds {len(content)} of {size} bytes; are --width "
+                    f"{self._shape[1]} and --height {self._shape[0]} right, and the pixels bgr24?"
+                )
+            yield self._framed(np.frombuffer(content, np.uint8).reshape(self._shape))
+        if not self.captured:
+            raise SourceError("standard input gave no frame")

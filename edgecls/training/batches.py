@@ -1,0 +1,154 @@
+"""Batches of training images: in random order, augmented, read ahead in threads, and mixed where that is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgecls.concurrency import chunked, ordered_map
+from edgecls.data.dataset import Dataset
+from edgecls.data.splits import Sample
+from edgecls.files import write_bytes
+from edgecls.imaging.preprocess import Preprocess
+from edgecls.training.augment import Augmentation
+
+if TYPE_CHECKING:
+    import torch
+    from numpy import int64, uint8
+    from numpy.typing import NDArray
+
+    Batch = tuple[torch.Tensor, torch.Tensor]
+
+CACHE_BYTES = 2 << 30
+"""Decoded training images are kept up to this size; what does not fit is decoded again each epoch."""
+PREVIEW_FILE = "augmented.jpg"
+PREVIEW_COLUMNS = 8
+SPARE = 1.15
+"""Images are kept this much larger than the network's input, so that a zoomed crop stays sharp."""
+
+
+class Order:
+    """Which training images come when: a new random order each epoch, the same for the same seed.
+
+    Of `processes` that train together each takes its share of every batch, by its `rank`. An incomplete last batch is
+    left out; a data set smaller than one batch gives one smaller batch.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int, rank: int = 0, processes: int = 1):
+        self._count, self._batch_size, self._seed = count, min(batch_size, count), seed
+        self._rank, self._processes = rank, processes
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return max(1, self._count // self._batch_size)
+
+    def batches(self, epoch: int, skip: int = 0) -> Iterator[NDArray[int64]]:
+        """The positions of the images in each batch but the first `skip`."""
+        import numpy as np
+
+        order = np.random.default_rng((self._seed, epoch)).permutation(self._count)
+        for start in range(skip * self._batch_size, len(self) * self._batch_size, self._batch_size):
+            yield order[start : start + self._batch_size][self._rank :: self._processes]
+
+
+class TrainingBatches:
+    """Augmented batches of a data set's training images, the same for the same seed however many threads there are."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        preprocess: Preprocess,
+        augmentation: Augmentation,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        processes: int = 1,
+    ):
+        self._dataset = dataset
+        self._preprocess = preprocess
+        self._augmentation = augmentation
+        self._seed = seed
+        self._samples: Sequence[Sample] = dataset.splits["train"]
+        self._order = Order(len(self._samples), batch_size, seed, rank, processes)
+        self._mix = _mixer(augmentation, len(dataset.classes))
+        self._cache: dict[str, NDArray[uint8]] = {}
+        self._cached_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def epoch(self, number: int, skip: int = 0) -> Iterator[Batch]:
+        """Yield images (N, h, w, 3) RGB with labels (N,), all but the first `skip` batches of an epoch.
+
+        Images are uint8; where they are mixed they are float32 of the same range, and the labels are shares (N, C).
+        """
+        import numpy as np
+        import torch
+
+        def picked() -> Iterator[int]:
+            for positions in self._order.batches(number, skip):
+                yield from positions.tolist()
+
+        def view(index: int) -> tuple[NDArray[uint8], int]:
+            sample = self._samples[index]
+            generator = np.random.default_rng((self._seed, number, index))
+            image = self._augmentation(self._image(sample), self._preprocess, generator)
+            return self._preprocess(image), sample.label
+
+        size = len(next(self._order.batches(number)))
+        for batch in chunked(ordered_map(view, picked()), size):
+            images = torch.from_numpy(np.stack([image for image, _ in batch]))
+            labels = torch.tensor([label for _, label in batch])
+            yield self._mix(images, labels) if self._mix else (images, labels)
+
+    def _image(self, sample: Sample) -> NDArray[uint8]:
+        image = self._cache.get(sample.key)
+        if image is None:
+            image = self._shrink(self._dataset.read(sample))
+            if self._cached_bytes + image.nbytes <= CACHE_BYTES:
+                self._cached_bytes += image.nbytes
+                self._cache[sample.key] = image
+        return image
+
+    def _shrink(self, image: NDArray[uint8]) -> NDArray[uint8]:
+        from edgecls.imaging.opencv import cv2
+
+        height, width = image.shape[:2]
+        scale = SPARE * max(self._preprocess.height_px / height, self._preprocess.width_px / width)
+        if scale >= 1:
+            return image
+        return cv2.resize(image, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
+
+
+def _mixer(augmentation: Augmentation, classes: int) -> Callable[[torch.Tensor, torch.Tensor], Batch] | None:
+    """Torchvision's MixUp, CutMix, or one of them at random, for batches with channels last."""
+    if not (augmentation.mixup or augmentation.cutmix):
+        return None
+    from edgecls.models.vision import import_torchvision
+
+    import_torchvision()
+    from torchvision.transforms import v2
+
+    kinds = [(v2.MixUp, augmentation.mixup), (v2.CutMix, augmentation.cutmix)]
+    mix = v2.RandomChoice([kind(alpha=alpha, num_classes=classes) for kind, alpha in kinds if alpha])
+
+    def mixed(images: torch.Tensor, labels: torch.Tensor) -> Batch:
+        blended, shares = mix(images.permute(0, 3, 1, 2).float(), labels)
+        return blended.permute(0, 2, 3, 1), shares
+
+    return mixed
+
+
+def write_preview(images: torch.Tensor, folder: Path) -> None:
+    """Write what the network sees, images (N, h, w, 3) RGB as they are augmented, side by side to `augmented.jpg`."""
+    import numpy as np
+
+    from edgecls.imaging.opencv import cv2
+
+    tiles = images[: PREVIEW_COLUMNS * 4].round().clamp(0, 255).byte().numpy()
+    missing = -len(tiles) % PREVIEW_COLUMNS
+    tiles = np.concatenate([tiles, np.full((missing, *tiles.shape[1:]), 255, np.uint8)])
+    rows = [np.concatenate(list(tiles[i : i + PREVIEW_COLUMNS]), axis=1) for i in range(0, len(tiles), PREVIEW_COLUMNS)]
+    _, content = cv2.imencode(".jpg", np.concatenate(rows)[:, :, ::-1])
+    write_bytes(folder / PREVIEW_FILE, content.tobytes())

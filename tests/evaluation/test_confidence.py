@@ -1,0 +1,129 @@
+"""Confidence that means what it says, and the answer "unsure"."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import Result
+
+from edgecls.artifact.card import Confidence, read_card, write_card
+from edgecls.artifact.golden import Golden
+from edgecls.artifact.measurements import keep_confidence
+from edgecls.evaluation.confidence import answered, fit_temperature, fit_threshold
+from edgecls.evaluation.metrics import calibration_error
+from edgecls.runtime import store
+from edgecls.runtime.classifier import load
+from edgecls.runtime.scores import scaled, softmax
+from edgecls.runtime.store import Artifact
+
+
+@pytest.fixture(scope="module")
+def honest() -> tuple[np.ndarray, np.ndarray]:
+    """Logits (4000, 5) whose softmax is exactly how often each class is true."""
+    generator = np.random.default_rng(0)
+    scores = generator.normal(scale=2.0, size=(4000, 5)).astype(np.float32)
+    labels = np.array([generator.choice(5, p=row / row.sum()) for row in softmax(scores).astype(float)])
+    return scores, labels
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
+def test_the_temperature_of_boastful_and_timid_networks_is_found(honest, temperature: float):
+    scores, labels = honest
+    found = fit_temperature(scores * temperature, labels)
+    assert found == pytest.approx(temperature, rel=0.08)
+    before = calibration_error(scores * temperature, labels)
+    after = calibration_error(scaled(scores * temperature, found), labels)
+    assert after < 0.03
+    assert after <= before + 0.005
+
+
+def test_no_mistake_and_no_image_leave_the_scores_alone():
+    scores = np.eye(3, dtype=np.float32)
+    assert fit_temperature(scores, np.arange(3)) == 1.0
+    assert fit_temperature(scores[:0], np.arange(0)) == 1.0
+
+
+def test_the_threshold_gives_the_wanted_precision_and_no_more_silence_than_needed(honest):
+    scores, labels = honest
+    threshold = fit_threshold(scores, labels, 0.95)
+    share, right = answered(scores, labels, threshold)
+    assert right >= 0.95
+    assert answered(scores, labels, threshold - 0.05)[0] > share
+    assert answered(scores, labels, threshold - 0.05)[1] < right
+    assert fit_threshold(scores, labels, 0.2) == 0.0
+
+
+def test_an_unreachable_precision_gives_none(honest):
+    scores, _ = honest
+    assert fit_threshold(scores, (scores.argmax(1) + 1) % 5, 0.5) is None
+
+
+def test_training_fits_a_temperature_that_bundles_inherit(trained: Artifact, bundle: Callable[[str, str], Artifact]):
+    temperature = trained.card.confidence.temperature
+    assert 0.05 < temperature < 20
+    assert temperature != 1.0
+    assert bundle("onnx", "fp32").card.confidence == trained.card.confidence
+
+
+def test_below_the_threshold_the_answer_is_unsure(
+    bundle: Callable[[str, str], Artifact], copy_of: Callable[[Artifact], Path]
+):
+    place = copy_of(bundle("onnx", "fp32"))
+    card = read_card(place)
+    scores = Golden.read(place).scores
+    with load(place) as model:
+        plain = [model.decide(row) for row in scores]
+    threshold = float(np.median([prediction.score for prediction in plain]))
+    write_card(replace(card, confidence=replace(card.confidence, threshold=threshold)), place)
+    with load(place) as model:
+        careful = [model.decide(row) for row in scores]
+    assert not any(prediction.unsure for prediction in plain)
+    assert any(prediction.unsure for prediction in careful)
+    for before, after in zip(plain, careful, strict=True):
+        assert after.label == ("unsure" if after.unsure else before.label)
+        assert (after.index, after.score, after.ranking) == (before.index, before.score, before.ranking)
+        assert after.unsure == (after.score < threshold)
+
+
+def test_a_card_without_confidence_is_read(trained: Artifact):
+    record = trained.card.to_json()
+    del record["confidence"]
+    assert type(trained.card).from_json(record, "old").confidence == Confidence()
+
+
+class TestCommand:
+    def test_precision_is_fitted_and_kept_and_predict_says_unsure(
+        self, cli: Callable[..., Result], bundle: Callable[[str, str], Artifact], copy_of, digit_images: Path,
+        trained: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    ):  # fmt: skip
+        monkeypatch.chdir(tmp_path)
+        run = copy_of(trained)
+        result = cli("evaluate", run, "--precision", "0.999")
+        assert result.exit_code == 0, result.output
+        assert "fitted on 269 validation images" in result.output
+        assert "above the threshold" in result.output
+        threshold = store.find(run).card.confidence.threshold
+        assert read_card(run) == trained.card
+        assert 0 < threshold < 1
+        assert f"below a confidence of {threshold:.1%}" in cli("info", run).output
+        keep_confidence(run, Confidence(50.0, 0.9))
+        assert "unsure: " in cli("predict", digit_images, "--model", run).output
+        assert '"label": "unsure"' in cli("predict", digit_images, "--model", run, "--json").output
+
+    def test_what_cannot_be_is_one_line(
+        self, cli: Callable[..., Result], bundle: Callable[[str, str], Artifact], tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ):  # fmt: skip
+        monkeypatch.chdir(tmp_path)
+        place = bundle("onnx", "fp32").place
+        for arguments, code, words in (
+            ((place, "--precision", "99"), 2, "--precision is a fraction"),
+            ((place / "model.onnx", "--precision", "0.9"), 2, "give the bundle's folder"),
+        ):
+            result = cli("evaluate", *arguments)
+            assert (result.exit_code, len(result.stderr.splitlines())) == (code, 1), result.stderr
+            assert words in result.stderr

@@ -1,0 +1,400 @@
+"""Exporting: verified before it is called done, and whole or not there at all."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from edgecls.artifact.card import read_card, write_card
+from edgecls.artifact.golden import Golden
+from edgecls.data.dataset import open_recorded
+from edgecls.errors import ArtifactError, BackendError, DataError, MissingExtraError, UsageError, VerificationError
+from edgecls.exporting import bundle as exporting
+from edgecls.exporting.bundle import ExportConfig, export
+from edgecls.runtime import machine, store
+from edgecls.runtime.store import Artifact
+from edgecls.runtime.verification import replay_golden
+
+
+def files_below(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+@pytest.fixture
+def single_candidate(tmp_path: Path) -> Path:
+    """A recipe without a search."""
+    file = tmp_path / "recipe.toml"
+    file.write_text('quantizer = "onnxruntime"\nactivations = "uint8"\nsymmetric = false\nsamples = 64\n')
+    return file
+
+
+@pytest.fixture
+def run(trained: Artifact, copy_of: Callable[[Artifact], Path]) -> Path:
+    return copy_of(replace(trained))
+
+
+def test_the_graph_takes_raw_images_and_a_free_batch(bundle: Callable[[str, str], Artifact]):
+    model = onnx.load(bundle("onnx", "fp32").place / "model.onnx")
+    [image], [scores] = model.graph.input, model.graph.output
+    assert image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    dimensions = [d.dim_param or d.dim_value for d in image.type.tensor_type.shape.dim]
+    assert dimensions[1:] == [32, 32, 3]
+    assert isinstance(dimensions[0], str)
+    assert scores.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+
+
+def test_int8_is_smaller_and_names_its_calibration(bundle: Callable[[str, str], Artifact], trained: Artifact):
+    small, large = bundle("onnx", "int8"), bundle("onnx", "fp32")
+    assert small.size_bytes() < 0.4 * large.size_bytes()
+    manifest = json.loads((small.place / "calibration.json").read_text())
+    assert small.card.lineage.calibration["images"] == len(manifest["images"]) >= 100
+    training = {sample.key for sample in open_recorded(trained.place).splits["train"]}
+    assert {image["path"] for image in manifest["images"]} <= training
+
+
+def test_a_bundle_can_be_read_by_others_and_holds_nothing_hidden(bundle: Callable[[str, str], Artifact]):
+    for target, precision in (("onnx", "int8"), ("tensorrt", "int8")):
+        place = bundle(target, precision).place
+        assert place.stat().st_mode & 0o055 == 0o055
+        assert not list(place.rglob(".*"))
+
+
+def test_fp16_weights_are_half_precision_tensors(bundle: Callable[[str, str], Artifact]):
+    model = onnx.load(bundle("onnx", "fp16").place / "model.onnx")
+    kinds = {tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) == 4 and tensor.dims[0] > 1}
+    assert kinds == {onnx.TensorProto.FLOAT16}
+
+
+def test_the_card_says_what_was_measured(bundle: Callable[[str, str], Artifact], trained: Artifact):
+    card = read_card(bundle("onnx", "int8").place)
+    assert card.lineage.parent == trained.card.lineage.files["model.safetensors"]
+    assert card.quality.images == 269
+    assert card.quality.split == "test"
+    assert card.quality.agreement > 0.95
+    assert card.quality.latency_ms > 0
+    assert card.quality.verified_with == "onnxruntime"
+    assert card.classes == trained.card.classes
+
+
+def test_a_lowered_precision_is_timed_in_turn_with_float32(bundle: Callable[[str, str], Artifact]):
+    assert bundle("onnx", "int8").card.quality.gain > 0
+    assert bundle("onnx", "fp16").card.quality.gain > 0
+    assert bundle("onnx", "fp32").card.quality.gain is None
+
+
+@pytest.mark.parametrize(
+    ("gain", "written", "refusal"),
+    [
+        (0.8, False, r"not faster than FP32 .*: 0\.80x"),
+        (1.3, True, ""),
+        (None, False, "cannot be timed"),
+    ],
+)
+def test_a_required_gain_decides_whether_the_bundle_is_written(
+    run: Path, monkeypatch: pytest.MonkeyPatch, gain: float | None, written: bool, refusal: str
+):
+    monkeypatch.setattr(exporting, "gain_over", lambda *_: gain)
+    config = ExportConfig("onnx", run, "fp16", require_gain=True)
+    if written:
+        assert export(config).card.quality.gain == gain
+    else:
+        with pytest.raises(VerificationError, match=refusal):
+            export(config)
+        assert list((run / "bundles").iterdir()) == []
+
+
+def test_lowered_precision_that_does_not_pay_comes_with_the_float_bundle_that_is_used_instead(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(exporting, "gain_over", lambda *_: 0.8)
+    artifact = export(ExportConfig("onnx", run, "int8", max_drop_points=5.0))
+    assert artifact.card.quality.recommended is False
+    assert {path.name for path in (run / "bundles").iterdir()} == {"onnx-int8", "onnx-fp32"}
+    write_card(replace(artifact.card, quality=replace(artifact.card.quality, latency_ms=0.0001)), artifact.place)
+    assert store.resolve(run, artifact.card.quality.latency_machine).card.name == "onnx-fp32"
+
+
+def test_candidates_that_are_accurate_but_slow_are_not_refined(run: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(exporting, "gain_over", lambda *_: 0.8)
+    artifact = export(ExportConfig("onnx", run, "int8", max_drop_points=5.0))
+    assert [tried["candidate"] for tried in artifact.card.lineage.candidates] == ["percentile ranges"]
+
+
+def test_int8_for_another_kind_of_processor_is_verified_but_not_timed(run: Path):
+    device = "arm" if machine.int8_kind(machine.this_machine()) != "arm" else "x86"
+    card = export(ExportConfig("onnx", run, "int8", device=device, max_drop_points=5)).card
+    assert card.runtime.device == device
+    assert card.lineage.recipe["reduce_range"] == (device == "x86")
+    assert card.lineage.recipe["activations"] == ("int8" if device == "arm" else "uint8")
+    assert card.quality.agreement > 0.9
+    assert (card.quality.latency_ms, card.quality.gain, card.quality.recommended) == (None, None, None)
+
+
+def test_what_cannot_run_here_is_verified_by_its_stand_in(bundle: Callable[[str, str], Artifact]):
+    artifact = bundle("tensorrt", "int8")
+    if artifact.backend.available() is None:
+        pytest.skip("TensorRT runs here")
+    assert artifact.card.quality.verified_with == "onnxruntime as fallback"
+    assert artifact.card.quality.agreement > 0.95
+    assert artifact.card.quality.latency_ms is None
+
+
+def test_golden_inputs_replay(bundle: Callable[[str, str], Artifact]):
+    assert replay_golden(bundle("onnx", "int8")).images == 16
+
+
+def test_golden_inputs_catch_other_answers(bundle: Callable[[str, str], Artifact], copy_of: Callable[[Artifact], Path]):
+    place = copy_of(bundle("onnx", "fp32"))
+    golden = Golden.read(place)
+    Golden(golden.images, np.roll(golden.scores, 1, axis=1)).write(place)
+    with pytest.raises(VerificationError, match="fails here"):
+        replay_golden(store.find(place))
+
+
+def test_a_bundle_that_loses_too_much_is_not_written(
+    run: Path, single_candidate: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Calibrated on black images, every activation saturates."""
+
+    def black(self, preprocess, count=None):
+        return [np.zeros((32, 32, 3), np.uint8)] * 10
+
+    monkeypatch.setattr(exporting.calibration.Calibration, "images", black)
+    monkeypatch.setattr(exporting.calibration, "check", lambda *_: None)
+    before = files_below(run)
+    with pytest.raises(VerificationError, match=r"loses .* points of top-1 at best .*, 1 are allowed; 1 recipes were"):
+        export(ExportConfig("onnx", run, "int8", recipe=single_candidate))
+    assert files_below(run) - before <= {"bundles"}
+
+
+def test_a_failed_export_keeps_the_bundle_that_was_there(run: Path, monkeypatch: pytest.MonkeyPatch):
+    place = export(ExportConfig("onnx", run)).place
+    before = read_card(place)
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(exporting, "measure_quality", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        export(ExportConfig("onnx", run))
+    assert read_card(place) == before
+    assert [path.name for path in (run / "bundles").iterdir()] == ["onnx-fp32"]
+
+
+def test_calibration_from_a_folder_of_similar_images(run: Path, digit_images: Path, single_candidate: Path):
+    config = ExportConfig("onnx", run, "int8", calibration=digit_images, max_drop_points=5, recipe=single_candidate)
+    manifest = json.loads((export(config).place / "calibration.json").read_text())
+    assert manifest["location"] == str(digit_images)
+    assert len(manifest["images"]) == 40
+
+
+def test_without_its_images_a_run_is_verified_on_golden_inputs(run: Path):
+    record = json.loads((run / "data.json").read_text())
+    (run / "data.json").write_text(json.dumps({**record, "location": "/gone"}))
+    artifact = export(ExportConfig("onnx", run))
+    assert artifact.card.quality.split == "golden"
+    assert artifact.card.quality.images == 16
+    assert artifact.card.quality.top1 is None
+    with pytest.raises(DataError, match=r"no longer at /gone.*--calibration"):
+        export(ExportConfig("onnx", run, "int8"))
+
+
+class TestRefusals:
+    def test_targets_and_precisions_that_do_not_exist(self, trained: Artifact):
+        with pytest.raises(UsageError, match="no target 'coreml'"):
+            export(ExportConfig("coreml", trained.place))
+        with pytest.raises(UsageError, match="no export target"):
+            export(ExportConfig("torch", trained.place))
+        with pytest.raises(UsageError, match="no precision int4"):
+            export(ExportConfig("onnx", trained.place, "int4"))
+
+    def test_options_that_do_not_go_together(self, trained: Artifact, photos: Path):
+        with pytest.raises(UsageError, match="--calibration is for --int8"):
+            export(ExportConfig("onnx", trained.place, calibration=photos))
+        with pytest.raises(UsageError, match=r"onnx has no device '8\.6'; choose x86-vnni, x86, arm"):
+            export(ExportConfig("onnx", trained.place, device="8.6"))
+        with pytest.raises(UsageError, match="--recipe is for --int8"):
+            export(ExportConfig("onnx", trained.place, recipe=photos))
+        with pytest.raises(UsageError, match="--strategy takes fastest, smallest, most-accurate"):
+            export(ExportConfig("onnx", trained.place, "int8", strategy="best"))
+        with pytest.raises(UsageError, match="--require is for --int8, --fp16 and --bf16"):
+            export(ExportConfig("onnx", trained.place, require_gain=True))
+        with pytest.raises(UsageError, match="no device 'TPU'"):
+            export(ExportConfig("openvino", trained.place, device="TPU"))
+        with pytest.raises(UsageError, match="--max-drop"):
+            export(ExportConfig("onnx", trained.place, "int8", max_drop_points=-1))
+
+    def test_a_device_that_is_not_here(self, run: Path):
+        openvino = pytest.importorskip("openvino")
+        if "NPU" in openvino.Core().available_devices:
+            pytest.skip("this machine has an NPU")
+        with pytest.raises(BackendError, match="no device NPU on this machine; found: CPU"):
+            export(ExportConfig("openvino", run, device="NPU"))
+        assert list((run / "bundles").iterdir()) == []
+
+    def test_too_few_calibration_images(self, trained: Artifact, tmp_path: Path):
+        (tmp_path / "few").mkdir()
+        with pytest.raises(DataError, match="gives 0 calibration images; at least 16 are needed"):
+            export(ExportConfig("onnx", trained.place, "int8", calibration=tmp_path / "few"))
+
+    def test_a_bundle_is_no_run(self, bundle: Callable[[str, str], Artifact]):
+        with pytest.raises(ArtifactError, match="is not a run but a model for onnx"):
+            export(ExportConfig("onnx", bundle("onnx", "fp32").place))
+
+    @pytest.mark.parametrize("victim", ["run", "photos"])
+    def test_out_never_replaces_a_run_or_somebodys_files(self, trained: Artifact, photos: Path, victim: str):
+        place = trained.place if victim == "run" else photos
+        before = files_below(place)
+        with pytest.raises(UsageError, match="exists and is no bundle"):
+            export(ExportConfig("onnx", trained.place, out=place))
+        assert files_below(place) == before
+
+    def test_weights_of_another_architecture(self, run: Path):
+        card = read_card(run)
+        write_card(replace(card, arch="resnet18"), run)
+        with pytest.raises(ArtifactError, match="does not fit resnet18"):
+            export(ExportConfig("onnx", run))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file size limits are a POSIX matter")
+def test_a_full_disk_is_one_line_and_leaves_nothing(run: Path):
+    """A limit on the size of files stands in for a disk that fills up while the bundle is being written."""
+    program = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
+        f"sys.argv = ['edgecls', 'export', {str(run)!r}]\n"
+        "from edgecls.cli import main\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 8, done.stderr
+    assert "File too large" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not list((run / "bundles").iterdir())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_what_no_recipe_can_mend_is_said_before_any_is_tried(
+    run: Path, precision: str, monkeypatch: pytest.MonkeyPatch
+):
+    def without_torch(*_: object, **__: object):
+        raise MissingExtraError("torch", "train", "exporting")
+
+    monkeypatch.setattr(exporting, "float_graph", without_torch)
+    with pytest.raises(MissingExtraError, match="exporting needs torch"):
+        export(ExportConfig("onnx", run, precision))
+
+
+def test_a_device_that_is_not_there_is_said_before_any_recipe_is_tried(run: Path):
+    openvino = pytest.importorskip("openvino")
+    if "NPU" in openvino.Core().available_devices:
+        pytest.skip("this machine has an NPU")
+    with pytest.raises(BackendError, match="finds no device NPU on this machine; found: "):
+        export(ExportConfig("openvino", run, "int8", device="NPU"))
+
+
+def test_candidates_share_the_prepared_graph_and_the_ranking_of_the_layers(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    calls: list[str] = []
+
+    def counted(name: str):
+        original = getattr(exporting, name)
+        return lambda *arguments: (calls.append(name), original(*arguments))[1]
+
+    for name in ("prepare", "rank_layers"):
+        monkeypatch.setattr(exporting, name, counted(name))
+    file = tmp_path / "recipe.toml"
+    file.write_text(
+        'quantizer = "onnxruntime"\nactivations = "uint8"\nsymmetric = false\nsamples = 32\n'
+        '[[candidate]]\nname = "one"\nfloat_share = 0.1\n[[candidate]]\nname = "two"\nfloat_share = 0.9\n'
+    )
+    card = export(ExportConfig("onnx", run, "int8", recipe=file, strategy="most-accurate", max_drop_points=100.0)).card
+    assert [tried["candidate"] for tried in card.lineage.candidates] == ["one", "two"]
+    assert sorted(calls) == ["prepare", "rank_layers"]
+
+
+def test_the_graph_holds_nothing_that_is_not_used(bundle: Callable[[str, str], Artifact]):
+    """ONNX Runtime prints a warning for every such constant in the programs of those who open the file themselves."""
+    for precision in ("fp32", "int8"):
+        graph = onnx.load(bundle("onnx", precision).place / "model.onnx").graph
+        used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+        made = {name for node in graph.node for name in node.output} | {tensor.name for tensor in graph.initializer}
+        assert made <= used
+
+
+class Meddling:
+    """What goes wrong with a candidate, wherever it is on its way."""
+
+    STEPS = ("quantize", "build", "measure_quality", "benchmark")
+
+    @staticmethod
+    def into(step: str, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let that step fail for the first int8 candidate only."""
+        failed: list[str] = []
+
+        def failing(original: Callable, concerns: Callable[..., bool]) -> Callable:
+            def call(*arguments: object, **options: object) -> object:
+                if not failed and concerns(*arguments, **options):
+                    failed.append(step)
+                    raise error
+                return original(*arguments, **options)
+
+            return call
+
+        if step == "quantize":
+            monkeypatch.setattr(exporting.Quantizer, step, failing(exporting.Quantizer.quantize, lambda *_: True))
+        elif step == "build":
+            backend = type(exporting.backends.find("onnx"))
+            int8 = lambda _self, _graph, card, *_: card.precision == "int8"  # noqa: E731
+            monkeypatch.setattr(backend, step, failing(backend.build, int8))
+        else:
+            monkeypatch.setattr(exporting, step, failing(getattr(exporting, step), lambda *_: True))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("two\nlines"), KeyError("x"), MemoryError(), OSError("gone")], ids=repr)
+@pytest.mark.parametrize("step", Meddling.STEPS)
+def test_a_candidate_that_fails_is_a_row_with_its_reason_and_the_search_goes_on(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception
+):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        'quantizer = "onnxruntime"\nactivations = "uint8"\nsymmetric = false\nsamples = 16\n'
+        '[[candidate]]\nname = "one"\n[[candidate]]\nname = "two"\n'
+    )
+    Meddling.into(step, error, monkeypatch)
+    card = export(ExportConfig("onnx", run, "int8", recipe=recipe, max_drop_points=100.0)).card
+    first, second = card.lineage.candidates
+    assert first["reason"].startswith(type(error).__name__)
+    assert "\n" not in first["reason"]
+    assert first["agreement"] is None
+    assert second["candidate"] == "two"
+    assert second["reason"] is None
+
+
+def test_where_every_candidate_fails_the_reasons_are_told_and_nothing_is_written(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def failing(*_: object) -> None:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr(exporting.Quantizer, "quantize", failing)
+    with pytest.raises(VerificationError, match=r"no recipe could be applied \(.*: ZeroDivisionError: by"):
+        export(ExportConfig("onnx", run, "int8"))
+    assert not (run / "bundles").exists() or not list((run / "bundles").iterdir())
+
+
+def test_scores_that_are_no_numbers_are_no_candidate(run: Path, monkeypatch: pytest.MonkeyPatch):
+    from edgecls.exporting import verification as parity
+
+    monkeypatch.setattr(parity, "scores_of", lambda _session, images: np.full((len(images), 10), np.nan, np.float32))
+    with pytest.raises(VerificationError, match="not finite"):
+        export(ExportConfig("onnx", run, "int8"))

@@ -1,0 +1,350 @@
+"""The page in the browser: what it serves, whom it lets in, and what a real browser shows of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import edgecls
+from edgecls.artifact.golden import Golden
+from edgecls.errors import OutputError, UsageError
+from edgecls.imaging.opencv import cv2
+from edgecls.runtime.store import Artifact
+from edgecls.streaming.config import StreamConfig
+from edgecls.streaming.decision import EACH_FRAME, Health
+from edgecls.streaming.loop import Stream
+from edgecls.streaming.sinks.web import WebSink, read_token
+from edgecls.streaming.sources import CameraOptions, open_source
+from edgecls.streaming.sources.live import ReconnectPolicy
+from tests.streaming.cameras import MjpegServer, found, free_port, until
+
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""The usual opener keeps the proxy of the environment that it was first used in, which may be another test's."""
+CHROMIUM, CHROMEDRIVER = found("chromium"), found("chromedriver")
+
+
+class Serving:
+    """A stream with a web view, in a thread."""
+
+    def __init__(self, classifier: edgecls.Classifier, sink: WebSink, *cameras: str):
+        golden = Golden.read(classifier.place)
+        options = CameraOptions(reconnect=ReconnectPolicy(stale_s=0.5, stall_s=1.0, retry_s=0.1, retry_max_s=0.5))
+        sources = [open_source(camera, golden, options) for camera in cameras]
+        self.url = ""
+        sink.announce = lambda url: setattr(self, "url", url)
+        self.stream = Stream(sources, classifier, [sink], StreamConfig(smoothing=EACH_FRAME))
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self.stream.run, args=(self._stop,))
+        self._thread.start()
+        until(lambda: bool(self.url) and all(camera.decided > 3 for camera in self.stream.health().cameras))
+
+    def get(self, path: str, **headers: str) -> tuple[int, bytes]:
+        base = self.url.partition("?")[0]
+        request = urllib.request.Request(base + path, headers=headers)
+        try:
+            with DIRECT.open(request, timeout=10) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
+
+    def end(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+@pytest.fixture(scope="module")
+def classifier(bundle: Callable[[str, str], Artifact]) -> Iterator[edgecls.Classifier]:
+    with edgecls.load(bundle("onnx", "int8").place) as model:
+        yield model
+
+
+@pytest.fixture
+def serve(classifier: edgecls.Classifier) -> Iterator[Callable[..., Serving]]:
+    started: list[Serving] = []
+
+    def begin(*cameras: str, address: str = "0", token: str | None = None) -> Serving:
+        started.append(Serving(classifier, WebSink(address, token), *(cameras or ("demo",))))
+        return started[-1]
+
+    yield begin
+    for serving in started:
+        serving.end()
+
+
+def test_figures_pictures_and_metrics_are_served(serve: Callable[..., Serving]):
+    serving = serve()
+    assert serving.url.startswith("http://127.0.0.1:")
+    code, page = serving.get("")
+    assert code == 200
+    assert b"EventSource" in page
+    health = json.loads(serving.get("api/health")[1])
+    assert health["healthy"]
+    assert health["cameras"][0]["camera"] == "demo"
+    code, jpeg = serving.get("camera/0.jpg")
+    assert cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR).shape == (480, 640, 3)
+    assert serving.get("camera/1.jpg")[0] == 404
+    metrics = serving.get("metrics")[1].decode()
+    assert 'edgecls_camera_state{camera="demo",state="live"} 1.0' in metrics
+    assert float(metrics.split('edgecls_decided_total{camera="demo"} ')[1].split()[0]) > 3
+    assert serving.get("healthz") == (200, b"ok\n")
+
+
+def test_nobody_comes_in_without_the_token(serve: Callable[..., Serving]):
+    serving = serve(address="0.0.0.0:0")
+    token = serving.url.partition("token=")[2]
+    assert len(token) >= 16
+    for path in ("", "api/health", "api/updates", "metrics", "camera/0.jpg", "camera/0.mjpg", "?token=wrong"):
+        assert serving.get(path)[0] == 401, path
+    assert serving.get("api/health", Authorization="Bearer wrong")[0] == 401
+    assert serving.get("api/health", Authorization=f"Bearer {token}")[0] == 200
+    assert serving.get(f"?token={token}", Cookie=f"edgecls_token={token}")[0] == 200
+    assert serving.get("healthz")[0] == 200  # says nothing that is worth a token
+
+
+def test_a_page_of_another_name_cannot_reach_a_loopback_view(serve: Callable[..., Serving]):
+    """DNS rebinding: a web site whose name comes to mean 127.0.0.1."""
+    assert serve().get("api/health", Host="evil.example")[0] == 400
+
+
+def test_a_browser_that_does_not_read_slows_nothing(serve: Callable[..., Serving], capfd: pytest.CaptureFixture[str]):
+    serving = serve()
+    port = int(serving.url.rpartition(":")[2].strip("/"))
+    idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
+    for each in idle:
+        each.sendall(b"GET /camera/0.mjpg HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    before = serving.stream.health().cameras[0].decided
+    until(lambda: serving.stream.health().cameras[0].decided >= before + 60)
+    assert serving.get("api/health")[0] == 200
+    serving.end()
+    assert "Traceback" not in capfd.readouterr().err  # the server gives up on them without a word
+    for each in idle:
+        each.close()
+
+
+def test_a_port_that_is_taken_is_said_at_once(classifier: edgecls.Classifier):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(OutputError, match="cannot listen on 127.0.0.1:"):
+            WebSink(str(taken.getsockname()[1])).open(lambda: None)
+
+
+@pytest.mark.parametrize("address", ["here", "host:", "127.0.0.1:99999"])
+def test_an_address_that_is_none_is_refused(address: str):
+    with pytest.raises(UsageError, match="--web takes a port"):
+        WebSink(address)
+
+
+@pytest.mark.parametrize(("content", "token"), [(b"abc\n", "abc"), (b" t\xc3\xbcr\r\n", "t\u00fcr"), (b"a b", "a b")])
+def test_the_token_can_come_from_a_file(tmp_path: Path, content: bytes, token: str):
+    (tmp_path / "token").write_bytes(content)
+    assert read_token(tmp_path / "token") == token
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"SECRET\nSECRET", b"SECRET\0", b"SECRET\xff", b"SECRET" * 1000])
+def test_a_file_without_a_token_is_refused(tmp_path: Path, content: bytes):
+    (tmp_path / "token").write_bytes(content)
+    with pytest.raises(UsageError, match="--web-token-file: ") as refused:
+        read_token(tmp_path / "token")
+    assert "SECRET" not in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", ".", "none", "n" * 300, "a\0b", "a\nb", "/dev/zero", "/dev/full"):
+        with pytest.raises(UsageError, match="--web-token-file: ") as refused:
+            read_token(tmp_path / name)
+        assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("token", ["a\nb", "\udce9", "t" * 2000, "\0"])
+def test_a_token_that_no_header_could_carry_is_refused(token: str):
+    with pytest.raises(UsageError, match="printable characters"):
+        WebSink("0", token)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("EDGECLS_MQTT", "mqtt://me:SECRET@host:99999", "--mqtt takes"),
+        ("EDGECLS_WEBHOOK", "ftp://me:SECRET@host/SECRET", "--webhook takes"),
+        ("EDGECLS_WEB_TOKEN", "SECRET", "not both"),
+    ],
+)
+def test_secrets_can_come_from_the_environment(
+    cli: Any, bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, said: str
+):
+    monkeypatch.setenv(variable, value)
+    (tmp_path / "token").write_text("t")
+    both = ("--web-token-file", tmp_path / "token") if variable == "EDGECLS_WEB_TOKEN" else ()
+    result = cli("stream", "--camera", "demo", "--model", bundle("onnx", "int8").place, "--frames", 1, *both)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert "SECRET" not in result.stderr + result.stdout
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None or CHROMEDRIVER is None:
+        pytest.skip("Chromium and its driver are not installed")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in (
+        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+        "--disable-background-networking", "--disable-component-update", "--window-size=1200,900",
+    ):  # fmt: skip
+        options.add_argument(argument)
+    driver = webdriver.Chrome(options, webdriver.ChromeService(CHROMEDRIVER))
+    yield driver
+    driver.quit()
+
+
+def text(browser: Any, selector: str, number: int = 0) -> str:
+    return browser.execute_script(
+        "return [...document.querySelectorAll(arguments[0])].map(e => e.textContent)[arguments[1]] || ''",
+        selector, number,
+    )  # fmt: skip
+
+
+def picture(browser: Any, number: int = 0) -> list[int]:
+    """Pixels of a camera's picture as the browser shows it."""
+    return browser.execute_script(
+        """const img = document.querySelectorAll(".picture img")[arguments[0]], c = document.createElement("canvas");
+        c.width = c.height = 16; const g = c.getContext("2d"); g.drawImage(img, 0, 0, 16, 16);
+        return [...g.getImageData(0, 0, 16, 16).data];""",
+        number,
+    )
+
+
+class TestInABrowser:
+    def test_the_picture_moves_and_the_label_changes(self, serve: Callable[..., Serving], browser: Any, tmp_path: Path):
+        serving = serve()
+        browser.get(serving.url)
+        until(lambda: text(browser, "#healthy") == "all cameras live")
+        until(lambda: any(picture(browser)))
+        first, label = picture(browser), text(browser, ".label")
+        until(lambda: picture(browser) != first)
+        until(lambda: text(browser, ".label") not in (label, "–"))
+        until(lambda: text(browser, "#events tr:nth-child(3) td:nth-child(3)") != "")
+        assert float(text(browser, "dd", 0)) > 5  # frames a second
+        assert browser.execute_script("return document.querySelector('polyline').getAttribute('points').length") > 20
+        assert browser.get_log("browser") == []
+
+    def test_the_loss_of_the_second_camera_is_shown_and_its_return(self, serve: Callable[..., Serving], browser: Any):
+        server = MjpegServer()
+        serving = serve("demo", f"gate={server.url}")
+        browser.get(serving.url)
+        until(lambda: text(browser, ".pill", 1) == "live")
+        port = server.port
+        server.stop()
+        until(lambda: text(browser, ".pill", 1) == "reconnecting")
+        assert text(browser, ".pill", 0) == "live"
+        assert text(browser, "#healthy") == "a camera is disconnected"
+        assert text(browser, ".label", 1) == "–"
+        assert "lost" in browser.execute_script("return document.querySelectorAll('.picture')[1].className")
+        again = MjpegServer(port)
+        until(lambda: text(browser, ".pill", 1) == "live")
+        again.stop()
+
+    def test_the_token_opens_the_page_once_for_all(self, serve: Callable[..., Serving], browser: Any):
+        serving = serve(address=f"0.0.0.0:{free_port()}")
+        base, _, token = serving.url.partition("?token=")
+        base = f"http://127.0.0.1:{base.rstrip('/').rpartition(':')[2]}/"
+        browser.get(base)
+        assert "needs the token" in text(browser, "p")
+        browser.get(base + "?token=wrong")
+        assert "refused" in text(browser, "p")
+        browser.get(base + "?token=" + token)
+        until(lambda: text(browser, "#healthy") == "all cameras live")
+        assert browser.current_url == base  # the token does not stay in the address
+        browser.get(base)
+        until(lambda: text(browser, "#healthy") == "all cameras live")
+
+    def test_a_stream_that_ended_is_shown_as_such(self, serve: Callable[..., Serving], browser: Any):
+        serving = serve()
+        browser.get(serving.url)
+        until(lambda: text(browser, "#healthy") == "all cameras live")
+        serving.end()
+        until(lambda: text(browser, "#healthy") == "no connection to the stream")
+
+
+class Silent:
+    """A feed without cameras."""
+
+    closing = False
+
+    def health(self) -> Any:
+        from edgecls.streaming.decision import Health
+
+        return Health("", 0.0, (), ())
+
+    def events(self) -> list[dict[str, Any]]:
+        return []
+
+    def picture(self, camera: str, after: int) -> tuple[int, bytes] | None:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "query", "status"),
+    [
+        ("GET", "//evil.example/", "token=t%23&", 303), ("GET", "/\\evil.example", "token=t%23", 303),
+        ("GET", "/", "", 401), ("GET", "/healthz", "", 200), ("POST", "/healthz", "", 405),
+        ("GET", f"/camera/{'9' * 5000}.jpg", "B", 404), ("GET", "/camera/-1.mjpg", "B", 404), ("GET", "/no", "B", 404),
+    ],
+)  # fmt: skip
+def test_every_answer_has_the_headers_and_none_leads_away(method: str, path: str, query: str, status: int) -> None:
+    import asyncio
+
+    from edgecls.streaming.web.app import HEADERS, build
+
+    bearer = [(b"authorization", b"Bearer t#")] if query == "B" else []
+    scope = {
+        "type": "http", "method": method, "path": path, "raw_path": path.encode(), "query_string": query.encode(),
+        "headers": [(b"host", b"localhost"), *bearer], "scheme": "http", "server": ("localhost", 80), "root_path": "",
+        "http_version": "1.1", "client": ("127.0.0.1", 1),
+    }  # fmt: skip
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b""}
+
+    asyncio.run(build(Silent(), "t#")(scope, receive, send))
+    headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    assert sent[0]["status"] == status
+    assert {name.lower() for name in HEADERS} <= headers.keys()
+    assert not headers.get("location", "").startswith(("//", "/\\", "http"))
+
+
+def test_serving_leaves_the_log_handlers_of_others_alone():
+    class Handler(logging.Handler):
+        closed = False
+
+        def close(self) -> None:
+            self.closed = True
+            super().close()
+
+    handler = Handler()
+    sink = WebSink("0")
+    try:
+        sink.open(lambda: Health("model", 1.0, (), ()))
+        assert not handler.closed
+    finally:
+        sink.close()
