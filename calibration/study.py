@@ -18,7 +18,8 @@ from typing import Any
 from edgecls import backends
 from edgecls.clock import milliseconds_since, now_ns
 from edgecls.errors import EdgeclsError
-from edgecls.exporting.bundle import ExportConfig, export
+from edgecls.exporting.bundle import export
+from edgecls.exporting.config import ExportConfig
 from edgecls.runtime import machine, store
 
 
@@ -31,9 +32,14 @@ def study(run: store.Artifact, target: str, images: int, every_candidate: bool, 
     }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="edgecls-study-") as scratch:
         config = ExportConfig(
-            target, run.place, "int8", out=None if keep else Path(scratch) / "bundle", verify_images=images,
-            max_drop_points=100 if every_candidate else 1.0, strategy="most-accurate" if every_candidate else "fastest",
-        )  # fmt: skip
+            target=target,
+            run=run.place,
+            precision="int8",
+            out=None if keep else Path(scratch) / "bundle",
+            verify_images=images,
+            max_drop_points=100 if every_candidate else 1.0,
+            strategy="most-accurate" if every_candidate else "fastest",
+        )
         try:
             card = export(config).card
         except EdgeclsError as error:

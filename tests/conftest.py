@@ -19,7 +19,8 @@ from edgecls.data.sources import DigitsSource
 from edgecls.errors import BackendError
 from edgecls.exporting import bundle as bundle_module
 from edgecls.exporting import compare as compare_module
-from edgecls.exporting.bundle import ExportConfig, export
+from edgecls.exporting.bundle import export
+from edgecls.exporting.config import ExportConfig
 from edgecls.imaging.opencv import cv2
 from edgecls.runtime import store
 from edgecls.runtime.store import Artifact
@@ -74,7 +75,7 @@ def bundle(trained: Artifact) -> Callable[[str, str], Artifact]:
         if target == "openvino" and backend.available():
             pytest.skip(str(backend.available()))
         if (target, precision) not in built:
-            config = ExportConfig(target, trained.place, precision, max_drop_points=5.0)
+            config = ExportConfig(target=target, run=trained.place, precision=precision, max_drop_points=5.0)
             built[target, precision] = export(config)
         return built[target, precision]
 

@@ -11,8 +11,8 @@ import pytest
 from typer.testing import Result
 
 from edgecls.benchmarking.answers import Limits
+from edgecls.benchmarking.config import SuiteConfig
 from edgecls.benchmarking.run import BenchmarkConfig
-from edgecls.benchmarking.suite import SuiteConfig
 from edgecls.bounds import check_bounds
 from edgecls.errors import UsageError
 from edgecls.runtime.store import Artifact
@@ -50,7 +50,8 @@ def test_the_usual_settings_are_within_their_bounds(kind: Any):
 
 
 @pytest.mark.parametrize(
-    "options", [CameraOptions(CaptureFormat(fps=1e-12)), CameraOptions(reconnect=ReconnectPolicy(math.nan))]
+    "options",
+    [CameraOptions(capture=CaptureFormat(fps=1e-12)), CameraOptions(reconnect=ReconnectPolicy(stale_s=math.nan))],
 )
 def test_cameras_are_not_opened_with_other_options(options: CameraOptions):
     with pytest.raises(UsageError):
@@ -65,7 +66,7 @@ def test_segments_last_a_second_or_more(segment_s: float):
 
 def test_raw_frames_are_not_larger_than_pictures_may_be():
     with pytest.raises(UsageError, match="pixels"):
-        open_source("-", None, CameraOptions(CaptureFormat(65535, 65535)))
+        open_source("-", None, CameraOptions(capture=CaptureFormat(width=65535, height=65535)))
 
 
 def test_whole_numbers_are_whole():

@@ -25,7 +25,8 @@ from edgecls.artifact.golden import Golden
 from edgecls.backends.nvidia import cuda
 from edgecls.clock import milliseconds_since, now_ns
 from edgecls.errors import EdgeclsError
-from edgecls.exporting.bundle import ExportConfig, export
+from edgecls.exporting.bundle import export
+from edgecls.exporting.config import ExportConfig
 from edgecls.runtime import machine, store
 from edgecls.runtime.layers import profile_layers
 from edgecls.runtime.pipeline import pipelined, scores_of
@@ -39,7 +40,9 @@ IMAGES = 256
 def study(run: store.Artifact, precision: str, seconds: float) -> dict[str, Any]:
     """Everything about one run in one precision."""
     record: dict[str, Any] = {"run": run.place.name, "arch": run.card.arch, "precision": precision}
-    config = ExportConfig("tensorrt", run.place, precision, batch=(1, 1, max(BATCHES)), max_drop_points=100.0)
+    config = ExportConfig(
+        target="tensorrt", run=run.place, precision=precision, batch=(1, 1, max(BATCHES)), max_drop_points=100.0
+    )
     try:
         bundle = export(config)
         shutil.rmtree(bundle.place / "engines", ignore_errors=True)  # so that building is timed from nothing

@@ -57,7 +57,7 @@ def run(bundle: Path, video: Path, frames: int, fps: float, slow: str) -> Summar
 
         web.announce = look
         sinks.append(web)
-    source = open_source(str(video), None, CameraOptions(CaptureFormat(fps=fps), realtime=True))
+    source = open_source(str(video), None, CameraOptions(capture=CaptureFormat(fps=fps), realtime=True))
     with load(bundle) as model:
         summary = Stream([source], model, sinks, StreamConfig(frames=frames)).run(threading.Event())
     for browser in browsers:

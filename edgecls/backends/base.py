@@ -28,7 +28,7 @@ PROCESSORS = ("x86-vnni", "x86", "arm")
 """The kinds of processors that want different int8."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BuildOptions:
     """What a bundle is built for, where the target asks.
 

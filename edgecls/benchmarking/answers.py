@@ -9,7 +9,7 @@ from edgecls.benchmarking.suite import BenchmarkResult
 from edgecls.bounds import check_bounds
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Limits:
     """What a bundle must keep to; None where anything goes. `min_accuracy` is a fraction."""
 

@@ -16,7 +16,7 @@ from edgecls.runtime import machine
 from edgecls.runtime.store import Artifact
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BenchmarkConfig:
     """How to measure: `rounds` visits of each candidate for `seconds`, interleaved, with so many processor threads."""
 

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from edgecls.benchmarking import conditions
+from edgecls.benchmarking.config import SuiteConfig
 from edgecls.benchmarking.measure import Repetition, Task
 from edgecls.benchmarking.run import Row
 from edgecls.benchmarking.statistics import Interval, prediction_interval
-from edgecls.bounds import LONGEST_S, MOST, check_bounds
 from edgecls.clock import Latency
-from edgecls.errors import ArtifactError, UsageError
+from edgecls.errors import ArtifactError
 from edgecls.files import write_text
 from edgecls.runtime import machine
 from edgecls.runtime.store import Artifact
@@ -29,28 +29,6 @@ SCHEMA = 2
 RESULT_FILE = "benchmark.json"
 QUANTILES = 100
 VISIT_TIMEOUT_S = 600
-
-
-@dataclass(frozen=True)
-class SuiteConfig:
-    """What to measure and how often: so many `rounds`, each of which visits every candidate for `seconds`.
-
-    `threads` and `streams` hold None for what the runtime chooses; several `streams` measure throughput.
-    """
-
-    rounds: int = 5
-    seconds: float = 0.5
-    threads: tuple[int | None, ...] = (None,)
-    batches: tuple[int, ...] = (1,)
-    streams: tuple[int | None, ...] = (1,)
-
-    def check(self) -> None:
-        """Raise `UsageError` for values that make no sense."""
-        check_bounds("--rounds (which needs a spread)", self.rounds, 2, MOST)
-        check_bounds("--seconds", self.seconds, 1e-3, LONGEST_S)
-        for name, values in (("threads", self.threads), ("batch", self.batches), ("streams", self.streams)):
-            if not values or any(value is not None and value < 1 for value in values):
-                raise UsageError(f"--{name} takes numbers of at least 1, separated by commas")
 
 
 @dataclass(frozen=True)

@@ -76,13 +76,19 @@ def benchmark(
 ) -> None:  # fmt: skip
     """Which model to ship on this machine: every bundle of a run, and its torch parent, measured in turn."""
     from edgecls.benchmarking import answers, conditions, regression, suite
+    from edgecls.benchmarking.config import SuiteConfig
     from edgecls.benchmarking.run import remember
     from edgecls.files import make_folder
     from edgecls.runtime.store import find, latest_run
 
-    config = suite.SuiteConfig(rounds, seconds, _numbers("threads", threads), _counts("batch", batch),
-                               _numbers("streams", streams))  # fmt: skip
-    limits = answers.Limits(max_latency_ms, min_accuracy, max_size_mb)
+    config = SuiteConfig(
+        rounds=rounds,
+        seconds=seconds,
+        threads=_numbers("threads", threads),
+        batches=_counts("batch", batch),
+        streams=_numbers("streams", streams),
+    )
+    limits = answers.Limits(max_latency_ms=max_latency_ms, min_accuracy=min_accuracy, max_size_mb=max_size_mb)
     limits.check()
     if fail_if_slower is not None and baseline is None:
         raise UsageError("--fail-if-slower compares with --baseline FILE; give both")

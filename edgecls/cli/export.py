@@ -78,8 +78,8 @@ def export(
 ) -> None:  # fmt: skip
     """Build a verified bundle from a run for one runtime."""
     from edgecls.clock import milliseconds_since, now_ns
-    from edgecls.exporting.bundle import ExportConfig
     from edgecls.exporting.bundle import export as run_export
+    from edgecls.exporting.config import ExportConfig
     from edgecls.runtime import machine
 
     lowered = [name for name, wanted in (("int8", int8), ("fp16", fp16), ("bf16", bf16)) if wanted]
@@ -87,19 +87,19 @@ def export(
         raise UsageError(f"--{' and --'.join(lowered)} exclude each other; choose one")
     precision = lowered[0] if lowered else "fp32"
     config = ExportConfig(
-        target,
-        run,
-        precision,
-        calibration,
-        device,
-        out,
-        max_drop,
-        require,
-        recipe,
-        cast("Strategy", strategy),
-        verify_images,
-        _batch(batch),
-        workspace,
+        target=target,
+        run=run,
+        precision=precision,
+        calibration=calibration,
+        device=device,
+        out=out,
+        max_drop_points=max_drop,
+        require_gain=require,
+        recipe=recipe,
+        strategy=cast("Strategy", strategy),
+        verify_images=verify_images,
+        batch=_batch(batch),
+        workspace_mib=workspace,
     )
     begun_ns = now_ns()
     with working(f"exporting {target} {precision}") as spinner:

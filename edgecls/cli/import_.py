@@ -43,12 +43,22 @@ def import_(
     out: Annotated[Path | None, typer.Option(help="Folder of the run; a new one under runs/ unless given.")] = None,
 ) -> None:
     """Turn a model that was trained elsewhere into a run that every other command takes."""
-    from edgecls.importers.model import ImportConfig, import_model
+    from edgecls.importers.config import ImportConfig
+    from edgecls.importers.model import import_model
 
     config = ImportConfig(
-        file, arch, classes, _size(size), _three("--mean", mean), _three("--std", std), cast("Resize | None", resize),
-        crop, data, out, output,
-    )  # fmt: skip
+        file=file,
+        arch=arch,
+        classes=classes,
+        size_px=_size(size),
+        mean=_three("--mean", mean),
+        std=_three("--std", std),
+        resize=cast("Resize | None", resize),
+        crop=crop,
+        data=data,
+        out=out,
+        output=output,
+    )
     with working(f"importing {file.name}"):
         remarks: list[str] = []
         run = import_model(config, remarks.append)

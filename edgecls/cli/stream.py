@@ -189,13 +189,17 @@ def stream(
     named = camera or ["0"]
     if display not in DISPLAYS:
         raise UsageError(f"--display takes {', '.join(DISPLAYS)}, not {display!r}")
-    smoothing = Smoothing(smooth, majority, hysteresis, dwell, min_confidence)
-    config = StreamConfig(duration, frames, max_fps, smoothing, snapshots)
+    smoothing = Smoothing(
+        seconds=smooth, majority=majority, hysteresis=hysteresis, dwell_s=dwell, min_confidence=min_confidence
+    )
+    config = StreamConfig(duration_s=duration, frames=frames, max_fps=max_fps, smoothing=smoothing, snapshots=snapshots)
     config.check()
     options = CameraOptions(
-        CaptureFormat(width, height, fps), Geometry(rotate, flip, Region.parse(roi) if roi is not None else None),
-        ReconnectPolicy(give_up_s=give_up), realtime,
-    )  # fmt: skip
+        capture=CaptureFormat(width=width, height=height, fps=fps),
+        geometry=Geometry(rotate=rotate, flip=flip, region=Region.parse(roi) if roi is not None else None),
+        reconnect=ReconnectPolicy(give_up_s=give_up),
+        realtime=realtime,
+    )
     options.check()
     if systemd:
         after = sys.argv[sys.argv.index(context.info_name or "") + 1 :]

@@ -47,20 +47,21 @@ def tune(
     from edgecls.report.tune_page import write_page
     from edgecls.training.config import TrainConfig, read_config
     from edgecls.tuning import search as tuning
+    from edgecls.tuning.config import TuneConfig
 
     base = TrainConfig(**(read_config(config) if config else {}))
     base = replace(base, data=data or base.data, seed=seed)
-    wanted = tuning.TuneConfig(
-        base,
-        out,
-        tuple(arch or [base.arch]),
-        tuple(size or ()),
-        _range(epochs),
-        trials,
-        None if minutes is None else 60 * minutes,
-        max_latency_ms,
-        storage,
-        name,
+    wanted = TuneConfig(
+        base=base,
+        folder=out,
+        archs=tuple(arch or [base.arch]),
+        sizes_px=tuple(size or ()),
+        epochs=_range(epochs),
+        trials=trials,
+        timeout_s=None if minutes is None else 60 * minutes,
+        max_latency_ms=max_latency_ms,
+        storage=storage,
+        name=name,
     )
     messages.print(
         f"study: {name} in {SecretUrl(storage) if storage else shown(out)}; "

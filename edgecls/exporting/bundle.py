@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 from edgecls import backends
 from edgecls.artifact.card import CARD_FILE, Card, Quality, check_files, write_card
 from edgecls.artifact.golden import Golden
-from edgecls.backends.base import PROCESSORS, BuildOptions
+from edgecls.backends.base import PROCESSORS
 from edgecls.benchmarking.run import BenchmarkConfig, Row, benchmark, gain_over
 from edgecls.clock import milliseconds_since, now_ns
 from edgecls.errors import UsageError, VerificationError
+from edgecls.exporting.config import ExportConfig
 from edgecls.exporting.graph import float_graph
-from edgecls.exporting.verification import MAX_IMAGES, HeldOut, measure_quality, require_faithful
+from edgecls.exporting.verification import HeldOut, measure_quality, require_faithful
 from edgecls.files import new_folder
 from edgecls.quantization import calibration
 from edgecls.quantization.calibration import Calibration
@@ -27,10 +28,8 @@ from edgecls.quantization.qdq import rank_layers
 from edgecls.quantization.quantize import Quantizer, prepare
 from edgecls.quantization.recipe import Recipe, RecipeCandidate, candidates_for
 from edgecls.quantization.search import (
-    STRATEGIES,
     AcceptanceCriteria,
     Attempt,
-    Strategy,
     accurate_enough,
     best,
     search,
@@ -50,54 +49,6 @@ BORDERLINE_TIMING = BenchmarkConfig(rounds=6, seconds=0.2)
 BORDERLINE_GAIN = (0.8, 1.25)
 """Gains that were within these at a glance, or are not known, are timed for longer: they decide a verdict."""
 RANKING_IMAGES = 8
-
-
-@dataclass(frozen=True)
-class ExportConfig:
-    """What an export is asked for.
-
-    `device`, `batch` and `workspace_mib` are `BuildOptions`, for targets that build per device. `recipe` replaces the
-    target's own int8 recipe. `verify_images` limits the held-out images.
-    With `require_gain` a bundle of lowered precision that is not measured to be faster than float32 is an error.
-    """
-
-    target: str
-    run: Path | None = None
-    precision: str = "fp32"
-    calibration: Path | None = None
-    device: str | None = None
-    out: Path | None = None
-    max_drop_points: float = 1.0
-    require_gain: bool = False
-    recipe: Path | None = None
-    strategy: Strategy = "fastest"
-    verify_images: int = MAX_IMAGES
-    batch: tuple[int, int, int] | None = None
-    workspace_mib: int | None = None
-
-    @property
-    def options(self) -> BuildOptions:
-        """What the target's build is asked for."""
-        return BuildOptions(self.device, self.batch, self.workspace_mib)
-
-    def check(self) -> None:
-        """Raise `UsageError` for values that make no sense together."""
-        backend = backends.find(self.target)
-        if not backend.exportable:
-            raise UsageError(f"{self.target} is no export target; choose one of {', '.join(backends.exportable())}")
-        backend.check_request(self.precision, self.options)
-        if self.precision != "int8":
-            for name, value in (("--calibration", self.calibration), ("--recipe", self.recipe)):
-                if value is not None:
-                    raise UsageError(f"{name} is for --int8; float exports need none")
-        if not 0 <= self.max_drop_points <= 100:
-            raise UsageError(f"--max-drop is in points of top-1, 0 to 100, not {self.max_drop_points:g}")
-        if self.verify_images < 1:
-            raise UsageError(f"--verify-images must be at least 1, not {self.verify_images}")
-        if self.strategy not in STRATEGIES:
-            raise UsageError(f"--strategy takes {', '.join(STRATEGIES)}, not {self.strategy!r}")
-        if self.require_gain and self.precision == "fp32":
-            raise UsageError("--require is for --int8, --fp16 and --bf16: it asks that they are faster than float32")
 
 
 def export(config: ExportConfig, tell: Callable[[str], None] = lambda _: None) -> Artifact:

@@ -13,7 +13,7 @@ SHORTEST_S = 1e-3
 """Of a stream that is to end by itself."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StreamConfig:
     """When to end by itself (None means never), how fast to go, and how decisions are made.
 

@@ -105,7 +105,7 @@ class StateChange:
         return {**asdict(self), "state": self.state.value}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Smoothing:
     """How decisions are kept from flickering.
 

@@ -65,7 +65,7 @@ class Region:
         return image[top : min(bottom, height), left : min(right, width)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Geometry:
     """How a camera's picture is turned (clockwise, in degrees), then flipped, then cut."""
 

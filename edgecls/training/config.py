@@ -19,7 +19,7 @@ MIN_SIZE_PX = 32
 MAX_SIZE_PX = 2048
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """What a training run is asked for; None means the default that suits the data and the weights.
 

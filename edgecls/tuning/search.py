@@ -15,16 +15,15 @@ from typing import TYPE_CHECKING, Any
 from edgecls import backends, models
 from edgecls.artifact.card import Card
 from edgecls.benchmarking.measure import sample_session
-from edgecls.bounds import LONGEST_S, check_bounds
 from edgecls.clock import Latency
 from edgecls.errors import MissingExtraError, OutputError, UsageError, first_line
 from edgecls.exporting.graph import float_graph
 from edgecls.files import make_folder, take_name
 from edgecls.models.torch_backend import MODEL_FILE
 from edgecls.training.augment import PRESETS
-from edgecls.training.config import TrainConfig
 from edgecls.training.history import Epoch, TrainingCallbacks
 from edgecls.training.loop import train
+from edgecls.tuning.config import TuneConfig
 from edgecls.urls import SecretUrl
 
 if TYPE_CHECKING:
@@ -40,41 +39,6 @@ BATCH_SIZES = (16, 32, 64)
 LATENCY, FAILURE = "latency_ms", "reason"
 HEARTBEAT_S = 60
 """A trial whose process has not been heard of for three of these is given up, so that a study survives its machines."""
-
-
-@dataclass(frozen=True)
-class TuneConfig:
-    """What to search for. `base` holds what every trial shares; its learning rate, batch size, weight decay and
-    augmentation are searched for.
-
-    `archs` and `sizes_px` are what to choose from, `epochs` the fewest and the most. A network slower than
-    `max_latency_ms` in ONNX Runtime on this machine is not trained. `storage` is a database's URL, which several
-    machines may share; a file in `folder` unless given.
-    """
-
-    base: TrainConfig
-    folder: Path
-    archs: tuple[str, ...] = (models.DEFAULT_ARCH,)
-    sizes_px: tuple[int, ...] = ()
-    epochs: tuple[int, int] | None = None
-    trials: int = 20
-    timeout_s: float | None = None
-    max_latency_ms: float | None = None
-    storage: str | None = None
-    name: str = "edgecls"
-
-    def check(self) -> None:
-        """Raise `UsageError` for values that make no sense."""
-        if self.trials < 1:
-            raise UsageError(f"--trials must be at least 1, not {self.trials}")
-        if self.timeout_s is not None:
-            check_bounds("--minutes", self.timeout_s / 60, 0.0, LONGEST_S / 60)
-        if self.epochs is not None and not 1 <= self.epochs[0] <= self.epochs[1]:
-            raise UsageError("--epochs is a number or a range such as 5-15, of at least 1")
-        check_bounds("--max-latency-ms", self.max_latency_ms, 1e-6, 1e9)
-        for arch in self.archs:
-            for size in self.sizes_px or (None,):
-                replace(self.base, arch=arch, size_px=size).check()
 
 
 @dataclass(frozen=True)

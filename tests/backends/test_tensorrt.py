@@ -157,13 +157,13 @@ def test_what_the_parser_cannot_take_is_told_in_its_own_words(tmp_path: Path):
 @pytest.mark.parametrize("device", ["sm86", "8", "8.6,x", ""])
 def test_a_malformed_compute_capability_is_refused(device: str):
     with pytest.raises(UsageError, match="no compute capability"):
-        backends.find("tensorrt").check_request("int8", BuildOptions(device))
+        backends.find("tensorrt").check_request("int8", BuildOptions(device=device))
 
 
 @needs_rtx
 def test_an_unknown_compute_capability_is_answered_with_the_known_ones(int8: Artifact, tmp_path: Path):
     with pytest.raises(BackendError, match=r"nothing for compute capability 3\.5; it knows .*8\.6"):
-        backends.find("tensorrt").build(int8.place / "model.onnx", CARD, tmp_path, BuildOptions("3.5"))
+        backends.find("tensorrt").build(int8.place / "model.onnx", CARD, tmp_path, BuildOptions(device="3.5"))
 
 
 @needs_rtx
@@ -192,7 +192,7 @@ class TestOptions:
 
     @needs_rtx
     def test_they_travel_in_the_card_and_shape_the_engine(self, int8: Artifact, tmp_path: Path):
-        options = BuildOptions("8.9", (1, 2, 4), 256)
+        options = BuildOptions(device="8.9", batch=(1, 2, 4), workspace_mib=256)
         card = backends.find("tensorrt").build(int8.place / "model.onnx", CARD, tmp_path, options)
         write_card(card, tmp_path)
         runtime = read_card(tmp_path).runtime

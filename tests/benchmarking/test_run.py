@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgecls.benchmarking import conditions, suite
+from edgecls.benchmarking.config import SuiteConfig
 from edgecls.benchmarking.run import BenchmarkConfig, benchmark, gain_over, remember
 from edgecls.errors import UsageError
 from edgecls.runtime import machine, store
@@ -34,7 +35,7 @@ def test_each_candidate_is_timed_or_says_why_not(candidates: list[Artifact]):
 
 
 def test_the_result_names_the_machine_and_is_json(candidates: list[Artifact], tmp_path: Path):
-    config = suite.SuiteConfig(rounds=2, seconds=0.05)
+    config = SuiteConfig(rounds=2, seconds=0.05)
     results = suite.run(suite.candidates(candidates[:2], config), config)
     values = suite.record(results, config, conditions.now())
     suite.write(values, tmp_path / "result.json")

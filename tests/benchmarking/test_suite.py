@@ -12,10 +12,11 @@ import pytest
 from typer.testing import Result
 
 from edgecls.benchmarking import answers, regression, suite
+from edgecls.benchmarking.config import SuiteConfig
 from edgecls.benchmarking.measure import Repetition, Task, measure
 from edgecls.benchmarking.regression import allowed, compare
 from edgecls.benchmarking.statistics import prediction_interval, slowdown
-from edgecls.benchmarking.suite import BenchmarkResult, Candidate, SuiteConfig
+from edgecls.benchmarking.suite import BenchmarkResult, Candidate
 from edgecls.errors import ArtifactError, UsageError
 from edgecls.runtime.store import Artifact
 

@@ -18,7 +18,8 @@ from edgecls.artifact.golden import Golden
 from edgecls.data.dataset import open_recorded
 from edgecls.errors import ArtifactError, BackendError, DataError, MissingExtraError, UsageError, VerificationError
 from edgecls.exporting import bundle as exporting
-from edgecls.exporting.bundle import ExportConfig, export
+from edgecls.exporting.bundle import export
+from edgecls.exporting.config import ExportConfig
 from edgecls.runtime import machine, store
 from edgecls.runtime.store import Artifact
 from edgecls.runtime.verification import replay_golden
@@ -102,7 +103,7 @@ def test_a_required_gain_decides_whether_the_bundle_is_written(
     run: Path, monkeypatch: pytest.MonkeyPatch, gain: float | None, written: bool, refusal: str
 ):
     monkeypatch.setattr(exporting, "gain_over", lambda *_: gain)
-    config = ExportConfig("onnx", run, "fp16", require_gain=True)
+    config = ExportConfig(target="onnx", run=run, precision="fp16", require_gain=True)
     if written:
         assert export(config).card.quality.gain == gain
     else:
@@ -115,7 +116,7 @@ def test_lowered_precision_that_does_not_pay_comes_with_the_float_bundle_that_is
     run: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(exporting, "gain_over", lambda *_: 0.8)
-    artifact = export(ExportConfig("onnx", run, "int8", max_drop_points=5.0))
+    artifact = export(ExportConfig(target="onnx", run=run, precision="int8", max_drop_points=5.0))
     assert artifact.card.quality.recommended is False
     assert {path.name for path in (run / "bundles").iterdir()} == {"onnx-int8", "onnx-fp32"}
     write_card(replace(artifact.card, quality=replace(artifact.card.quality, latency_ms=0.0001)), artifact.place)
@@ -124,13 +125,13 @@ def test_lowered_precision_that_does_not_pay_comes_with_the_float_bundle_that_is
 
 def test_candidates_that_are_accurate_but_slow_are_not_refined(run: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(exporting, "gain_over", lambda *_: 0.8)
-    artifact = export(ExportConfig("onnx", run, "int8", max_drop_points=5.0))
+    artifact = export(ExportConfig(target="onnx", run=run, precision="int8", max_drop_points=5.0))
     assert [tried["candidate"] for tried in artifact.card.lineage.candidates] == ["percentile ranges"]
 
 
 def test_int8_for_another_kind_of_processor_is_verified_but_not_timed(run: Path):
     device = "arm" if machine.int8_kind(machine.this_machine()) != "arm" else "x86"
-    card = export(ExportConfig("onnx", run, "int8", device=device, max_drop_points=5)).card
+    card = export(ExportConfig(target="onnx", run=run, precision="int8", device=device, max_drop_points=5)).card
     assert card.runtime.device == device
     assert card.lineage.recipe["reduce_range"] == (device == "x86")
     assert card.lineage.recipe["activations"] == ("int8" if device == "arm" else "uint8")
@@ -171,12 +172,12 @@ def test_a_bundle_that_loses_too_much_is_not_written(
     monkeypatch.setattr(exporting.calibration, "check", lambda *_: None)
     before = files_below(run)
     with pytest.raises(VerificationError, match=r"loses .* points of top-1 at best .*, 1 are allowed; 1 recipes were"):
-        export(ExportConfig("onnx", run, "int8", recipe=single_candidate))
+        export(ExportConfig(target="onnx", run=run, precision="int8", recipe=single_candidate))
     assert files_below(run) - before <= {"bundles"}
 
 
 def test_a_failed_export_keeps_the_bundle_that_was_there(run: Path, monkeypatch: pytest.MonkeyPatch):
-    place = export(ExportConfig("onnx", run)).place
+    place = export(ExportConfig(target="onnx", run=run)).place
     before = read_card(place)
 
     def interrupt(*arguments):
@@ -184,13 +185,15 @@ def test_a_failed_export_keeps_the_bundle_that_was_there(run: Path, monkeypatch:
 
     monkeypatch.setattr(exporting, "measure_quality", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        export(ExportConfig("onnx", run))
+        export(ExportConfig(target="onnx", run=run))
     assert read_card(place) == before
     assert [path.name for path in (run / "bundles").iterdir()] == ["onnx-fp32"]
 
 
 def test_calibration_from_a_folder_of_similar_images(run: Path, digit_images: Path, single_candidate: Path):
-    config = ExportConfig("onnx", run, "int8", calibration=digit_images, max_drop_points=5, recipe=single_candidate)
+    config = ExportConfig(
+        target="onnx", run=run, precision="int8", calibration=digit_images, max_drop_points=5, recipe=single_candidate
+    )
     manifest = json.loads((export(config).place / "calibration.json").read_text())
     assert manifest["location"] == str(digit_images)
     assert len(manifest["images"]) == 40
@@ -199,69 +202,69 @@ def test_calibration_from_a_folder_of_similar_images(run: Path, digit_images: Pa
 def test_without_its_images_a_run_is_verified_on_golden_inputs(run: Path):
     record = json.loads((run / "data.json").read_text())
     (run / "data.json").write_text(json.dumps({**record, "location": "/gone"}))
-    artifact = export(ExportConfig("onnx", run))
+    artifact = export(ExportConfig(target="onnx", run=run))
     assert artifact.card.quality.split == "golden"
     assert artifact.card.quality.images == 16
     assert artifact.card.quality.top1 is None
     with pytest.raises(DataError, match=r"no longer at /gone.*--calibration"):
-        export(ExportConfig("onnx", run, "int8"))
+        export(ExportConfig(target="onnx", run=run, precision="int8"))
 
 
 class TestRefusals:
     def test_targets_and_precisions_that_do_not_exist(self, trained: Artifact):
         with pytest.raises(UsageError, match="no target 'coreml'"):
-            export(ExportConfig("coreml", trained.place))
+            export(ExportConfig(target="coreml", run=trained.place))
         with pytest.raises(UsageError, match="no export target"):
-            export(ExportConfig("torch", trained.place))
+            export(ExportConfig(target="torch", run=trained.place))
         with pytest.raises(UsageError, match="no precision int4"):
-            export(ExportConfig("onnx", trained.place, "int4"))
+            export(ExportConfig(target="onnx", run=trained.place, precision="int4"))
 
     def test_options_that_do_not_go_together(self, trained: Artifact, photos: Path):
         with pytest.raises(UsageError, match="--calibration is for --int8"):
-            export(ExportConfig("onnx", trained.place, calibration=photos))
+            export(ExportConfig(target="onnx", run=trained.place, calibration=photos))
         with pytest.raises(UsageError, match=r"onnx has no device '8\.6'; choose x86-vnni, x86, arm"):
-            export(ExportConfig("onnx", trained.place, device="8.6"))
+            export(ExportConfig(target="onnx", run=trained.place, device="8.6"))
         with pytest.raises(UsageError, match="--recipe is for --int8"):
-            export(ExportConfig("onnx", trained.place, recipe=photos))
+            export(ExportConfig(target="onnx", run=trained.place, recipe=photos))
         with pytest.raises(UsageError, match="--strategy takes fastest, smallest, most-accurate"):
-            export(ExportConfig("onnx", trained.place, "int8", strategy="best"))
+            export(ExportConfig(target="onnx", run=trained.place, precision="int8", strategy="best"))
         with pytest.raises(UsageError, match="--require is for --int8, --fp16 and --bf16"):
-            export(ExportConfig("onnx", trained.place, require_gain=True))
+            export(ExportConfig(target="onnx", run=trained.place, require_gain=True))
         with pytest.raises(UsageError, match="no device 'TPU'"):
-            export(ExportConfig("openvino", trained.place, device="TPU"))
+            export(ExportConfig(target="openvino", run=trained.place, device="TPU"))
         with pytest.raises(UsageError, match="--max-drop"):
-            export(ExportConfig("onnx", trained.place, "int8", max_drop_points=-1))
+            export(ExportConfig(target="onnx", run=trained.place, precision="int8", max_drop_points=-1))
 
     def test_a_device_that_is_not_here(self, run: Path):
         openvino = pytest.importorskip("openvino")
         if "NPU" in openvino.Core().available_devices:
             pytest.skip("this machine has an NPU")
         with pytest.raises(BackendError, match="no device NPU on this machine; found: CPU"):
-            export(ExportConfig("openvino", run, device="NPU"))
+            export(ExportConfig(target="openvino", run=run, device="NPU"))
         assert list((run / "bundles").iterdir()) == []
 
     def test_too_few_calibration_images(self, trained: Artifact, tmp_path: Path):
         (tmp_path / "few").mkdir()
         with pytest.raises(DataError, match="gives 0 calibration images; at least 16 are needed"):
-            export(ExportConfig("onnx", trained.place, "int8", calibration=tmp_path / "few"))
+            export(ExportConfig(target="onnx", run=trained.place, precision="int8", calibration=tmp_path / "few"))
 
     def test_a_bundle_is_no_run(self, bundle: Callable[[str, str], Artifact]):
         with pytest.raises(ArtifactError, match="is not a run but a model for onnx"):
-            export(ExportConfig("onnx", bundle("onnx", "fp32").place))
+            export(ExportConfig(target="onnx", run=bundle("onnx", "fp32").place))
 
     @pytest.mark.parametrize("victim", ["run", "photos"])
     def test_out_never_replaces_a_run_or_somebodys_files(self, trained: Artifact, photos: Path, victim: str):
         place = trained.place if victim == "run" else photos
         before = files_below(place)
         with pytest.raises(UsageError, match="exists and is no bundle"):
-            export(ExportConfig("onnx", trained.place, out=place))
+            export(ExportConfig(target="onnx", run=trained.place, out=place))
         assert files_below(place) == before
 
     def test_weights_of_another_architecture(self, run: Path):
         card = read_card(run)
         write_card(replace(card, arch="resnet18"), run)
         with pytest.raises(ArtifactError, match="does not fit resnet18"):
-            export(ExportConfig("onnx", run))
+            export(ExportConfig(target="onnx", run=run))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="file size limits are a POSIX matter")
@@ -290,7 +293,7 @@ def test_what_no_recipe_can_mend_is_said_before_any_is_tried(
 
     monkeypatch.setattr(exporting, "float_graph", without_torch)
     with pytest.raises(MissingExtraError, match="exporting needs torch"):
-        export(ExportConfig("onnx", run, precision))
+        export(ExportConfig(target="onnx", run=run, precision=precision))
 
 
 def test_a_device_that_is_not_there_is_said_before_any_recipe_is_tried(run: Path):
@@ -298,7 +301,7 @@ def test_a_device_that_is_not_there_is_said_before_any_recipe_is_tried(run: Path
     if "NPU" in openvino.Core().available_devices:
         pytest.skip("this machine has an NPU")
     with pytest.raises(BackendError, match="finds no device NPU on this machine; found: "):
-        export(ExportConfig("openvino", run, "int8", device="NPU"))
+        export(ExportConfig(target="openvino", run=run, precision="int8", device="NPU"))
 
 
 def test_candidates_share_the_prepared_graph_and_the_ranking_of_the_layers(
@@ -317,7 +320,11 @@ def test_candidates_share_the_prepared_graph_and_the_ranking_of_the_layers(
         'quantizer = "onnxruntime"\nactivations = "uint8"\nsymmetric = false\nsamples = 32\n'
         '[[candidate]]\nname = "one"\nfloat_share = 0.1\n[[candidate]]\nname = "two"\nfloat_share = 0.9\n'
     )
-    card = export(ExportConfig("onnx", run, "int8", recipe=file, strategy="most-accurate", max_drop_points=100.0)).card
+    card = export(
+        ExportConfig(
+            target="onnx", run=run, precision="int8", recipe=file, strategy="most-accurate", max_drop_points=100.0
+        )
+    ).card
     assert [tried["candidate"] for tried in card.lineage.candidates] == ["one", "two"]
     assert sorted(calls) == ["prepare", "rank_layers"]
 
@@ -371,7 +378,7 @@ def test_a_candidate_that_fails_is_a_row_with_its_reason_and_the_search_goes_on(
         '[[candidate]]\nname = "one"\n[[candidate]]\nname = "two"\n'
     )
     Meddling.into(step, error, monkeypatch)
-    card = export(ExportConfig("onnx", run, "int8", recipe=recipe, max_drop_points=100.0)).card
+    card = export(ExportConfig(target="onnx", run=run, precision="int8", recipe=recipe, max_drop_points=100.0)).card
     first, second = card.lineage.candidates
     assert first["reason"].startswith(type(error).__name__)
     assert "\n" not in first["reason"]
@@ -388,7 +395,7 @@ def test_where_every_candidate_fails_the_reasons_are_told_and_nothing_is_written
 
     monkeypatch.setattr(exporting.Quantizer, "quantize", failing)
     with pytest.raises(VerificationError, match=r"no recipe could be applied \(.*: ZeroDivisionError: by"):
-        export(ExportConfig("onnx", run, "int8"))
+        export(ExportConfig(target="onnx", run=run, precision="int8"))
     assert not (run / "bundles").exists() or not list((run / "bundles").iterdir())
 
 
@@ -397,4 +404,4 @@ def test_scores_that_are_no_numbers_are_no_candidate(run: Path, monkeypatch: pyt
 
     monkeypatch.setattr(parity, "scores_of", lambda _session, images: np.full((len(images), 10), np.nan, np.float32))
     with pytest.raises(VerificationError, match="not finite"):
-        export(ExportConfig("onnx", run, "int8"))
+        export(ExportConfig(target="onnx", run=run, precision="int8"))

@@ -81,7 +81,7 @@ def test_every_graph_becomes_a_tensorrt_engine_without_a_gpu(
         graph = quantized(graph, tmp_path)
     out = tmp_path / "bundle"
     out.mkdir()
-    built = backends.find("tensorrt").build(graph, replace(card, precision=precision), out, BuildOptions("8.6"))
+    built = backends.find("tensorrt").build(graph, replace(card, precision=precision), out, BuildOptions(device="8.6"))
     assert built.runtime.device == "8.6"
     assert sorted(path.suffix for path in (out / "engines").iterdir() if path.name != ".lock") == [".engine", ".json"]
 

@@ -15,9 +15,11 @@ from torch import nn
 
 from edgecls.artifact.card import INPUT_NAME, OUTPUT_NAME
 from edgecls.errors import ArtifactError, UsageError
-from edgecls.exporting.bundle import ExportConfig, export
+from edgecls.exporting.bundle import export
+from edgecls.exporting.config import ExportConfig
 from edgecls.imaging.opencv import cv2
-from edgecls.importers.model import ImportConfig, import_model
+from edgecls.importers.config import ImportConfig
+from edgecls.importers.model import import_model
 from edgecls.runtime.pipeline import scores_of
 from edgecls.runtime.store import Artifact
 
@@ -63,7 +65,7 @@ def bring(tmp_path: Path) -> Callable[..., Artifact]:
     classes.write_text("\n".join(f"class {index}" for index in range(CLASSES)))
 
     def run(file: Path, **options: object) -> Artifact:
-        return import_model(ImportConfig(file, "none", classes, out=tmp_path / "run", **options))
+        return import_model(ImportConfig(file=file, arch="none", classes=classes, out=tmp_path / "run", **options))
 
     return run
 
@@ -314,7 +316,7 @@ def test_names_that_are_ours_too_do_not_matter(tmp_path: Path, bring: Callable[.
     run = bring(tmp_path / "theirs.onnx", **KNOWN)
     wanted = theirs(tmp_path / "theirs.onnx", planes(normalized(IMAGES)))
     np.testing.assert_allclose(ours(run), wanted, atol=1e-4)
-    np.testing.assert_allclose(ours(export(ExportConfig("onnx", run.place))), wanted, atol=1e-4)
+    np.testing.assert_allclose(ours(export(ExportConfig(target="onnx", run=run.place))), wanted, atol=1e-4)
 
 
 def test_nodes_in_another_order_than_they_are_computed_in(tmp_path: Path, bring: Callable[..., Artifact]):

@@ -21,10 +21,12 @@ import edgecls
 from edgecls import models
 from edgecls.artifact.golden import Golden
 from edgecls.errors import ArtifactError, DataError, UsageError
-from edgecls.exporting.bundle import ExportConfig, export
+from edgecls.exporting.bundle import export
+from edgecls.exporting.config import ExportConfig
+from edgecls.importers.config import ImportConfig
 from edgecls.importers.graph import output_kind
 from edgecls.importers.labels import read_classes
-from edgecls.importers.model import ImportConfig, import_model
+from edgecls.importers.model import import_model
 from edgecls.runtime import store
 from edgecls.runtime.pipeline import scores_of
 from edgecls.runtime.store import Artifact
@@ -66,7 +68,12 @@ def answers(run: Artifact, images: np.ndarray) -> np.ndarray:
 def test_a_checkpoint_becomes_the_run_that_it_came_from(trained: Artifact, classes: Path, tmp_path: Path):
     run = import_model(
         ImportConfig(
-            trained.place / "model.safetensors", "simple_cnn", classes, (32, 32), crop=1.0, out=tmp_path / "run"
+            file=trained.place / "model.safetensors",
+            arch="simple_cnn",
+            classes=classes,
+            size_px=(32, 32),
+            crop=1.0,
+            out=tmp_path / "run",
         )
     )
     assert run.is_run
@@ -78,7 +85,10 @@ def test_a_checkpoint_becomes_the_run_that_it_came_from(trained: Artifact, class
 def test_what_was_assumed_is_said(trained: Artifact, classes: Path, tmp_path: Path):
     told: list[str] = []
     run = import_model(
-        ImportConfig(trained.place / "model.safetensors", "simple_cnn", classes, out=tmp_path / "run"), told.append
+        ImportConfig(
+            file=trained.place / "model.safetensors", arch="simple_cnn", classes=classes, out=tmp_path / "run"
+        ),
+        told.append,
     )
     assert run.card.preprocess.crop == 0.875
     assert any("because --size, --mean, --std was not given: 224x224 pixels, crop 0.875" in line for line in told)
@@ -89,7 +99,14 @@ def test_names_as_training_frameworks_wrap_them(trained: Artifact, classes: Path
     weights = models.read_weights(trained.place / "model.safetensors")
     torch.save({"state_dict": {wrapping + name: tensor for name, tensor in weights.items()}}, tmp_path / "theirs.pth")
     run = import_model(
-        ImportConfig(tmp_path / "theirs.pth", "simple_cnn", classes, (32, 32), crop=1.0, out=tmp_path / "r")
+        ImportConfig(
+            file=tmp_path / "theirs.pth",
+            arch="simple_cnn",
+            classes=classes,
+            size_px=(32, 32),
+            crop=1.0,
+            out=tmp_path / "r",
+        )
     )
     images = Golden.read(trained.place).images
     np.testing.assert_allclose(answers(run, images), Golden.read(trained.place).scores, atol=1e-4)
@@ -101,7 +118,9 @@ def test_other_names_are_matched_by_order_and_shape_and_that_is_said(trained: Ar
     renamed = {f"layer_{index}": weights[name] for index, name in enumerate(network.state_dict())}
     torch.save(renamed, tmp_path / "theirs.pth")
     told: list[str] = []
-    config = ImportConfig(tmp_path / "theirs.pth", "simple_cnn", classes, (32, 32), crop=1.0, out=tmp_path / "r")
+    config = ImportConfig(
+        file=tmp_path / "theirs.pth", arch="simple_cnn", classes=classes, size_px=(32, 32), crop=1.0, out=tmp_path / "r"
+    )
     run = import_model(config, told.append)
     assert any("matched by order and shape" in line for line in told)
     images = Golden.read(trained.place).images
@@ -112,7 +131,7 @@ def test_other_names_are_matched_by_order_and_shape_and_that_is_said(trained: Ar
 def test_an_onnx_classifier_takes_raw_images_afterwards(
     trained: Artifact, classes: Path, graph: Callable[..., Path], tmp_path: Path, opset: int
 ):
-    config = ImportConfig(graph(opset), "none", classes, mean=MEAN, std=STD, out=tmp_path / "run")
+    config = ImportConfig(file=graph(opset), arch="none", classes=classes, mean=MEAN, std=STD, out=tmp_path / "run")
     run = import_model(config)
     assert run.is_run
     assert run.card.input_shape == (32, 32, 3)
@@ -121,7 +140,9 @@ def test_an_onnx_classifier_takes_raw_images_afterwards(
 
 
 def test_a_graph_of_any_size_is_asked_for_one(classes: Path, graph: Callable[..., Path], tmp_path: Path):
-    config = ImportConfig(graph(free_size=True), "none", classes, mean=MEAN, std=STD, out=tmp_path / "run")
+    config = ImportConfig(
+        file=graph(free_size=True), arch="none", classes=classes, mean=MEAN, std=STD, out=tmp_path / "run"
+    )
     with pytest.raises(UsageError, match="takes images of any size; say with --size"):
         import_model(config)
     assert not config.out.exists()
@@ -131,12 +152,14 @@ def test_a_graph_of_any_size_is_asked_for_one(classes: Path, graph: Callable[...
 def test_an_imported_graph_is_exported_to_every_precision_and_measured_with_data(
     classes: Path, graph: Callable[..., Path], digit_images: Path, tmp_path: Path
 ):
-    config = ImportConfig(graph(), "none", classes, mean=MEAN, std=STD, data=str(digit_images), out=tmp_path / "run")
+    config = ImportConfig(
+        file=graph(), arch="none", classes=classes, mean=MEAN, std=STD, data=str(digit_images), out=tmp_path / "run"
+    )
     run = import_model(config)
     assert run.card.quality.images == 20
     assert run.card.quality.top1 >= 0.9
     for precision in ("fp32", "fp16", "int8"):
-        artifact = export(ExportConfig("onnx", run.place, precision, max_drop_points=10))
+        artifact = export(ExportConfig(target="onnx", run=run.place, precision=precision, max_drop_points=10))
         assert artifact.card.quality.agreement >= 0.9
         assert artifact.card.quality.top1 is not None
     assert edgecls.load(run.place).predict(next(digit_images.glob("seven/*.png"))).label == "seven"
@@ -145,10 +168,14 @@ def test_an_imported_graph_is_exported_to_every_precision_and_measured_with_data
 def test_without_data_an_int8_export_wants_images_and_compares_on_the_spare_half(
     classes: Path, graph: Callable[..., Path], digit_images: Path, tmp_path: Path
 ):
-    run = import_model(ImportConfig(graph(), "none", classes, mean=MEAN, std=STD, out=tmp_path / "run"))
+    run = import_model(
+        ImportConfig(file=graph(), arch="none", classes=classes, mean=MEAN, std=STD, out=tmp_path / "run")
+    )
     with pytest.raises(DataError, match="--calibration"):
-        export(ExportConfig("onnx", run.place, "int8"))
-    artifact = export(ExportConfig("onnx", run.place, "int8", calibration=digit_images, max_drop_points=10))
+        export(ExportConfig(target="onnx", run=run.place, precision="int8"))
+    artifact = export(
+        ExportConfig(target="onnx", run=run.place, precision="int8", calibration=digit_images, max_drop_points=10)
+    )
     assert artifact.card.quality.split == "unlabelled"
     assert artifact.card.quality.images == 20
     assert artifact.card.quality.agreement >= 0.9
@@ -161,53 +188,68 @@ def test_a_timm_network_brings_its_own_preprocessing(tmp_path: Path):
     save_file(network.state_dict(), tmp_path / "theirs.safetensors")
     (tmp_path / "three.txt").write_text("a\nb\nc\n")
     config = ImportConfig(
-        tmp_path / "theirs.safetensors", "timm/mobilenetv3_small_050", tmp_path / "three.txt", out=tmp_path / "run"
+        file=tmp_path / "theirs.safetensors",
+        arch="timm/mobilenetv3_small_050",
+        classes=tmp_path / "three.txt",
+        out=tmp_path / "run",
     )
     run = import_model(config)
     assert run.card.input_shape == (224, 224, 3)
     assert run.card.preprocess.crop == 0.875
-    assert export(ExportConfig("onnx", run.place)).card.quality.agreement == 1.0
+    assert export(ExportConfig(target="onnx", run=run.place)).card.quality.agreement == 1.0
 
 
 class TestRefusals:
     def test_files_that_are_not_there_or_of_the_other_kind(self, classes: Path, tmp_path: Path):
         with pytest.raises(ArtifactError, match="there is no file"):
-            import_model(ImportConfig(tmp_path / "none.onnx", "none", classes))
+            import_model(ImportConfig(file=tmp_path / "none.onnx", arch="none", classes=classes))
         (tmp_path / "a.onnx").write_bytes(b"no graph")
         with pytest.raises(UsageError, match="an ONNX file goes with --arch none"):
-            import_model(ImportConfig(tmp_path / "a.onnx", "resnet18", classes))
+            import_model(ImportConfig(file=tmp_path / "a.onnx", arch="resnet18", classes=classes))
         with pytest.raises(UsageError, match="a checkpoint needs --arch NAME"):
-            import_model(ImportConfig(classes, "none", classes))
+            import_model(ImportConfig(file=classes, arch="none", classes=classes))
         with pytest.raises(ArtifactError, match="cannot be read as an ONNX model|no valid ONNX|has 0 inputs"):
-            import_model(ImportConfig(tmp_path / "a.onnx", "none", classes, mean=MEAN, std=STD, out=tmp_path / "run"))
+            import_model(
+                ImportConfig(
+                    file=tmp_path / "a.onnx", arch="none", classes=classes, mean=MEAN, std=STD, out=tmp_path / "run"
+                )
+            )
         assert not (tmp_path / "run").exists()
 
     def test_a_pickle_is_never_loaded(self, classes: Path, tmp_path: Path):
         torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
         with pytest.raises(ArtifactError, match="cannot be read as weights"):
-            import_model(ImportConfig(tmp_path / "module.pt", "simple_cnn", classes))
+            import_model(ImportConfig(file=tmp_path / "module.pt", arch="simple_cnn", classes=classes))
 
     def test_pixels_that_nobody_described(self, classes: Path, graph: Callable[..., Path]):
         with pytest.raises(UsageError, match="give --mean and --std on a scale of 0 to 1"):
-            import_model(ImportConfig(graph(), "none", classes))
+            import_model(ImportConfig(file=graph(), arch="none", classes=classes))
 
     def test_another_number_of_classes(self, trained: Artifact, graph: Callable[..., Path], tmp_path: Path):
         (tmp_path / "two.txt").write_text("a\nb\n")
         with pytest.raises(ArtifactError, match="has 10 classes and .* names 2"):
-            import_model(ImportConfig(trained.place / "model.safetensors", "simple_cnn", tmp_path / "two.txt"))
+            import_model(
+                ImportConfig(file=trained.place / "model.safetensors", arch="simple_cnn", classes=tmp_path / "two.txt")
+            )
         with pytest.raises(ArtifactError, match="gives 10 scores, the classes file names 2"):
-            import_model(ImportConfig(graph(), "none", tmp_path / "two.txt", mean=MEAN, std=STD))
+            import_model(ImportConfig(file=graph(), arch="none", classes=tmp_path / "two.txt", mean=MEAN, std=STD))
 
     def test_another_architecture(self, trained: Artifact, classes: Path):
         with pytest.raises(ArtifactError, match="does not fit mobilenet_v2"):
-            import_model(ImportConfig(trained.place / "model.safetensors", "mobilenet_v2", classes))
+            import_model(ImportConfig(file=trained.place / "model.safetensors", arch="mobilenet_v2", classes=classes))
 
     def test_a_size_that_the_graph_does_not_take(self, classes: Path, graph: Callable[..., Path]):
         with pytest.raises(UsageError, match="takes 32x32 pixels and nothing else"):
-            import_model(ImportConfig(graph(), "none", classes, (64, 64), MEAN, STD))
+            import_model(ImportConfig(file=graph(), arch="none", classes=classes, size_px=(64, 64), mean=MEAN, std=STD))
 
     def test_data_of_other_classes(self, trained: Artifact, classes: Path, photos: Path):
-        config = ImportConfig(trained.place / "model.safetensors", "simple_cnn", classes, (32, 32), data=str(photos))
+        config = ImportConfig(
+            file=trained.place / "model.safetensors",
+            arch="simple_cnn",
+            classes=classes,
+            size_px=(32, 32),
+            data=str(photos),
+        )
         with pytest.raises(DataError, match="bright is no class of this network"):
             import_model(config)
 
@@ -217,7 +259,7 @@ class TestRefusals:
         ids=lambda values: next(iter(values)),
     )
     def test_values_that_make_no_sense(self, trained: Artifact, classes: Path, values: dict):
-        config = ImportConfig(trained.place / "model.safetensors", "simple_cnn", classes)
+        config = ImportConfig(file=trained.place / "model.safetensors", arch="simple_cnn", classes=classes)
         with pytest.raises(UsageError, match="--(resize|crop|size|std)"):
             import_model(replace(config, **values))
 
@@ -256,7 +298,9 @@ class TestClassFiles:
 
 
 def test_an_imported_run_is_the_latest_run(trained: Artifact, classes: Path):
-    run = import_model(ImportConfig(trained.place / "model.safetensors", "simple_cnn", classes, (32, 32)))
+    run = import_model(
+        ImportConfig(file=trained.place / "model.safetensors", arch="simple_cnn", classes=classes, size_px=(32, 32))
+    )
     try:
         assert store.latest_run() == run.place
     finally:
@@ -610,7 +654,10 @@ class TestPublishedPreprocessing:
         (tmp_path / "three.txt").write_text("a\nb\nc\n")
         told: list[str] = []
         config = ImportConfig(
-            tmp_path / "w.safetensors", "efficientnet_b1", tmp_path / "three.txt", out=tmp_path / "run"
+            file=tmp_path / "w.safetensors",
+            arch="efficientnet_b1",
+            classes=tmp_path / "three.txt",
+            out=tmp_path / "run",
         )
         run = import_model(config, told.append)
         assert run.card.input_shape == (240, 240, 3)

@@ -147,7 +147,8 @@ def test_the_last_rung_is_reached_and_kept_in_the_card(
     trained: Artifact, copy_of: Callable[[Artifact], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     from edgecls.exporting import bundle
-    from edgecls.exporting.bundle import ExportConfig, export
+    from edgecls.exporting.bundle import export
+    from edgecls.exporting.config import ExportConfig
 
     monkeypatch.setattr(bundle, "gain_over", lambda *_: 2.0)
 
@@ -157,7 +158,9 @@ def test_the_last_rung_is_reached_and_kept_in_the_card(
         '[[candidate]]\nname = "layers"\nfloat_share = 0.4\n'
         '[[candidate]]\nname = "tuned"\nalternative = true\nfine_tune_epochs = 1\n'
     )
-    artifact = export(ExportConfig("onnx", copy_of(trained), "int8", max_drop_points=5, recipe=file))
+    artifact = export(
+        ExportConfig(target="onnx", run=copy_of(trained), precision="int8", max_drop_points=5, recipe=file)
+    )
     assert [tried["candidate"] for tried in artifact.card.lineage.candidates] == ["layers", "tuned"]
     assert all(tried["agreement"] > 0.95 for tried in artifact.card.lineage.candidates)
 

@@ -352,7 +352,7 @@ def test_the_counters_agree_at_every_moment(classifier: edgecls.Classifier, digi
                 if camera.captured != camera.decided + camera.dropped + camera.in_flight or camera.in_flight < 0:
                     wrong.append(self.health())
 
-    options = CameraOptions(CaptureFormat(fps=400), realtime=True)
+    options = CameraOptions(capture=CaptureFormat(fps=400), realtime=True)
     sources = [open_source(str(digits_video), None, options) for _ in range(2)]
     summary = running(sources, classifier, Watching(), frames=1000)
     assert not wrong
@@ -369,7 +369,7 @@ def test_between_a_cameras_frames_the_processor_rests(bundle: Callable[[str, str
     spent = {}
     for spinning in (True, False):
         with edgecls.load(bundle("onnx", "fp32").place, spinning=spinning) as model:
-            source = open_source("demo", Golden.read(model.place), CameraOptions(CaptureFormat(fps=15)))
+            source = open_source("demo", Golden.read(model.place), CameraOptions(capture=CaptureFormat(fps=15)))
             begun_s = time.process_time()
             running([source], model, frames=15)
             spent[spinning] = time.process_time() - begun_s

@@ -135,7 +135,7 @@ def test_a_network_camera_is_read_live(mjpeg: MjpegServer):
 
 
 def test_a_film_can_stand_in_for_a_camera_and_begins_again(video: Path):
-    options = CameraOptions(CaptureFormat(fps=200), realtime=True)
+    options = CameraOptions(capture=CaptureFormat(fps=200), realtime=True)
     with open_source(str(video), None, options) as source:
         assert source.live
         frames = itertools.islice(source, 40)

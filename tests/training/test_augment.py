@@ -129,7 +129,14 @@ def test_mixtures_blend_images_and_share_labels(photos: Path):
 )  # fmt: skip
 def test_it_learns_from_what_is_varied_and_shows_it(photos: Path, tmp_path: Path, change: dict):
     config = TrainConfig(
-        str(photos), "simple_cnn", "none", epochs=8, batch_size=8, size_px=32, out=tmp_path / "run", **change
+        data=str(photos),
+        arch="simple_cnn",
+        weights="none",
+        epochs=8,
+        batch_size=8,
+        size_px=32,
+        out=tmp_path / "run",
+        **change,
     )
     place, metrics = train(config)
     assert metrics.top1 == 1.0

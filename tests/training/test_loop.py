@@ -42,7 +42,9 @@ def test_three_epochs_already_read_most_digits(trained: Artifact):
 def test_a_folder_of_images_is_learned_and_repeats_with_its_seed(photos: Path, tmp_path: Path):
     results = []
     for name in ("a", "b"):
-        place, metrics = train(TrainConfig(str(photos), **{**QUICK, "epochs": 4}, weights="none", out=tmp_path / name))
+        place, metrics = train(
+            TrainConfig(data=str(photos), **{**QUICK, "epochs": 4}, weights="none", out=tmp_path / name)
+        )
         results.append((load_file(place / "model.safetensors"), metrics.top1))
     assert results[0][1] == 1.0
     assert all(torch.equal(results[0][0][name], results[1][0][name]) for name in results[0][0])
@@ -50,14 +52,20 @@ def test_a_folder_of_images_is_learned_and_repeats_with_its_seed(photos: Path, t
 
 def test_skipped_images_are_recorded(photos: Path, tmp_path: Path):
     (photos / "dark" / "broken.jpg").write_text("no image")
-    place, _ = train(TrainConfig(str(photos), **QUICK, weights="none", out=tmp_path / "run"))
+    place, _ = train(TrainConfig(data=str(photos), **QUICK, weights="none", out=tmp_path / "run"))
     assert list(json.loads((place / "data.json").read_text())["skipped"]) == ["dark/broken.jpg"]
 
 
 def test_running_statistics_settle_on_a_small_data_set(photos: Path, tmp_path: Path):
     """Torchvision's momentum of 0.01 would leave them near their initial values after a few steps."""
     config = TrainConfig(
-        str(photos), "mobilenet_v3_small", "none", epochs=5, batch_size=8, size_px=32, out=tmp_path / "run"
+        data=str(photos),
+        arch="mobilenet_v3_small",
+        weights="none",
+        epochs=5,
+        batch_size=8,
+        size_px=32,
+        out=tmp_path / "run",
     )
     place, _ = train(config)
     variance = load_file(place / "model.safetensors")["features.0.1.running_var"]
@@ -70,7 +78,7 @@ def test_ctrl_c_before_the_first_checkpoint_leaves_nothing(photos: Path, tmp_pat
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(TrainConfig(str(photos), **QUICK, weights="none", out=tmp_path / "runs" / "x"), Impatient())
+        train(TrainConfig(data=str(photos), **QUICK, weights="none", out=tmp_path / "runs" / "x"), Impatient())
     assert list((tmp_path / "runs").iterdir()) == []
 
 
@@ -105,7 +113,7 @@ def test_a_timm_network_is_trained_like_the_others(photos: Path, tmp_path: Path,
     pytest.importorskip("timm")
     monkeypatch.setenv(store.RUNS_VARIABLE, str(tmp_path / "runs"))
     settings = {**QUICK, "arch": "timm/mobilenetv3_small_050"}
-    place, _ = train(TrainConfig(str(photos), **settings))
+    place, _ = train(TrainConfig(data=str(photos), **settings))
     assert place.name.endswith("-photos-mobilenetv3_small_050")
     assert store.find(place).card.arch == "timm/mobilenetv3_small_050"
 
@@ -119,13 +127,13 @@ class TestWeights:
                 lines.append(start.line)
                 assert start.pretrained
 
-        train(TrainConfig(str(photos), **QUICK, weights=str(trained.place), out=tmp_path / "run"), Listening())
+        train(TrainConfig(data=str(photos), **QUICK, weights=str(trained.place), out=tmp_path / "run"), Listening())
         assert "a new last layer for these classes" in lines[0]
 
     def test_weights_of_another_network_are_refused(self, photos: Path, tmp_path: Path):
         save_file({"x": torch.zeros(2)}, tmp_path / "w.safetensors")
         with pytest.raises(ArtifactError, match=r"does not fit simple_cnn: block1\.0\.weight wants shape"):
-            train(TrainConfig(str(photos), **QUICK, weights=str(tmp_path / "w.safetensors"), out=tmp_path / "run"))
+            train(TrainConfig(data=str(photos), **QUICK, weights=str(tmp_path / "w.safetensors"), out=tmp_path / "run"))
         assert not (tmp_path / "run").exists()
 
     def test_a_pickle_is_never_executed(self, photos: Path, tmp_path: Path):
@@ -135,18 +143,20 @@ class TestWeights:
 
         torch.save({"x": Bomb()}, tmp_path / "w.pt")
         with pytest.raises(ArtifactError, match="cannot be read as weights"):
-            train(TrainConfig(str(photos), **QUICK, weights=str(tmp_path / "w.pt"), out=tmp_path / "run"))
+            train(TrainConfig(data=str(photos), **QUICK, weights=str(tmp_path / "w.pt"), out=tmp_path / "run"))
         assert not (tmp_path / "exploded").exists()
 
     def test_a_misspelt_word_is_told_from_a_file(self, photos: Path, tmp_path: Path):
         with pytest.raises(UsageError, match="'imagnet' is none of them"):
-            train(TrainConfig(str(photos), **QUICK, weights="imagnet", out=tmp_path / "run"))
+            train(TrainConfig(data=str(photos), **QUICK, weights="imagnet", out=tmp_path / "run"))
 
     def test_weights_out_of_reach(self, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         """`imagenet` fails with the way out, `auto` trains from scratch and says why."""
         monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
         monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-        config = TrainConfig(str(photos), "resnet18", epochs=1, size_px=32, batch_size=8, out=tmp_path / "run")
+        config = TrainConfig(
+            data=str(photos), arch="resnet18", epochs=1, size_px=32, batch_size=8, out=tmp_path / "run"
+        )
         with pytest.raises(BackendError, match=r"cannot be fetched .*--weights none"):
             train(TrainConfig(**{**vars(config), "weights": "imagenet"}))
         lines: list[str] = []
@@ -176,7 +186,7 @@ def test_values_that_make_no_sense_are_refused_before_any_work(change: dict, mes
 
 def test_out_is_never_overwritten(photos: Path):
     with pytest.raises(OutputError, match="exists already"):
-        train(TrainConfig(str(photos), **QUICK, out=photos))
+        train(TrainConfig(data=str(photos), **QUICK, out=photos))
     assert len(list(photos.rglob("*.jpg"))) == 24
 
 

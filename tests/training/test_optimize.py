@@ -109,7 +109,7 @@ def test_norms_and_biases_are_not_decayed(name: str, decay: float):
                          ids=lambda change: "-".join(change.values()))  # fmt: skip
 def test_every_optimizer_and_loss_learns(photos: Path, tmp_path: Path, change: dict):
     settings = {**QUICK, "epochs": 6, **change}
-    _, metrics = train(TrainConfig(str(photos), **settings, out=tmp_path / "run"))
+    _, metrics = train(TrainConfig(data=str(photos), **settings, out=tmp_path / "run"))
     assert metrics.top1 == 1.0
 
 
@@ -202,7 +202,7 @@ def test_a_gradual_thaw_learns_everywhere_in_the_end(learned: Path, tmp_path: Pa
 
 def test_there_must_be_something_to_freeze(photos: Path, tmp_path: Path):
     with pytest.raises(UsageError, match="--freeze keeps weights that were learned before"):
-        train(TrainConfig(str(photos), **QUICK, freeze="backbone", out=tmp_path / "run"))
+        train(TrainConfig(data=str(photos), **QUICK, freeze="backbone", out=tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
@@ -217,7 +217,7 @@ def test_batch_norms_that_learn_are_not_held():
 
 def test_patience_ends_a_training_that_gets_no_better(photos: Path, tmp_path: Path):
     settings = {**QUICK, "epochs": 40, "patience": 2, "lr": 1e-9}
-    place, _ = train(TrainConfig(str(photos), **settings, out=tmp_path / "run"))
+    place, _ = train(TrainConfig(data=str(photos), **settings, out=tmp_path / "run"))
     assert 3 <= len(read_history(place)) < 40
 
 

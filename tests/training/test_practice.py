@@ -54,13 +54,13 @@ def test_figures_are_torchmetrics():
 class TestAverage:
     def test_it_is_what_is_kept_and_it_moves_less(self, photos: Path, tmp_path: Path):
         settings = {**QUICK, "schedule": "constant", "lr": 0.05}
-        plain, _ = train(TrainConfig(str(photos), **settings, out=tmp_path / "plain"))
-        averaged, _ = train(TrainConfig(str(photos), **settings, ema=0.99, out=tmp_path / "averaged"))
+        plain, _ = train(TrainConfig(data=str(photos), **settings, out=tmp_path / "plain"))
+        averaged, _ = train(TrainConfig(data=str(photos), **settings, ema=0.99, out=tmp_path / "averaged"))
         jumpy, smooth = (load_file(place / "model.safetensors")["block1.0.weight"] for place in (plain, averaged))
         assert smooth.abs().mean() < jumpy.abs().mean()
 
     def test_it_goes_on_where_it_was_ended(self, photos: Path, tmp_path: Path):
-        config = TrainConfig(str(photos), **QUICK, ema=0.9, schedule="plateau", out=tmp_path / "whole")
+        config = TrainConfig(data=str(photos), **QUICK, ema=0.9, schedule="plateau", out=tmp_path / "whole")
         whole, _ = train(config)
 
         class Stops(TrainingCallbacks):
@@ -91,37 +91,41 @@ class TestTeacher:
 
     def test_its_classes_must_be_these(self, trained: Artifact, photos: Path, tmp_path: Path):
         with pytest.raises(UsageError, match="knows other classes"):
-            train(TrainConfig(str(photos), **QUICK, teacher=str(trained.place), out=tmp_path / "run"))
+            train(TrainConfig(data=str(photos), **QUICK, teacher=str(trained.place), out=tmp_path / "run"))
         assert not (tmp_path / "run").exists()
 
 
 def test_pieces_of_a_batch_add_up_to_it(photos: Path, tmp_path: Path):
     """Batch norm sees the pieces, so that only a network without it learns the very same; here it learns as well."""
     settings = {**QUICK, "arch": PLAIN, "epochs": 8}
-    _, metrics = train(TrainConfig(str(photos), **settings, accumulate=2, deterministic=True, out=tmp_path / "run"))
+    _, metrics = train(
+        TrainConfig(data=str(photos), **settings, accumulate=2, deterministic=True, out=tmp_path / "run")
+    )
     assert metrics.top1 == 1.0
 
 
 def test_sixteen_bits_train_too(photos: Path, tmp_path: Path):
-    place, metrics = train(TrainConfig(str(photos), **{**QUICK, "epochs": 8}, precision="bf16", out=tmp_path / "run"))
+    place, metrics = train(
+        TrainConfig(data=str(photos), **{**QUICK, "epochs": 8}, precision="bf16", out=tmp_path / "run")
+    )
     assert metrics.top1 == 1.0
     assert load_file(place / "model.safetensors")["head.weight"].dtype == torch.float32
     if not torch.cuda.is_available():
         with pytest.raises(UsageError, match="trains on a GPU only"):
-            train(TrainConfig(str(photos), **QUICK, precision="fp16", out=tmp_path / "half"))
+            train(TrainConfig(data=str(photos), **QUICK, precision="fp16", out=tmp_path / "half"))
 
 
 def test_dropout_is_what_was_asked_for(photos: Path, tmp_path: Path):
     with pytest.raises(UsageError, match="resnet18 has no dropout"):
-        train(TrainConfig(str(photos), **{**QUICK, "arch": "resnet18"}, dropout=0.5, out=tmp_path / "run"))
-    assert train(TrainConfig(str(photos), **QUICK, dropout=0.0, out=tmp_path / "run"))[1].images == 4
+        train(TrainConfig(data=str(photos), **{**QUICK, "arch": "resnet18"}, dropout=0.5, out=tmp_path / "run"))
+    assert train(TrainConfig(data=str(photos), **QUICK, dropout=0.0, out=tmp_path / "run"))[1].images == 4
 
 
 class TestConfigFile:
     def test_a_runs_own_makes_the_same_run_again(
         self, cli: Callable[..., Result], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
-        config = TrainConfig(str(photos), **QUICK, ema=0.9, augment="light", out=tmp_path / "first")
+        config = TrainConfig(data=str(photos), **QUICK, ema=0.9, augment="light", out=tmp_path / "first")
         train(config)
         assert read_config(tmp_path / "first" / "config.toml")["ema"] == 0.9
         result = cli("train", "--config", tmp_path / "first" / "config.toml", "--out", tmp_path / "second")
@@ -162,7 +166,7 @@ class TestConfigFile:
 def test_tensorboard_has_the_curves(photos: Path, tmp_path: Path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    place, _ = train(TrainConfig(str(photos), **QUICK, tensorboard=True, out=tmp_path / "runs" / "001-x"))
+    place, _ = train(TrainConfig(data=str(photos), **QUICK, tensorboard=True, out=tmp_path / "runs" / "001-x"))
     log = EventAccumulator(str(tmp_path / "runs" / "tensorboard" / "001-x"))
     log.Reload()
     assert [event.value for event in log.Scalars("loss/val")] == pytest.approx(
@@ -184,7 +188,7 @@ class TestInterruption:
                 if self.steps == 3:  # of two a epoch: in the middle of the second
                     os.kill(os.getpid(), signal.SIGINT)
 
-        config = TrainConfig(str(photos), **{**QUICK, "arch": "mobilenet_v3_small"}, out=tmp_path / "whole")
+        config = TrainConfig(data=str(photos), **{**QUICK, "arch": "mobilenet_v3_small"}, out=tmp_path / "whole")
         whole, _ = train(config)
         callbacks = Interrupted()
         with pytest.raises(KeyboardInterrupt):
@@ -226,7 +230,9 @@ class TestInterruption:
 class TestProcesses:
     def test_two_learn_what_one_learns(self, photos: Path, tmp_path: Path):
         """The same losses within 1e-3 and the same weights within 1e-2: gradients are summed in another order."""
-        config = TrainConfig(str(photos), **{**QUICK, "arch": PLAIN, "epochs": 4, "lr": 0.003}, out=tmp_path / "one")
+        config = TrainConfig(
+            data=str(photos), **{**QUICK, "arch": PLAIN, "epochs": 4, "lr": 0.003}, out=tmp_path / "one"
+        )
         one, _ = train(config)
         config.write(tmp_path)
         command = [
@@ -247,6 +253,6 @@ class TestProcesses:
         assert max(float((first[name] - second[name]).abs().max()) for name in first) < 1e-2
 
     def test_a_batch_must_divide_among_them(self, photos: Path, tmp_path: Path):
-        config = TrainConfig(str(photos), **{**QUICK, "batch_size": 9}, accumulate=2, out=tmp_path / "run")
+        config = TrainConfig(data=str(photos), **{**QUICK, "batch_size": 9}, accumulate=2, out=tmp_path / "run")
         with pytest.raises(UsageError, match="--batch-size 9 must be a multiple of the 1 processes times the 2 pieces"):
             train(config)

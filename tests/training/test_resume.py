@@ -53,12 +53,12 @@ def result_of(place: Path) -> tuple[dict[str, torch.Tensor], list[tuple[float, f
 
 
 def test_weights_and_losses_are_those_of_a_training_that_was_not_interrupted(photos: Path, tmp_path: Path):
-    whole, _ = train(TrainConfig(str(photos), **SETTINGS, out=tmp_path / "whole"))
+    whole, _ = train(TrainConfig(data=str(photos), **SETTINGS, out=tmp_path / "whole"))
     place = tmp_path / "parts"
     for attempt in (1, 2):
         callbacks = StopsAfter(1 if attempt == 1 else 2)
         with pytest.raises(KeyboardInterrupt):
-            train(TrainConfig(str(photos), **SETTINGS, out=place), callbacks) if attempt == 1 else resume(
+            train(TrainConfig(data=str(photos), **SETTINGS, out=place), callbacks) if attempt == 1 else resume(
                 place, callbacks
             )
         assert callbacks.stopped_in == place
@@ -75,10 +75,10 @@ def test_weights_and_losses_are_those_of_a_training_that_was_not_interrupted(pho
 
 def test_an_unfinished_training_is_not_the_latest_run(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(store.RUNS_VARIABLE, str(tmp_path / "runs"))
-    first, _ = train(TrainConfig(str(photos), **{**SETTINGS, "epochs": 1}))
+    first, _ = train(TrainConfig(data=str(photos), **{**SETTINGS, "epochs": 1}))
     callbacks = StopsAfter(1)
     with pytest.raises(KeyboardInterrupt):
-        train(TrainConfig(str(photos), **SETTINGS), callbacks)
+        train(TrainConfig(data=str(photos), **SETTINGS), callbacks)
     assert store.latest_run() == first
     assert callbacks.stopped_in.name.startswith("002-")
     resume(callbacks.stopped_in)
@@ -87,7 +87,7 @@ def test_an_unfinished_training_is_not_the_latest_run(photos: Path, tmp_path: Pa
 
 def test_it_does_not_go_on_with_other_images(photos: Path, tmp_path: Path):
     with pytest.raises(KeyboardInterrupt):
-        train(TrainConfig(str(photos), **SETTINGS, out=tmp_path / "run"), StopsAfter(1))
+        train(TrainConfig(data=str(photos), **SETTINGS, out=tmp_path / "run"), StopsAfter(1))
     (photos / "dark" / "03.jpg").unlink()
     with pytest.raises(DataError, match="have changed since this training began"):
         resume(tmp_path / "run")
@@ -106,7 +106,7 @@ def test_a_damaged_or_missing_checkpoint_is_said(tmp_path: Path):
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL here")
 def test_killed_at_any_moment_it_goes_on(photos: Path, tmp_path: Path):
     """SIGKILL at five moments, from the first optimizer steps to the last epochs."""
-    whole, _ = train(TrainConfig(str(photos), **{**SETTINGS, "epochs": 6}, out=tmp_path / "whole"))
+    whole, _ = train(TrainConfig(data=str(photos), **{**SETTINGS, "epochs": 6}, out=tmp_path / "whole"))
     place = tmp_path / "killed"
     program = (
         "import sys\nfrom pathlib import Path\nfrom edgecls.training.config import TrainConfig\n"
@@ -134,7 +134,7 @@ def test_killed_at_any_moment_it_goes_on(photos: Path, tmp_path: Path):
         resume(place)
         assert [path for path in place.parent.iterdir() if path.name.startswith(".killed")] == []
     elif not place.exists():
-        train(TrainConfig(str(photos), **{**SETTINGS, "epochs": 6}, out=place))
+        train(TrainConfig(data=str(photos), **{**SETTINGS, "epochs": 6}, out=place))
     assert result_of(place)[1] == result_of(whole)[1]
 
 
@@ -145,7 +145,7 @@ class TestCommand:
         monkeypatch.setenv(store.RUNS_VARIABLE, str(tmp_path / "runs"))
         assert cli("train", "--resume", "last").exit_code == 4
         with pytest.raises(KeyboardInterrupt):
-            train(TrainConfig(str(photos), **SETTINGS), StopsAfter(2))
+            train(TrainConfig(data=str(photos), **SETTINGS), StopsAfter(2))
         result = cli("train", "--resume", "last")
         assert result.exit_code == 0, result.output
         assert "training 4 epochs on the CPU, 2 of them done" in result.output

@@ -12,15 +12,16 @@ from typer.testing import Result
 from edgecls.errors import OutputError, UsageError
 from edgecls.runtime import store
 from edgecls.training.config import TrainConfig, read_config
-from edgecls.tuning.search import Trial, TuneConfig, best_of, latency_of, open_study, trials_of, tune
+from edgecls.tuning.config import TuneConfig
+from edgecls.tuning.search import Trial, best_of, latency_of, open_study, trials_of, tune
 
 TINY = "simple_cnn:widths=8-16"
 
 
 @pytest.fixture
 def config(photos: Path, tmp_path: Path) -> TuneConfig:
-    base = TrainConfig(str(photos), weights="none", size_px=32)
-    return TuneConfig(base, tmp_path / "study", (TINY,), epochs=(1, 2), trials=3)
+    base = TrainConfig(data=str(photos), weights="none", size_px=32)
+    return TuneConfig(base=base, folder=tmp_path / "study", archs=(TINY,), epochs=(1, 2), trials=3)
 
 
 def test_the_best_run_is_kept_and_its_settings_make_it_again(config: TuneConfig):

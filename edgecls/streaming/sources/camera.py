@@ -38,7 +38,7 @@ CSI = (
 """How NVIDIA's guide reads a Jetson's CSI camera through GStreamer."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CaptureFormat:
     """What a camera is asked for; None leaves it to the camera."""
 

@@ -38,7 +38,7 @@ from edgecls.urls import SecretUrl
 STDIN = ("-", "stdin")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CameraOptions:
     """How cameras are opened. `realtime` plays video files at their own pace, over and over, as live cameras."""
 

@@ -38,7 +38,7 @@ class Device(ABC):
         """Let go."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReconnectPolicy:
     """How long to wait for what, in seconds.
 
