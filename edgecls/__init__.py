@@ -1,7 +1,9 @@
 """edgecls: from a folder of photographs to a verified, fast classifier running on the device in front of you.
 
 >>> import edgecls
->>> model = edgecls.load("runs/001-digits-mobilenet_v3_small")  # doctest: +SKIP
+>>> run, metrics = edgecls.train(edgecls.TrainConfig(data="photographs", epochs=5))  # doctest: +SKIP
+>>> bundle = edgecls.export(edgecls.ExportConfig(run=run, target="onnx", precision="int8"))  # doctest: +SKIP
+>>> model = edgecls.load(bundle.path)  # doctest: +SKIP
 >>> model.predict("photo.jpg").label  # doctest: +SKIP
 'seven'
 """
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgecls.artifact.card import Card
+    from edgecls.benchmarking.config import BenchmarkConfig, Constraints
     from edgecls.errors import (
         ArtifactError,
         BackendError,
@@ -24,34 +27,85 @@ if TYPE_CHECKING:
         UsageError,
         VerificationError,
     )
+    from edgecls.evaluation.benchmark import benchmark
+    from edgecls.evaluation.config import CompareConfig, EvaluateConfig
+    from edgecls.evaluation.evaluation import evaluate
+    from edgecls.exporting.bundle import export
+    from edgecls.exporting.compare import compare
+    from edgecls.exporting.config import ExportConfig
     from edgecls.imaging.preprocess import Preprocess
+    from edgecls.importers.config import ImportConfig
+    from edgecls.importers.model import import_model
     from edgecls.runtime.classifier import Classifier, Prediction, load
+    from edgecls.runtime.store import Artifact
+    from edgecls.runtime.verification import verify
+    from edgecls.streaming.config import (
+        CameraOptions,
+        CaptureFormat,
+        ReconnectPolicy,
+        SinkConfig,
+        Smoothing,
+        StreamConfig,
+    )
+    from edgecls.streaming.frames import Geometry, Region
+    from edgecls.streaming.run import stream
+    from edgecls.training.config import TrainConfig
+    from edgecls.training.loop import resume, train
+    from edgecls.tuning.config import TuneConfig
+    from edgecls.tuning.search import tune
 
 __version__ = "0.1.0"
 
+_NAMES = {
+    "artifact.card": ("Card",),
+    "benchmarking.config": ("BenchmarkConfig", "Constraints"),
+    "errors": (
+        "ArtifactError", "BackendError", "DataError", "EdgeclsError", "ImageError", "MissingExtraError", "OutputError",
+        "SourceError", "UsageError", "VerificationError",
+    ),
+    "evaluation.benchmark": ("benchmark",),
+    "evaluation.config": ("CompareConfig", "EvaluateConfig"),
+    "evaluation.evaluation": ("evaluate",),
+    "exporting.bundle": ("export",),
+    "exporting.compare": ("compare",),
+    "exporting.config": ("ExportConfig",),
+    "imaging.preprocess": ("Preprocess",),
+    "importers.config": ("ImportConfig",),
+    "importers.model": ("import_model",),
+    "runtime.classifier": ("Classifier", "Prediction", "load"),
+    "runtime.store": ("Artifact",),
+    "runtime.verification": ("verify",),
+    "streaming.config": (
+        "CameraOptions", "CaptureFormat", "ReconnectPolicy", "SinkConfig", "Smoothing", "StreamConfig",
+    ),
+    "streaming.frames": ("Geometry", "Region"),
+    "streaming.run": ("stream",),
+    "training.config": ("TrainConfig",),
+    "training.loop": ("resume", "train"),
+    "tuning.config": ("TuneConfig",),
+    "tuning.search": ("tune",),
+}  # fmt: skip
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
+
 __all__ = [  # noqa: RUF022
-    "Card", "Classifier", "Prediction", "Preprocess", "load", "__version__",
-    "ArtifactError", "BackendError", "DataError", "EdgeclsError", "ImageError", "MissingExtraError", "OutputError",
-    "SourceError", "UsageError", "VerificationError",
+    "load", "Classifier", "Prediction", "Artifact", "Card", "Preprocess", "__version__",
+    "train", "resume", "TrainConfig", "tune", "TuneConfig", "import_model", "ImportConfig", "export", "ExportConfig",
+    "evaluate", "EvaluateConfig", "compare", "CompareConfig", "benchmark", "BenchmarkConfig", "Constraints", "verify",
+    "stream", "StreamConfig", "CameraOptions", "CaptureFormat", "Geometry", "Region", "ReconnectPolicy", "Smoothing",
+    "SinkConfig",
+    "EdgeclsError", "UsageError", "DataError", "ImageError", "ArtifactError", "BackendError", "MissingExtraError",
+    "VerificationError", "SourceError", "OutputError",
 ]  # fmt: skip
-_HOMES = {
-    "Card": "artifact.card",
-    "Classifier": "runtime.classifier",
-    "Prediction": "runtime.classifier",
-    "Preprocess": "imaging.preprocess",
-    "load": "runtime.classifier",
-    **{name: "errors" for name in __all__ if name.endswith("Error")},
-}
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that `import edgecls` costs nothing."""
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'edgecls' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"edgecls.{_HOMES[name]}"), name)
+    return getattr(import_module(f"edgecls.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_MODULES})

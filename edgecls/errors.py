@@ -13,10 +13,16 @@ Each message says in one line what is wrong and what to do next; the command lin
     ├── SourceError            7   a camera, stream or video that cannot be opened or read
     └── OutputError            8   a place that cannot be written
 
-Ctrl-C ends with 130 and SIGTERM with 143, as shells expect.
+Ctrl-C ends with 130 and SIGTERM with 143, as shells expect. A message names settings of a configuration in backticks;
+the command line says the option instead.
 """
 
 from __future__ import annotations
+
+import re
+
+SETTING = re.compile(r"`([a-z][a-z0-9_]*)`")
+"""How a message names a setting."""
 
 
 def first_line(error: Exception) -> str:
@@ -28,6 +34,12 @@ class EdgeclsError(Exception):
     """Base of all errors raised on purpose."""
 
     exit_code = 1
+
+    @property
+    def field(self) -> str | None:
+        """The setting of a configuration that the message is about, the first that it names; None without one."""
+        named = SETTING.search(str(self))
+        return named[1] if named else None
 
 
 class UsageError(EdgeclsError):

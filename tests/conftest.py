@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from edgecls import backends
-from edgecls.benchmarking.run import BenchmarkConfig
+from edgecls.benchmarking.run import TimingConfig
 from edgecls.cli import app
 from edgecls.data.sources import DigitsSource
 from edgecls.errors import BackendError
@@ -48,8 +48,8 @@ def _short_timings() -> Iterator[None]:
     """Tests look at what is done with a measurement; a good one takes its time."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("QUICK_TIMING", "TIMING", "BORDERLINE_TIMING"):
-            patch.setattr(bundle_module, name, BenchmarkConfig(rounds=1, seconds=0.02))
-        patch.setattr(compare_module, "TIMING", BenchmarkConfig(rounds=1, seconds=0.02))
+            patch.setattr(bundle_module, name, TimingConfig(rounds=1, seconds=0.02))
+        patch.setattr(compare_module, "TIMING", TimingConfig(rounds=1, seconds=0.02))
         yield
 
 

@@ -15,7 +15,7 @@ import pytest
 from edgecls import backends, plugins
 from edgecls.errors import UsageError
 from edgecls.runtime.store import Artifact
-from edgecls.streaming.sinks.base import from_other_package
+from edgecls.streaming.sinks.choose import from_other_package
 from edgecls.streaming.sources import open_source
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "edgecls-example"

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable
+from dataclasses import MISSING, FrozenInstanceError
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,13 @@ from edgecls.errors import ImageError, UsageError
 from edgecls.imaging.opencv import cv2
 from edgecls.runtime.scores import softmax
 from edgecls.runtime.store import Artifact
+from edgecls.settings import Config, settings_of
+
+VERBS = {
+    "train": edgecls.TrainConfig, "tune": edgecls.TuneConfig, "import_model": edgecls.ImportConfig,
+    "export": edgecls.ExportConfig, "evaluate": edgecls.EvaluateConfig, "compare": edgecls.CompareConfig,
+    "benchmark": edgecls.BenchmarkConfig, "stream": edgecls.StreamConfig,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -29,7 +38,18 @@ def bgr(artifact_place: Path, index: int) -> np.ndarray:
 
 def test_the_public_names_are_exactly_these():
     raised = {name for name, each in vars(errors).items() if isinstance(each, type)}
-    assert set(edgecls.__all__) == {"Card", "Classifier", "Prediction", "Preprocess", "__version__", "load", *raised}
+    configs = {
+        "CameraOptions",
+        "CaptureFormat",
+        "Constraints",
+        "Geometry",
+        "ReconnectPolicy",
+        "SinkConfig",
+        "Smoothing",
+    }
+    values = {"Artifact", "Card", "Classifier", "Prediction", "Preprocess", "Region", "Smoothing", "__version__"}
+    verbs = {*VERBS, "load", "resume", "verify"}
+    assert set(edgecls.__all__) == values | configs | verbs | raised | {each.__name__ for each in VERBS.values()}
     assert all(hasattr(edgecls, name) for name in edgecls.__all__)
     assert set(edgecls.__all__) <= set(dir(edgecls))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
@@ -149,3 +169,53 @@ def test_no_other_number_of_best_classes_is_told(model: edgecls.Classifier, coun
 def test_one_image_is_not_many(model: edgecls.Classifier, images: object):
     with pytest.raises(UsageError, match="give several images"):
         model.predict_many(images)
+
+
+class TestVerbs:
+    @pytest.mark.parametrize(("verb", "config"), VERBS.items())
+    def test_a_verb_takes_its_configuration_first(self, verb: str, config: type[Config]):
+        first = next(iter(inspect.signature(getattr(edgecls, verb), eval_str=True).parameters.values()))
+        assert first.name == "config"
+        assert first.annotation in (config, config | None)
+
+    @pytest.mark.parametrize("config", VERBS.values())
+    def test_a_configuration_is_frozen_takes_keywords_and_explains_each_setting(self, config: type[Config]):
+        settings = settings_of(config)
+        assert all(setting.help for setting in settings)
+        needed = {setting.name: "given" for setting in settings if setting.default is MISSING}
+        made = config(**needed)
+        with pytest.raises(FrozenInstanceError):
+            made.seed = 1  # type: ignore[attr-defined]
+        with pytest.raises(TypeError):
+            config("given")  # type: ignore[call-arg]
+
+    def test_paths_are_taken_as_text_and_text_as_paths(self, tmp_path: Path):
+        config = edgecls.TrainConfig(out=str(tmp_path), data=tmp_path)  # type: ignore[arg-type]
+        assert (config.out, config.data) == (tmp_path, str(tmp_path))
+
+    def test_an_error_names_the_field(self):
+        with pytest.raises(UsageError, match="`epochs` takes a whole number of at least 1, not 0") as refused:
+            edgecls.TrainConfig(epochs=0).check()
+        assert refused.value.field == "epochs"
+        assert UsageError("nothing in particular").field is None
+
+    def test_from_photographs_to_a_stream(self, photos: Path, tmp_path: Path):
+        run, metrics = edgecls.train(
+            edgecls.TrainConfig(
+                data=photos, arch="simple_cnn", weights="none", epochs=4, batch_size=8, size_px=32,
+                deterministic=True, out=tmp_path / "run",
+            )
+        )  # fmt: skip
+        bundle = edgecls.export(edgecls.ExportConfig(run=run))
+        assert edgecls.verify(bundle).agreement == 1.0
+        report = edgecls.evaluate(edgecls.EvaluateConfig(model=bundle.place))
+        assert report.figures.metrics.top1 == metrics.top1
+        same = edgecls.compare(edgecls.CompareConfig(first=run, second=bundle.place))
+        assert same.agreement == 1.0
+        measured = edgecls.benchmark(edgecls.BenchmarkConfig(models=(run,), rounds=2, seconds=0.05))
+        assert measured.best.candidate.artifact.place == bundle.place
+        seen = tmp_path / "seen.jsonl"
+        summary = edgecls.stream(
+            edgecls.StreamConfig(cameras=("demo",), model=bundle.place, frames=5, sinks=edgecls.SinkConfig(log=seen))
+        )
+        assert summary.decided == len(seen.read_text().splitlines()) == 5

@@ -21,14 +21,13 @@ from typing import Any
 
 from edgecls.runtime import machine
 from edgecls.runtime.classifier import load
-from edgecls.streaming.config import StreamConfig
+from edgecls.streaming.config import CameraOptions, CaptureFormat, StreamConfig
 from edgecls.streaming.decision import Decision
 from edgecls.streaming.frames import Frame
 from edgecls.streaming.loop import Stream, Summary
 from edgecls.streaming.sinks.base import Sink
 from edgecls.streaming.sinks.web import WebSink
-from edgecls.streaming.sources import CameraOptions, open_source
-from edgecls.streaming.sources.camera import CaptureFormat
+from edgecls.streaming.sources import open_source
 
 
 class Slow(Sink):

@@ -23,7 +23,7 @@ CARD_FILE = "card.json"
 INPUT_NAME = "image"
 OUTPUT_NAME = "scores"
 EMBEDDED_KEY = "edgecls_card"
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Output = Literal["logits", "probabilities"]
 IMPORTED = "imported"
 """The architecture of networks that came as a graph."""
@@ -196,7 +196,7 @@ class Card:
             classes=fields.names("classes"),
             preprocess=Preprocess.from_fields(fields.within("preprocess")),
             target=_target(fields),
-            precision=fields.choice("precision", PRECISIONS),
+            precision=fields.choice("precision", get_args(Precision)),
             confidence=read_confidence(fields.within("confidence")),
             runtime=_runtime(fields.within("runtime")) if fields.has("runtime") else None,
             lineage=_lineage(fields.within("lineage")),

@@ -348,13 +348,13 @@ class Backend(ABC):
 
     def _check_options(self, options: BuildOptions) -> None:
         self._check_device(options.device)
-        for name, value in (("--batch", options.batch), ("--workspace", options.workspace_mib)):
+        for name, value in (("`batch`", options.batch), ("`workspace_mib`", options.workspace_mib)):
             if value is not None:
                 raise UsageError(f"target {self.name} takes any batch and needs no building here; leave {name} out")
 
     def _check_device(self, device: str | None) -> None:
         if device is not None:
-            raise UsageError(f"target {self.name} builds one bundle for every device; leave --device out")
+            raise UsageError(f"target {self.name} builds one bundle for every device; leave `device` out")
 
     def _missing(self) -> str | None:
         return missing_package(self.package, self.extra or "all", f"the {self.name} backend")

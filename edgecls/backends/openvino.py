@@ -126,7 +126,7 @@ class OpenVinoBackend(Backend):
         super().check_request(precision, options)
         device = options.device or "CPU"
         if precision == "bf16" and not _computes_in("bf16", device):
-            raise BackendError(f"the {device} of this machine has no bfloat16 arithmetic; export --int8")
+            raise BackendError(f"the {device} of this machine has no bfloat16 arithmetic; export int8")
 
     def _layers(self, file: Path, card: Card, images: NDArray[uint8]) -> list[Layer]:
         """OpenVINO gives a layer's precision as the end of the name of what computes it."""

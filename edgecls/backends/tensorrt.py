@@ -55,9 +55,9 @@ class TensorRtBackend(Backend):
         capabilities(options.device)
         batch = options.batch
         if batch is not None and not 1 <= batch[0] <= batch[1] <= batch[2]:
-            raise UsageError(f"--batch is MIN,OPT,MAX with 1 <= MIN <= OPT <= MAX, not {','.join(map(str, batch))}")
+            raise UsageError(f"`batch` is MIN,OPT,MAX with 1 <= MIN <= OPT <= MAX, not {','.join(map(str, batch))}")
         if options.workspace_mib is not None and options.workspace_mib < 1:
-            raise UsageError(f"--workspace is in MiB and at least 1, not {options.workspace_mib}")
+            raise UsageError(f"`workspace_mib` is in MiB and at least 1, not {options.workspace_mib}")
 
     def _build(self, graph: Path, card: Card, out: Path, options: BuildOptions) -> tuple[Runtime, list[str]]:
         if faults := quantizer_faults(graph):
@@ -142,7 +142,7 @@ def _plan_here(card: Card) -> Plan:
     [flavour, *_] = installed_flavours()
     gpu = cuda.gpu()
     if gpu is None:
-        ahead = "; without one, name the GPUs to build for: --compute-capability 8.9" if flavour.ahead_of_time else ""
+        ahead = "; without one, name the GPUs to build for: `compute_capability` 8.9" if flavour.ahead_of_time else ""
         raise BackendError(f"there is no GPU to build an engine for: {cuda.unavailable_reason()}{ahead}")
     return _plan(card, flavour, (gpu.capability,), gpu.name)
 
@@ -154,7 +154,7 @@ def _plan_for(card: Card, device: str | None) -> Plan:
             return _plan(card, flavour, capabilities(device), None)
     raise BackendError(
         f"an engine for compute capability {device} can be built ahead of time by TensorRT-RTX only: "
-        "pip install 'edgecls[tensorrt-rtx]'; without --device the bundle is portable and the device builds its own"
+        "pip install 'edgecls[tensorrt-rtx]'; without `device` the bundle is portable and the device builds its own"
     )
 
 

@@ -1,42 +1,27 @@
-"""Which bundle to ship: the Pareto front of latency against accuracy, and the best under limits."""
+"""Which bundle to ship: the Pareto front of latency against accuracy, and the best under constraints."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from edgecls.benchmarking.config import Constraints
 from edgecls.benchmarking.suite import BenchmarkResult
-from edgecls.bounds import check_bounds
 
 
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What a bundle must keep to; None where anything goes. `min_accuracy` is a fraction."""
-
-    max_latency_ms: float | None = None
-    min_accuracy: float | None = None
-    max_size_mb: float | None = None
-
-    def check(self) -> None:
-        """Raise `UsageError` for values that make no sense."""
-        check_bounds("--max-latency-ms", self.max_latency_ms, 1e-6, 1e9)
-        check_bounds("--min-accuracy, a fraction such as 0.97,", self.min_accuracy, 1e-6, 1.0)
-        check_bounds("--max-size-mb", self.max_size_mb, 1e-6, 1e9)
-
-    def violations(self, result: BenchmarkResult) -> list[str]:
-        """What a result does not keep to, in words."""
-        said = []
-        latency = result.latency
-        if self.max_latency_ms is not None and latency and latency.p50_ms > self.max_latency_ms:
-            said.append(f"{latency.p50_ms:.2f} ms")
-        if self.min_accuracy is not None:
-            if result.accuracy is None:
-                said.append("accuracy not measured")
-            elif result.accuracy < self.min_accuracy:
-                said.append(f"top-1 {result.accuracy:.2%}")
-        if self.max_size_mb is not None and result.size_bytes > self.max_size_mb * 1e6:
-            said.append(f"{result.size_bytes / 1e6:.1f} MB")
-        return said
+def violations(result: BenchmarkResult, constraints: Constraints) -> list[str]:
+    """What a result does not keep to, in words."""
+    said = []
+    latency = result.latency
+    if constraints.max_latency_ms is not None and latency and latency.p50_ms > constraints.max_latency_ms:
+        said.append(f"{latency.p50_ms:.2f} ms")
+    if constraints.min_accuracy is not None:
+        if result.accuracy is None:
+            said.append("accuracy not measured")
+        elif result.accuracy < constraints.min_accuracy:
+            said.append(f"top-1 {result.accuracy:.2%}")
+    if constraints.max_size_mb is not None and result.size_bytes > constraints.max_size_mb * 1e6:
+        said.append(f"{result.size_bytes / 1e6:.1f} MB")
+    return said
 
 
 def shippable(results: Sequence[BenchmarkResult]) -> list[BenchmarkResult]:
@@ -62,9 +47,9 @@ def pareto(results: Sequence[BenchmarkResult]) -> list[BenchmarkResult]:
     return front
 
 
-def recommended(results: Sequence[BenchmarkResult], limits: Limits) -> BenchmarkResult | None:
-    """The fastest bundle that keeps to all limits; None where none does."""
-    fitting = [result for result in shippable(results) if not limits.violations(result)]
+def recommended(results: Sequence[BenchmarkResult], constraints: Constraints) -> BenchmarkResult | None:
+    """The fastest bundle that meets all constraints; None where none does."""
+    fitting = [result for result in shippable(results) if not violations(result, constraints)]
     return min(fitting, key=_p50, default=None)
 
 

@@ -45,17 +45,6 @@ def read_baseline(path: Path) -> dict[str, Any]:
     return found
 
 
-def allowed(text: str) -> float:
-    """Read a share such as "10%" or "0.1" as a fraction. Raises `UsageError`."""
-    try:
-        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < 10:
-        raise UsageError(f"--fail-if-slower takes a share such as 10%, not {text!r}")
-    return value
-
-
 def compare(
     baseline: dict[str, Any],
     results: list[BenchmarkResult],

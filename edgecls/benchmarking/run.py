@@ -8,27 +8,12 @@ from dataclasses import dataclass
 
 from edgecls.artifact.measurements import Timing, keep_timing
 from edgecls.backends import Parallelism
+from edgecls.benchmarking.config import TimingConfig
 from edgecls.benchmarking.measure import inputs, sample_session
-from edgecls.bounds import LONGEST_S, MOST, check_bounds
 from edgecls.clock import Latency
 from edgecls.errors import ArtifactError, OutputError
 from edgecls.runtime import machine
 from edgecls.runtime.store import Artifact
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchmarkConfig:
-    """How to measure: `rounds` visits of each candidate for `seconds`, interleaved, with so many processor threads."""
-
-    rounds: int = 3
-    seconds: float = 1.0
-    threads: int | None = None
-
-    def check(self) -> None:
-        """Raise `UsageError` for values that make no sense."""
-        check_bounds("--rounds", self.rounds, 1, MOST)
-        check_bounds("--seconds", self.seconds, 1e-3, LONGEST_S)
-        check_bounds("--threads", self.threads, 1, MOST)
 
 
 @dataclass(frozen=True)
@@ -47,8 +32,8 @@ class Row:
         return self.artifact.card.name
 
 
-def benchmark(
-    artifacts: Sequence[Artifact], config: BenchmarkConfig, tell: Callable[[str], None] = lambda _: None
+def time_artifacts(
+    artifacts: Sequence[Artifact], config: TimingConfig, tell: Callable[[str], None] = lambda _: None
 ) -> list[Row]:
     """Time each artifact on its own golden input, in interleaved rounds with one session alive at a time.
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecls.benchmarking import conditions
-from edgecls.benchmarking.config import SuiteConfig
+from edgecls.benchmarking.config import BenchmarkConfig
 from edgecls.benchmarking.measure import Repetition, Task
 from edgecls.benchmarking.run import Row
 from edgecls.benchmarking.statistics import Interval, prediction_interval
@@ -130,7 +130,7 @@ class BenchmarkResult:
         }  # fmt: skip
 
 
-def candidates(artifacts: Sequence[Artifact], config: SuiteConfig) -> list[Candidate]:
+def candidates(artifacts: Sequence[Artifact], config: BenchmarkConfig) -> list[Candidate]:
     """Every artifact in every setting, each under a name of its own."""
     config.check()
     names = [artifact.card.name for artifact in artifacts]
@@ -143,7 +143,7 @@ def candidates(artifacts: Sequence[Artifact], config: SuiteConfig) -> list[Candi
 
 
 def run(
-    chosen: Sequence[Candidate], config: SuiteConfig, tell: Callable[[str], None] = lambda _: None
+    chosen: Sequence[Candidate], config: BenchmarkConfig, tell: Callable[[str], None] = lambda _: None
 ) -> list[BenchmarkResult]:
     """Visit each candidate once a round, in turn. What cannot run on this machine gets a reason instead."""
     results = [
@@ -197,7 +197,7 @@ def remarks(results: Sequence[BenchmarkResult], state: conditions.Conditions) ->
         said.append(f"many calls are outliers (more than 5 % lie above Q3 + 3 IQR): {'; '.join(scattered)}")
     uneven = [result.candidate.key for result in results if result.p50_interval and result.p50_interval.width > 0.3]
     if uneven:
-        said.append(f"rounds differ by much, more --rounds would tell more: {'; '.join(uneven)}")
+        said.append(f"rounds differ by much, more rounds would tell more: {'; '.join(uneven)}")
     return said
 
 
@@ -211,7 +211,7 @@ def _outliers(samples_ms: Sequence[float]) -> float:
     return float(np.mean(np.asarray(samples_ms) > q3 + 3 * (q3 - q1)))
 
 
-def record(results: Sequence[BenchmarkResult], config: SuiteConfig, state: conditions.Conditions) -> dict[str, Any]:
+def record(results: Sequence[BenchmarkResult], config: BenchmarkConfig, state: conditions.Conditions) -> dict[str, Any]:
     """The whole measurement as plain values, with the machine and the state that it was made in."""
     return {
         "schema": SCHEMA,
@@ -220,7 +220,7 @@ def record(results: Sequence[BenchmarkResult], config: SuiteConfig, state: condi
         "versions": machine.versions(),
         "conditions": state.to_json(),
         "remarks": remarks(results, state),
-        "config": asdict(config),
+        "config": {name: getattr(config, name) for name in ("rounds", "seconds", "threads", "batches", "streams")},
         "rows": [result.to_json() for result in results],
     }
 

@@ -17,6 +17,7 @@ from edgecls.cli.benchmark import benchmark
 from edgecls.cli.build import build
 from edgecls.cli.calibrate import calibrate
 from edgecls.cli.cameras import cameras
+from edgecls.cli.command import Command
 from edgecls.cli.compare import compare
 from edgecls.cli.data import data
 from edgecls.cli.doctor import doctor
@@ -24,7 +25,6 @@ from edgecls.cli.evaluate import evaluate
 from edgecls.cli.export import ExportCommand, export
 from edgecls.cli.import_ import import_
 from edgecls.cli.info import info
-from edgecls.cli.numbers import Command
 from edgecls.cli.predict import predict
 from edgecls.cli.stream import stream
 from edgecls.cli.train import train
@@ -44,6 +44,14 @@ class _Terminated(KeyboardInterrupt):
 
 class _Group(TyperGroup):
     """Turns errors into one line and an exit code; `--debug` lets them through with their traceback."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Read what stands in front of the verb."""
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            _end_for_usage(error)
+            raise
 
     def invoke(self, ctx: Any) -> Any:
         """Run a verb."""
@@ -65,7 +73,8 @@ class _Group(TyperGroup):
         except (typer.Exit, typer.Abort):
             raise
         except Exception as error:
-            if os.environ.get(DEBUG_VARIABLE) or _is_usage(error):
+            _end_for_usage(error)
+            if os.environ.get(DEBUG_VARIABLE):
                 raise
             if (reason := path_error(error)) is not None:
                 full = isinstance(error, OSError) and is_disk_trouble(error)
@@ -75,9 +84,17 @@ class _Group(TyperGroup):
             raise typer.Exit(INTERNAL_ERROR) from None
 
 
-def _is_usage(error: Exception) -> bool:
-    """Whether Typer itself has a message for this (a wrong option, say)."""
-    return hasattr(error, "show") and hasattr(error, "exit_code")
+def _end_for_usage(error: Any) -> None:
+    """Say in one line what Typer has to say about a wrong option; raises `typer.Exit`. Other errors pass.
+
+    What Typer raises in order to print its help, where nothing else is given, passes too.
+    """
+    if not hasattr(error, "format_message") or type(error).__name__ == "NoArgsIsHelpError":
+        return
+    context = getattr(error, "ctx", None)
+    told = error.format_message().replace("Value error, ", "").strip().rstrip(".")
+    _say(f"error: {told}; see {context.command_path if context else 'edgecls'} --help")
+    raise typer.Exit(error.exit_code) from None
 
 
 def _require_working_folder() -> None:

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from edgecls.cli.command import Command
 from edgecls.cli.common import console, shown, working
-from edgecls.cli.numbers import Command
 from edgecls.errors import OutputError, UsageError
 
 calibrate = typer.Typer(name="calibrate", help="Choose and check the images that int8 ranges are read from.")

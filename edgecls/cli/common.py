@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,6 @@ from edgecls.files import printable
 if TYPE_CHECKING:
     from rich.status import Status
 
-    from edgecls.runtime.classifier import Classifier
 
 console = Console(markup=False, highlight=False)
 """Names of classes, files and pip extras may hold square brackets, which are no markup."""
@@ -42,12 +42,11 @@ def working(step: str) -> Status:
     return messages.status(step)
 
 
-def opened(model: Path | None, threads: int | None, streams: int | None = 1, spinning: bool = True) -> Classifier:
-    """`edgecls.load` with a spinner, for the runtimes that build something on this device first."""
-    from edgecls.runtime.classifier import load
-
+@contextmanager
+def opening() -> Iterator[Callable[[str], None]]:
+    """A spinner while a model is opened, for the runtimes that build something on this device first: hears what."""
     with working("opening the model") as spinner:
-        return load(model, threads, lambda step: spinner.update(f"building for this device: {step}"), streams, spinning)
+        yield lambda step: spinner.update(f"building for this device: {step}")
 
 
 def draw(picture: Callable[[], Path]) -> None:

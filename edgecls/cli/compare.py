@@ -9,35 +9,24 @@ from typing import Annotated
 import typer
 
 from edgecls.cli.common import console, percent, shown, working
-from edgecls.errors import UsageError
+from edgecls.cli.options import Option, configured
+from edgecls.evaluation.config import CompareConfig
 
 
+@configured(first=Option(argument="FIRST"), second=Option(argument="SECOND"))
 def compare(
-    first: Annotated[Path, typer.Argument(help="The baseline: a run, bundle or model file.")],
-    second: Annotated[Path, typer.Argument(help="The candidate, of the same classes.")],
-    data: Annotated[
-        Path | None, typer.Option(help="Folder of images to compare on; the run's test split unless given.")
-    ] = None,
+    config: CompareConfig,
     html: Annotated[Path, typer.Option(help="The page to write.")] = Path("comparison.html"),
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures as JSON too.")] = None,
-    min_agreement: Annotated[
-        float | None, typer.Option(help="Fail where fewer answers agree: a fraction such as 0.98.")
-    ] = None,
-    max_drop: Annotated[float | None, typer.Option(help="Fail where top-1 drops by more points than this.")] = None,
 ) -> None:
     """Show what changed between two models: answers, accuracy, confidence, layers and speed."""
     from edgecls.exporting.compare import compare as run_comparison
     from edgecls.files import write_text
     from edgecls.report.compare_page import write_page
-    from edgecls.runtime.store import find
 
-    if min_agreement is not None and not 0 <= min_agreement <= 1:
-        raise UsageError(f"--min-agreement is a fraction, 0 to 1, not {min_agreement:g}")
     with working("comparing") as spinner:
-        comparison, source = run_comparison(
-            find(first), find(second), data, lambda step: spinner.update(f"comparing: {step}")
-        )
-        write_page(comparison, source, html)
+        comparison = run_comparison(config, lambda step: spinner.update(f"comparing: {step}"))
+        write_page(comparison, html)
         if json_file:
             write_text(json_file, json.dumps(comparison.to_json(), indent=2) + "\n")
     low, high = comparison.agreement_interval
@@ -60,4 +49,4 @@ def compare(
         name, worst = min(comparison.layers, key=lambda layer: layer[1])
         console.print(f"noisiest layer: {name}, {worst:.1f} dB", soft_wrap=True)
     console.print(f"written: {shown(html)}" + (f", {shown(json_file)}" if json_file else ""), soft_wrap=True)
-    comparison.require(min_agreement, max_drop)
+    comparison.require(config)

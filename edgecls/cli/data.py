@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from edgecls.cli.command import Command
 from edgecls.cli.common import console, shown, working
-from edgecls.cli.numbers import Command
 from edgecls.errors import DataError, OutputError, UsageError
 
 data = typer.Typer(name="data", help="Check a data set before training, and divide it into splits.")

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from edgecls.cli.command import Command, parse_numbers
 from edgecls.cli.common import console, megabytes, percent, shown, working
-from edgecls.cli.numbers import Command, parse_numbers
+from edgecls.cli.options import Option, configured
 from edgecls.errors import UsageError
+from edgecls.exporting.config import ExportConfig
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from edgecls.artifact.card import Card, Quality
-    from edgecls.quantization.search import Strategy
+    from edgecls.artifact.card import Card, Precision, Quality
     from edgecls.runtime.store import Artifact
 
 
@@ -33,99 +34,58 @@ class ExportCommand(Command):
         return parameters
 
 
+def _batch(text: str) -> tuple[int, int, int]:
+    """Three batch sizes as people write them, "1,1,8". Raises `UsageError`."""
+    try:
+        smallest, usual, largest = parse_numbers(text, int)
+    except ValueError:
+        wanted = "three numbers, smallest, most frequent and largest, as 1,1,8"
+        raise UsageError(f"`batch` takes {wanted}, not {text!r}") from None
+    return smallest, usual, largest
+
+
+@configured(
+    left_out=("precision",),
+    run=Option(argument="RUN"),
+    device=Option(names=("--device", "--compute-capability")),
+    batch=Option(parse=_batch, metavar="MIN,OPT,MAX"),
+    workspace_mib=Option(metavar="MIB"),
+    require_gain=Option(names=("--require",)),
+)
 def export(
-    run: Annotated[Path | None, typer.Argument(help="A run's folder; the latest run unless given.")] = None,
-    target: Annotated[str, typer.Option(help="The runtime to build for.")] = "onnx",
     int8: Annotated[bool, typer.Option("--int8", help="Quantize to 8-bit integers, calibrated on images.")] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="Half precision.")] = False,
     bf16: Annotated[
         bool, typer.Option("--bf16", help="bfloat16, on processors that compute in it (openvino).")
     ] = False,
-    calibration: Annotated[
-        Path | None,
-        typer.Option(help="Folder or manifest of images to calibrate with; the run's training images unless given."),
-    ] = None,
-    recipe: Annotated[
-        Path | None, typer.Option(help="TOML file that says how to quantize; the target's own recipe unless given.")
-    ] = None,
-    strategy: Annotated[
-        str, typer.Option(help="What to prefer among int8 recipes: fastest, smallest or most-accurate.")
-    ] = "fastest",
-    device: Annotated[
-        str | None,
-        typer.Option(
-            "--device", "--compute-capability",
-            help="What to build for: x86, x86-vnni or arm (onnx); CPU, GPU or NPU (openvino); compute capabilities "
-            "such as 8.6,8.9 (tensorrt).",
-        ),
-    ] = None,
-    batch: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MIN,OPT,MAX",
-            help="Batch sizes that engines are built for (tensorrt): smallest, usual, largest; 1,1,8 by default.",
-        ),
-    ] = None,
-    workspace: Annotated[
-        int | None, typer.Option(metavar="MIB", help="Memory that building an engine may use on the GPU (tensorrt).")
-    ] = None,
-    max_drop: Annotated[float, typer.Option(help="Points of top-1 that int8 may lose on held-out images.")] = 1.0,
-    require: Annotated[
-        bool, typer.Option("--require", help="Fail where lowered precision is not faster than float32 on this machine.")
-    ] = False,
-    verify_images: Annotated[int, typer.Option(help="How many held-out images to compare on, at most.")] = 1000,
-    out: Annotated[Path | None, typer.Option(help="Folder of the bundle; inside the run unless given.")] = None,
-) -> None:  # fmt: skip
+    *,
+    config: ExportConfig,
+) -> None:
     """Build a verified bundle from a run for one runtime."""
     from edgecls.clock import milliseconds_since, now_ns
     from edgecls.exporting.bundle import export as run_export
-    from edgecls.exporting.config import ExportConfig
     from edgecls.runtime import machine
 
-    lowered = [name for name, wanted in (("int8", int8), ("fp16", fp16), ("bf16", bf16)) if wanted]
+    lowered: list[Precision] = []
+    for wanted, name in ((int8, "int8"), (fp16, "fp16"), (bf16, "bf16")):
+        lowered += [cast("Precision", name)] if wanted else []
     if len(lowered) > 1:
         raise UsageError(f"--{' and --'.join(lowered)} exclude each other; choose one")
-    precision = lowered[0] if lowered else "fp32"
-    config = ExportConfig(
-        target=target,
-        run=run,
-        precision=precision,
-        calibration=calibration,
-        device=device,
-        out=out,
-        max_drop_points=max_drop,
-        require_gain=require,
-        recipe=recipe,
-        strategy=cast("Strategy", strategy),
-        verify_images=verify_images,
-        batch=_batch(batch),
-        workspace_mib=workspace,
-    )
+    config = replace(config, precision=lowered[0] if lowered else "fp32")
+    target, precision = config.target, config.precision
     begun_ns = now_ns()
     with working(f"exporting {target} {precision}") as spinner:
         bundle = run_export(config, tell=lambda step: spinner.update(f"exporting {target} {precision}: {step}"))
-    _report(bundle, recommends_beside=out is None)
+    _report(bundle, recommends_beside=config.out is None)
     memory_mb = machine.peak_memory_mb()
     held = f", peak memory {memory_mb:.0f} MB" if memory_mb else ""
     console.print(f"took {milliseconds_since(begun_ns) / 1000:.0f} s{held}")
 
 
-def _batch(given: str | None) -> tuple[int, int, int] | None:
-    """Three batch sizes as people write them, "1,1,8". Raises `UsageError`."""
-    if given is None:
-        return None
-    try:
-        smallest, usual, largest = parse_numbers(given, int)
-    except ValueError:
-        wanted = "three numbers, smallest, most frequent and largest, as 1,1,8"
-        raise UsageError(f"--batch takes {wanted}, not {given!r}") from None
-    return smallest, usual, largest
-
-
 def _report(bundle: Artifact, recommends_beside: bool) -> None:
     card, quality = bundle.card, bundle.card.quality
     if card.lineage.candidates:
-        console.print(_rungs(card))
+        console.print(_attempts(card))
     console.print(f"bundle: {shown(bundle.place)}  ({megabytes(bundle.size_bytes())})", soft_wrap=True)
     measured = f"top-1 {percent(quality.top1)}, " if quality.top1 is not None else ""
     console.print(
@@ -153,7 +113,7 @@ def _interval(quality: Quality) -> str:
     return f" (95 %: {100 * low:.1f} to {100 * high:.1f})"
 
 
-def _rungs(card: Card) -> Table:
+def _attempts(card: Card) -> Table:
     """What was tried, with its figures."""
     from rich.table import Table
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgecls.cli.common import console, messages, opened, shown
+from edgecls.cli.common import console, messages, opening, shown
 from edgecls.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def predict(
     images: Annotated[
-        list[Path] | None, typer.Argument(help="Image files, or folders of them.", metavar="[IMAGES]...")
+        list[Path] | None, typer.Argument(help="Image files, or folders of them.", metavar="IMAGES")
     ] = None,
     list_file: Annotated[
         Path | None, typer.Option("--list", help="A text file with one image's path a line; - is standard input.")
@@ -45,6 +45,7 @@ def predict(
     """Classify images: tell label and score of each."""
     from edgecls.imaging.decode import counted, image_paths, parse_colour
     from edgecls.runtime.batch import classify, listed, table
+    from edgecls.runtime.classifier import load
 
     if bool(images) == (list_file is not None):
         raise UsageError("give images or folders, or --list FILE; see edgecls predict --help")
@@ -55,7 +56,8 @@ def predict(
     begun, count, errors = time.perf_counter(), 0, list[str]()
     with ExitStack() as stack:
         add = stack.enter_context(table(out, top)) if out else None
-        classifier = stack.enter_context(opened(model, threads, streams=None))
+        with opening() as tell:
+            classifier = stack.enter_context(load(model, threads, tell, streams=None))
         if not as_json:
             messages.print(f"model: {shown(classifier.place)}", soft_wrap=True)
             if left_out:

@@ -15,10 +15,10 @@ def verify(
 ) -> None:
     """Replay a bundle's golden inputs on this machine and say pass or fail."""
     from edgecls.runtime.store import find
-    from edgecls.runtime.verification import replay_golden
+    from edgecls.runtime.verification import verify as replay
 
     artifact = find(bundle)
-    quality = replay_golden(artifact)
+    quality = replay(artifact)
     console.print(
         f"pass: {shown(artifact.place)} with {quality.verified_with}, {quality.images} golden inputs, "
         f"agreement {percent(quality.agreement)}, scores differ by up to {quality.max_score_difference:.3g}",

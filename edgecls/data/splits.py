@@ -92,12 +92,12 @@ def grouped_by(pattern: str | None) -> Callable[[Sample], str]:
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        raise UsageError(f"--group-by {pattern!r} is no regular expression: {error}") from error
+        raise UsageError(f"`group_by` {pattern!r} is no regular expression: {error}") from error
 
     def group_of(sample: Sample) -> str:
         found = expression.search(sample.key)
         if found is None:
-            raise DataError(f"--group-by {pattern!r} finds nothing in {sample.key}; each image needs a group")
+            raise DataError(f"`group_by` {pattern!r} finds nothing in {sample.key}; each image needs a group")
         return str(found[1] if expression.groups else found[0])
 
     return group_of

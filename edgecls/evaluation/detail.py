@@ -96,7 +96,7 @@ class Evaluation:
         }
 
 
-def evaluate(scores: NDArray[float32], labels: NDArray[int64], seed: int = 0) -> Evaluation:
+def evaluate_scores(scores: NDArray[float32], labels: NDArray[int64], seed: int = 0) -> Evaluation:
     """Evaluate scores (N, C) against labels (N,). Raises `MissingExtraError` where scikit-learn is missing."""
     import numpy as np
 

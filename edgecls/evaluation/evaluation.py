@@ -1,26 +1,106 @@
-"""A model's answers on labelled images, through its own runtime."""
+"""A model measured on labelled images, through its own runtime."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecls.artifact.card import Confidence
+from edgecls.artifact.measurements import keep_confidence
 from edgecls.data.dataset import open_recorded
 from edgecls.data.sources import Source
 from edgecls.data.splits import Sample
-from edgecls.errors import DataError
-from edgecls.evaluation.confidence import fit_temperature, fit_threshold
-from edgecls.evaluation.detail import Evaluation
+from edgecls.errors import DataError, UsageError, VerificationError
+from edgecls.evaluation.confidence import answered, fit_temperature, fit_threshold
+from edgecls.evaluation.config import EvaluateConfig
+from edgecls.evaluation.detail import Evaluation, evaluate_scores
 from edgecls.evaluation.images import UNLABELLED, images_for, run_of
 from edgecls.evaluation.inference import answers, labels_of
 from edgecls.runtime.scores import scaled
-from edgecls.runtime.store import Artifact
+from edgecls.runtime.store import Artifact, find, latest_run
 
 if TYPE_CHECKING:
     from numpy import float32, int64
     from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """A model's figures on labelled images: `scores` (N, C) are scaled, `labels` (N,) the positions of true classes.
+
+    `answered` is the share of images above the model's threshold, and the share of right answers among them; None where
+    it has no threshold. `fitted_on` is the number of images that the threshold was fitted on, if it was.
+    """
+
+    artifact: Artifact
+    figures: Evaluation
+    source: Source
+    samples: Sequence[Sample]
+    scores: NDArray[float32]
+    labels: NDArray[int64]
+    fitted_on: int | None = None
+
+    @property
+    def answered(self) -> tuple[float, float | None] | None:
+        """See the class."""
+        threshold = self.artifact.card.confidence.threshold
+        return answered(self.scores, self.labels, threshold) if threshold else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: the model, all figures, and every mistake by its file."""
+        classes = self.artifact.card.classes
+        mistakes = [
+            {
+                "path": self.samples[each.position].key,
+                "true": classes[each.truth],
+                "given": classes[each.answer],
+                "confidence": each.confidence,
+            }
+            for each in self.figures.mistakes
+        ]
+        return {
+            "model": str(self.artifact.place),
+            "name": self.artifact.card.name,
+            **self.figures.to_json(classes),
+            "mistakes": mistakes,
+        }
+
+    def require(self, config: EvaluateConfig) -> None:
+        """Raise `VerificationError` where the model is less accurate than asked for."""
+        top1 = self.figures.metrics.top1
+        if config.min_top1 is not None and top1 < config.min_top1:
+            raise VerificationError(f"top-1 is {top1:.2%}, at least {config.min_top1:.2%} was asked for")
+
+
+def evaluate(config: EvaluateConfig | None = None, tell: Callable[[str], None] = lambda _: None) -> EvaluationReport:
+    """Measure a model on labelled images; with `precision` its confidence is fitted first and kept beside its card.
+
+    `tell` hears each step's name. Raises `DataError` where there are no images or they carry no classes.
+    """
+    config = config or EvaluateConfig()
+    config.check()
+    artifact = find(latest_run() if config.model is None else config.model)
+    fitted_on = None
+    if config.precision is not None:
+        tell("fitting the confidence")
+        artifact, fitted_on = _fitted(artifact, config.precision)
+    tell("classifying")
+    source, samples, scores, labels = evaluate_artifact(artifact, config.data)
+    tell(f"evaluating {len(samples)} answers")
+    return EvaluationReport(
+        artifact, evaluate_scores(scores, labels, config.seed), source, samples, scores, labels, fitted_on
+    )
+
+
+def _fitted(artifact: Artifact, precision: float) -> tuple[Artifact, int]:
+    """The artifact with the confidence that its validation images call for, kept beside its card; their number."""
+    if not artifact.place.is_dir():
+        raise UsageError("`precision` is kept beside the card; give the bundle's folder, not the model file")
+    confidence, images = fit_confidence(artifact, precision)
+    keep_confidence(artifact.place, confidence)
+    return Artifact(artifact.place, replace(artifact.card, confidence=confidence)), images
 
 
 def evaluate_artifact(
@@ -55,23 +135,3 @@ def fit_confidence(artifact: Artifact, precision: float) -> tuple[Confidence, in
             f"no threshold makes {precision:.2%} of the answers on {len(samples)} validation images right; ask for less"
         )
     return Confidence(temperature, round(threshold, 4)), len(samples)
-
-
-def to_json(artifact: Artifact, evaluation: Evaluation, samples: Sequence[Sample]) -> dict[str, Any]:
-    """Plain values: the model, all figures, and every mistake by its file."""
-    classes = artifact.card.classes
-    mistakes = [
-        {
-            "path": samples[each.position].key,
-            "true": classes[each.truth],
-            "given": classes[each.answer],
-            "confidence": each.confidence,
-        }
-        for each in evaluation.mistakes
-    ]
-    return {
-        "model": str(artifact.place),
-        "name": artifact.card.name,
-        **evaluation.to_json(classes),
-        "mistakes": mistakes,
-    }

@@ -14,7 +14,8 @@ from edgecls import backends
 from edgecls.artifact.card import CARD_FILE, Card, Quality, check_files, write_card
 from edgecls.artifact.golden import Golden
 from edgecls.backends.base import PROCESSORS
-from edgecls.benchmarking.run import BenchmarkConfig, Row, benchmark, gain_over
+from edgecls.benchmarking.config import TimingConfig
+from edgecls.benchmarking.run import Row, gain_over, time_artifacts
 from edgecls.clock import milliseconds_since, now_ns
 from edgecls.errors import UsageError, VerificationError
 from edgecls.exporting.config import ExportConfig
@@ -42,22 +43,23 @@ if TYPE_CHECKING:
     from numpy import uint8
     from numpy.typing import NDArray
 
-QUICK_TIMING = BenchmarkConfig(rounds=2, seconds=0.2)
+QUICK_TIMING = TimingConfig(rounds=2, seconds=0.2)
 """Enough to see whether a candidate is worth stopping at; what is kept is timed again."""
-TIMING = BenchmarkConfig(rounds=4, seconds=0.2)
-BORDERLINE_TIMING = BenchmarkConfig(rounds=6, seconds=0.2)
+TIMING = TimingConfig(rounds=4, seconds=0.2)
+BORDERLINE_TIMING = TimingConfig(rounds=6, seconds=0.2)
 BORDERLINE_GAIN = (0.8, 1.25)
 """Gains that were within these at a glance, or are not known, are timed for longer: they decide a verdict."""
 RANKING_IMAGES = 8
 
 
-def export(config: ExportConfig, tell: Callable[[str], None] = lambda _: None) -> Artifact:
+def export(config: ExportConfig | None = None, tell: Callable[[str], None] = lambda _: None) -> Artifact:
     """Export a run for one target and precision; returns the bundle, verified. `tell` hears each step's name.
 
     The bundle stands at `config.out`, or in the run's folder. On any error nothing is left behind, and a bundle that
     stood there before stays. Where lowered precision is not faster than float32 on this machine, the bundle says so and
     float32 is exported beside it. Raises `VerificationError` where the result differs too much from the run.
     """
+    config = config or ExportConfig()
     config.check()
     run = store.find_run(config.run)
     check_files(run.card, run.place)
@@ -82,7 +84,7 @@ def _check_replaceable(place: Path) -> None:
     if not place.exists() or (place.is_dir() and not any(place.iterdir())):
         return
     if not (place / CARD_FILE).is_file() or store.find(place).is_run:
-        raise UsageError(f"{place} exists and is no bundle; choose another --out")
+        raise UsageError(f"{place} exists and is no bundle; choose another `out`")
 
 
 def _require_gain(config: ExportConfig, bundle: Artifact) -> None:
@@ -91,7 +93,7 @@ def _require_gain(config: ExportConfig, bundle: Artifact) -> None:
     gain, name = bundle.card.quality.gain, bundle.card.name
     if gain is None:
         reason = bundle.backend.available() or "it was built for another kind of processor"
-        raise VerificationError(f"{name} cannot be timed on this machine ({reason}), so --require cannot be met")
+        raise VerificationError(f"{name} cannot be timed on this machine ({reason}), so `require_gain` cannot be met")
     if not bundle.card.quality.recommended:
         raise VerificationError(
             f"{name} is not faster than FP32 on this machine: {gain:.2f}x its speed in the same runtime; "
@@ -280,7 +282,7 @@ class _Exporter:
         close = lowered and any(
             BORDERLINE_GAIN[0] < (bundle.card.quality.gain or 1.0) < BORDERLINE_GAIN[1] for bundle in bundles
         )
-        rows = benchmark(compared, QUICK_TIMING if quick else BORDERLINE_TIMING if close else TIMING)
+        rows = time_artifacts(compared, QUICK_TIMING if quick else BORDERLINE_TIMING if close else TIMING)
         return [
             _with_latency(bundle, row, rows[-1] if lowered else None)
             for bundle, row in zip(bundles, rows, strict=False)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecls.benchmarking.run import BenchmarkConfig, benchmark, gain_over
+from edgecls.benchmarking.config import TimingConfig
+from edgecls.benchmarking.run import gain_over, time_artifacts
 from edgecls.data.sources import Source
 from edgecls.data.splits import Sample
 from edgecls.errors import BackendError, DataError, UsageError, VerificationError
+from edgecls.evaluation.config import CompareConfig
 from edgecls.evaluation.images import UNLABELLED, images_for, run_of
 from edgecls.evaluation.inference import answers
 from edgecls.evaluation.metrics import calibration_error, drop, measure, wilson
@@ -19,13 +21,13 @@ from edgecls.exporting.graph import float_graph
 from edgecls.quantization.qdq import QuantizedGraph, layer_noise_db
 from edgecls.quantization.quantize import prepare
 from edgecls.runtime.scores import agreement, softmax
-from edgecls.runtime.store import Artifact
+from edgecls.runtime.store import Artifact, find
 
 if TYPE_CHECKING:
     from numpy import float32, uint8
     from numpy.typing import NDArray
 
-TIMING = BenchmarkConfig(rounds=8, seconds=0.2)
+TIMING = TimingConfig(rounds=8, seconds=0.2)
 NOISE_IMAGES = 16
 
 
@@ -60,7 +62,7 @@ class Comparison:
 
     `drop_points` is what the second loses of the first's top-1, give or take `drop_interval_points` (95 %). `speedup`
     is how many times as fast the second is, timed in turn. `layers` are (name, signal-to-noise in dB) of the second's
-    graph against its run's in float, empty for `layers_reason`.
+    graph against its run's in float, empty for `layers_reason`. `source` holds the images.
     """
 
     first: Side
@@ -75,28 +77,38 @@ class Comparison:
     flips: tuple[Flip, ...]
     layers: tuple[tuple[str, float], ...]
     layers_reason: str | None
+    source: Source
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+        """Plain values, without the source of the images."""
+        values = asdict(replace(self, source=None))  # type: ignore[arg-type]
+        del values["source"]
+        return values
 
-    def require(self, min_agreement: float | None, max_drop_points: float | None) -> None:
+    def require(self, config: CompareConfig) -> None:
         """Raise `VerificationError` where the second model changed too much."""
+        min_agreement, max_drop_points = config.min_agreement, config.max_drop_points
         if min_agreement is not None and self.agreement < min_agreement:
             raise VerificationError(f"agreement is {self.agreement:.2%}, at least {min_agreement:.2%} was asked for")
         if max_drop_points is not None:
             if self.drop_points is None:
-                raise UsageError("--max-drop needs labels: give --data with one folder of images per class")
+                raise UsageError("`max_drop_points` needs labels: give `data` with one folder of images per class")
             if self.drop_points > max_drop_points:
                 raise VerificationError(
                     f"top-1 drops by {self.drop_points:.2f} points, {max_drop_points:g} are allowed"
                 )
 
 
-def compare(
+def compare(config: CompareConfig, tell: Callable[[str], None] = lambda _: None) -> Comparison:
+    """See `compare_artifacts`."""
+    config.check()
+    return compare_artifacts(find(config.first), find(config.second), config.data, tell)
+
+
+def compare_artifacts(
     first: Artifact, second: Artifact, data: Path | None = None, tell: Callable[[str], None] = lambda _: None
-) -> tuple[Comparison, Source]:
-    """Compare two models on a folder of images, or on the first one's held-out split; also returns the images' source.
+) -> Comparison:
+    """Compare two models on a folder of images, or on the first one's held-out split.
 
     Each model sees the images through its own preprocessing; classes are matched by name. Raises `UsageError` for
     models of different classes and `DataError` where there are no images.
@@ -115,7 +127,7 @@ def compare(
         order = [artifact.card.classes.index(name) for name in first.card.classes]
         scores.append(answers(artifact, source, samples)[:, order])
     tell("timing")
-    rows = benchmark([first, second], TIMING)
+    rows = time_artifacts([first, second], TIMING)
     tell("comparing layers")
     layers, reason = _layers(second, source, samples)
     sides = [
@@ -124,7 +136,7 @@ def compare(
     ]
     lost = drop(scores[1], scores[0], labels) if labelled else (None, None)
     agreed = agreement(scores[1], scores[0])
-    comparison = Comparison(
+    return Comparison(
         first=sides[0],
         second=sides[1],
         classes=first.card.classes,
@@ -137,8 +149,8 @@ def compare(
         flips=_flips(samples, first.card.classes, scores[0], scores[1]),
         layers=layers,
         layers_reason=reason,
+        source=source,
     )
-    return comparison, source
 
 
 def _side(artifact: Artifact, latency_ms: float | None, scores: NDArray[float32], labels: Any) -> Side:

@@ -6,34 +6,45 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgecls import backends
+from edgecls.artifact.card import Precision
 from edgecls.backends.base import BuildOptions
 from edgecls.errors import UsageError
-from edgecls.exporting.verification import MAX_IMAGES
-from edgecls.quantization.search import STRATEGIES, Strategy
+from edgecls.quantization.search import Strategy
+from edgecls.settings import Config, setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportConfig:
-    """What an export is asked for.
+class ExportConfig(Config):
+    """What an export is asked for; None means what suits the run and the target.
 
-    `device`, `batch` and `workspace_mib` are `BuildOptions`, for targets that build per device. `recipe` replaces the
-    target's own int8 recipe. `verify_images` limits the held-out images.
     With `require_gain` a bundle of lowered precision that is not measured to be faster than float32 is an error.
     """
 
-    target: str
-    run: Path | None = None
-    precision: str = "fp32"
-    calibration: Path | None = None
-    device: str | None = None
-    out: Path | None = None
-    max_drop_points: float = 1.0
-    require_gain: bool = False
-    recipe: Path | None = None
-    strategy: Strategy = "fastest"
-    verify_images: int = MAX_IMAGES
-    batch: tuple[int, int, int] | None = None
-    workspace_mib: int | None = None
+    run: Path | None = setting(None, "A run's folder; the latest run unless given.")
+    target: str = setting("onnx", "The runtime to build for.")
+    precision: Precision = setting("fp32", "Of the arithmetic; int8 is calibrated on images.")
+    calibration: Path | None = setting(
+        None, "Folder or manifest of images to calibrate with; the run's training images unless given."
+    )
+    recipe: Path | None = setting(None, "TOML file that says how to quantize; the target's own recipe unless given.")
+    strategy: Strategy = setting("fastest", "What to prefer among int8 recipes.")
+    device: str | None = setting(
+        None,
+        "What to build for: x86, x86-vnni or arm (onnx); CPU, GPU or NPU (openvino); compute capabilities such as "
+        "8.6,8.9 (tensorrt).",
+    )
+    batch: tuple[int, int, int] | None = setting(
+        None,
+        "Batch sizes that engines are built for (tensorrt): smallest, usual, largest; 1,1,8 by default.",
+        low=1,
+    )
+    workspace_mib: int | None = setting(
+        None, "Memory that building an engine may use on the GPU (tensorrt).", low=1, unit="MiB"
+    )
+    max_drop_points: float = setting(1.0, "Points of top-1 that int8 may lose on held-out images.", low=0.0, high=100.0)
+    require_gain: bool = setting(False, "Fail where lowered precision is not faster than float32 on this machine.")
+    verify_images: int = setting(1000, "How many held-out images to compare on, at most.", low=1)
+    out: Path | None = setting(None, "Folder of the bundle; inside the run unless given.")
 
     @property
     def options(self) -> BuildOptions:
@@ -41,20 +52,15 @@ class ExportConfig:
         return BuildOptions(device=self.device, batch=self.batch, workspace_mib=self.workspace_mib)
 
     def check(self) -> None:
-        """Raise `UsageError` for values that make no sense together."""
+        """Raise `UsageError` for values that make no sense, alone or together."""
+        super().check()
         backend = backends.find(self.target)
         if not backend.exportable:
             raise UsageError(f"{self.target} is no export target; choose one of {', '.join(backends.exportable())}")
         backend.check_request(self.precision, self.options)
         if self.precision != "int8":
-            for name, value in (("--calibration", self.calibration), ("--recipe", self.recipe)):
-                if value is not None:
-                    raise UsageError(f"{name} is for --int8; float exports need none")
-        if not 0 <= self.max_drop_points <= 100:
-            raise UsageError(f"--max-drop is in points of top-1, 0 to 100, not {self.max_drop_points:g}")
-        if self.verify_images < 1:
-            raise UsageError(f"--verify-images must be at least 1, not {self.verify_images}")
-        if self.strategy not in STRATEGIES:
-            raise UsageError(f"--strategy takes {', '.join(STRATEGIES)}, not {self.strategy!r}")
+            for name in ("calibration", "recipe"):
+                if getattr(self, name) is not None:
+                    raise UsageError(f"`{name}` is for int8; float exports need none")
         if self.require_gain and self.precision == "fp32":
-            raise UsageError("--require is for --int8, --fp16 and --bf16: it asks that they are faster than float32")
+            raise UsageError("`require_gain` is for int8, fp16 and bf16: it asks that they are faster than float32")

@@ -70,6 +70,6 @@ def _halve(graph: Path, out: Path) -> None:
         halved = convert_float_to_float16(model, keep_io_types=True, node_block_list=kept)
     except (ValueError, RuntimeError) as error:
         raise BackendError(
-            f"the imported graph cannot be converted to float16 ({error}); use --int8 or neither"
+            f"the imported graph cannot be converted to float16 ({error}); use int8 or neither"
         ) from error
     onnx.save(halved, out)

@@ -4,59 +4,59 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
-from edgecls import models
 from edgecls.errors import ArtifactError, OutputError, UsageError
-from edgecls.imaging.preprocess import MAX_SHIFT, MIN_STD, Resize
+from edgecls.imaging.preprocess import MAX_SHIFT, MAX_SIDE_PX, MIN_STD, Resize
+from edgecls.settings import Config, setting
 
 NO_ARCH = "none"
 """In place of an architecture: the file is a graph."""
+MIN_SIDE_PX = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImportConfig:
+class ImportConfig(Config):
     """What is known about somebody's model; None means what the architecture or the graph says.
 
-    `arch` is an architecture's name for a checkpoint and "none" for an ONNX file. `size_px` is (height, width).
-    `output` names the output of an ONNX file that holds the scores, where it has several.
+    `size_px` is (height, width).
     """
 
-    file: Path
-    arch: str
-    classes: Path
-    size_px: tuple[int, int] | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-    resize: Resize | None = None
-    crop: float | None = None
-    data: str | None = None
-    out: Path | None = None
-    output: str | None = None
+    file: Path = setting(help="A checkpoint (safetensors, .pt, .pth) or an ONNX file.")
+    arch: str = setting(help="The checkpoint's architecture, such as resnet50 or timm/NAME; none for an ONNX file.")
+    classes: Path = setting(help="Class names in output order: one a line, or JSON.")
+    size_px: tuple[int, int] | None = setting(
+        None, "The network's input in pixels: 224, or 320x240.", low=MIN_SIDE_PX, high=MAX_SIDE_PX
+    )
+    mean: tuple[float, float, float] | None = setting(
+        None,
+        "Mean of red, green and blue, or of grey, on a scale of 0 to 1: 0.485,0.456,0.406.",
+        low=-MAX_SHIFT, high=MAX_SHIFT,
+    )  # fmt: skip
+    std: tuple[float, float, float] | None = setting(
+        None, "Standard deviations, on the same scale.", low=MIN_STD, high=MAX_SHIFT
+    )
+    resize: Resize | None = setting(None, "How an image is brought to size.")
+    crop: float | None = setting(
+        None, "Share of the sides that crop keeps: 0.875 is resize 256, crop 224.", low=1e-6, high=1.0
+    )
+    data: str | None = setting(None, "Folder with one folder of images per class, to measure with and calibrate on.")
+    output: str | None = setting(None, "The output of an ONNX file that holds the scores, where it has several.")
+    out: Path | None = setting(None, "Folder of the run; a new one under runs/ unless given.")
 
     def check(self) -> None:
-        """Raise `UsageError` for values that make no sense together."""
+        """Raise `UsageError` for values that make no sense, alone or together."""
+        from edgecls import models
+
+        super().check()
         if not self.file.is_file():
             raise ArtifactError(f"there is no file {self.file}")
         is_graph = self.file.suffix.lower() == ".onnx"
         if is_graph != (self.arch == NO_ARCH):
-            wanted = "an ONNX file goes with --arch none" if is_graph else "a checkpoint needs --arch NAME"
-            raise UsageError(f"{wanted}; {self.file.name} with --arch {self.arch} cannot be imported")
+            wanted = "an ONNX file goes with `arch` none" if is_graph else "a checkpoint needs `arch` NAME"
+            raise UsageError(f"{wanted}; {self.file.name} with `arch` {self.arch} cannot be imported")
         if self.output is not None and not is_graph:
-            raise UsageError("--output is for ONNX files; a checkpoint's network has one output")
+            raise UsageError("`output` is for ONNX files; a checkpoint's network has one output")
         if not is_graph:
             models.find(self.arch)
-        if self.resize is not None and self.resize not in get_args(Resize):
-            raise UsageError(f"--resize takes {', '.join(get_args(Resize))}, not {self.resize!r}")
-        if self.crop is not None and not 0 < self.crop <= 1:
-            raise UsageError(
-                f"--crop is the share of the image's sides that is kept, above 0 and up to 1, not {self.crop}"
-            )
-        if self.size_px is not None and not all(8 <= side <= 4096 for side in self.size_px):
-            raise UsageError(f"--size is between 8 and 4096 pixels, not {'x'.join(map(str, self.size_px))}")
-        if self.std is not None and not all(MIN_STD <= value <= MAX_SHIFT for value in self.std):
-            raise UsageError(f"--std holds numbers from {MIN_STD:g} to {MAX_SHIFT:g}")
-        if self.mean is not None and not all(abs(value) <= MAX_SHIFT for value in self.mean):
-            raise UsageError(f"--mean holds numbers from -{MAX_SHIFT:g} to {MAX_SHIFT:g}")
         if self.out is not None and self.out.exists():
-            raise OutputError(f"{self.out} exists already; choose another --out or remove it")
+            raise OutputError(f"{self.out} exists already; choose another `out` or remove it")

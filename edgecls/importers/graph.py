@@ -81,15 +81,15 @@ class Classifier:
         if self.takes_raw_pixels:
             given = Pixels(mean or RAW_PIXELS.mean, std or RAW_PIXELS.std)
             if not _nearly_equal(given, RAW_PIXELS):
-                raise UsageError(f"{self.file.name} takes {self.kind.lower()} pixels; leave --mean and --std out")
+                raise UsageError(f"{self.file.name} takes {self.kind.lower()} pixels; leave `mean` and `std` out")
             return RAW_PIXELS
         if mean is None or std is None:
             raise UsageError(
-                f"{self.file.name} does not say how it wants its pixels; give --mean and --std on a scale of 0 to 1: "
+                f"{self.file.name} does not say how it wants its pixels; give `mean` and `std` on a scale of 0 to 1: "
                 "0,0,0 and 1,1,1 where it takes plain 0..1, std 0.00392157,0.00392157,0.00392157 where it takes 0..255"
             )
         if self.channels == 1 and (len(set(mean)) > 1 or len(set(std)) > 1):
-            raise UsageError(f"{self.file.name} takes grey images; give one number to --mean and one to --std")
+            raise UsageError(f"{self.file.name} takes grey images; give one number to `mean` and one to `std`")
         return Pixels(mean, std)
 
     def size_px(self, wanted: tuple[int, int] | None) -> tuple[int, int]:
@@ -97,13 +97,15 @@ class Classifier:
         height, width = self.height, self.width
         if not (height and width):
             if wanted is None:
-                raise UsageError(f"{self.file.name} takes images of any size; say with --size which it was trained for")
+                raise UsageError(
+                    f"{self.file.name} takes images of any size; say with `size_px` which it was trained for"
+                )
             if (height or wanted[0], width or wanted[1]) == wanted:
                 return wanted
         elif wanted in (None, (height, width)):
             return height, width
         raise UsageError(
-            f"{self.file.name} takes {width or 'any'}x{height or 'any'} pixels and nothing else; leave --size out"
+            f"{self.file.name} takes {width or 'any'}x{height or 'any'} pixels and nothing else; leave `size_px` out"
         )
 
 
@@ -177,7 +179,7 @@ def _chosen_output(model: Any, file: Path, wanted: str | None) -> str:
     outputs = {entry.name: entry.type.tensor_type.elem_type for entry in model.graph.output}
     if wanted is None and len(outputs) != 1:
         raise UsageError(
-            f"{file} has {len(outputs)} outputs: {_listed(model.graph.output)}; say with --output which of them holds "
+            f"{file} has {len(outputs)} outputs: {_listed(model.graph.output)}; say with `output` which of them holds "
             "the scores"
         )
     name = next(iter(outputs)) if wanted is None else wanted

@@ -82,7 +82,7 @@ def _checkpoint(
     preprocess = _preprocess(config, models.published_preprocess(config.arch))
     assumed = [
         name
-        for name, value in (("--size", config.size_px), ("--mean", config.mean), ("--std", config.std))
+        for name, value in (("`size_px`", config.size_px), ("`mean`", config.mean), ("`std`", config.std))
         if not value
     ]
     if assumed:
@@ -160,7 +160,7 @@ def _examine(run: Artifact, dataset: Dataset | None) -> Quality:
             found = f"scores {scores.shape} for {len(images)} images"
             raise ArtifactError(f"the network gives {found}; with {len(card.classes)} classes they cannot be its own")
         if not np.isfinite(scores).all():
-            raise ArtifactError("the network's scores are not finite numbers; check --mean and --std")
+            raise ArtifactError("the network's scores are not finite numbers; check `mean` and `std`")
         Golden(images, scores).write(run.place)
         if dataset is None:
             return Quality()

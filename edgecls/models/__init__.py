@@ -2,7 +2,6 @@
 
 from edgecls.models.architectures import (
     ARCHITECTURES,
-    DEFAULT_ARCH,
     TIMM,
     Architecture,
     create,
@@ -24,7 +23,7 @@ from edgecls.models.weights import (
 )
 
 __all__ = [
-    "ARCHITECTURES", "DEFAULT_ARCH", "TIMM", "Architecture", "channels_last", "create", "deployable", "find",
+    "ARCHITECTURES", "TIMM", "Architecture", "channels_last", "create", "deployable", "find",
     "imagenet_weights", "load_weights", "packaged_weights", "published_preprocess", "read_weights", "require_torch",
     "restore", "timm_settings", "usual_preprocess", "usual_size_px", "visit_batch_norms", "write_weights",
 ]  # fmt: skip

@@ -60,7 +60,7 @@ def choose(
         groups = [group for key, tensors in mappings for group in _in_order(key, tensors, own)] or groups
         if groups and not groups[0].fitting:
             tell(f"the tensors in {origin} have other names than this architecture's; matched by order and shape, "
-                 "so check with --data")  # fmt: skip
+                 "so check with `data`")  # fmt: skip
     if not groups:
         groups = [Group(key, "", tensors, frozenset(tensors), len(tensors), 0) for key, tensors in mappings]
     most = max(group.fitting for group in groups)

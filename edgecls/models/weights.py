@@ -33,7 +33,7 @@ def packaged_weights(arch: str) -> tuple[dict[str, torch.Tensor], str] | None:
     [file] = Path(spec.submodule_search_locations[0]).glob(pattern)
     own, found = create_timm(arch, classes=None).state_dict(), list(read_weights(file).values())
     if [tensor.shape for tensor in own.values()] != [tensor.shape for tensor in found]:
-        raise ArtifactError(f"the installed {package} is not the version that {arch} can be read from; give --weights")
+        raise ArtifactError(f"the installed {package} is not the version that {arch} can be read from; give `weights`")
     return dict(zip(own, found, strict=True)), f"the installed package {package}"
 
 
@@ -48,7 +48,7 @@ def imagenet_weights(arch: str) -> tuple[dict[str, torch.Tensor], str]:
     if arch.startswith(TIMM):
         return _timm_weights(arch)
     if architecture.weights is None:
-        raise UsageError(f"{arch} has no ImageNet weights; use --weights none or a file")
+        raise UsageError(f"{arch} has no ImageNet weights; use `weights` none or a file")
     from urllib.error import URLError
 
     from edgecls.models.vision import import_torchvision
@@ -61,7 +61,7 @@ def imagenet_weights(arch: str) -> tuple[dict[str, torch.Tensor], str]:
         reason = getattr(error, "reason", None) or error
         raise BackendError(
             f"the ImageNet weights {weights} cannot be fetched ({reason}); connect to the network once, "
-            "or give --weights FILE or --weights none"
+            "or give `weights` FILE or `weights` none"
         ) from error
 
 
@@ -73,7 +73,7 @@ def _timm_weights(arch: str) -> tuple[dict[str, torch.Tensor], str]:
     except (OSError, RuntimeError, ValueError) as error:
         raise BackendError(
             f"the weights of {arch} cannot be fetched ({first_line(error)}); connect to the network once, "
-            "or give --weights FILE or --weights none"
+            "or give `weights` FILE or `weights` none"
         ) from error
 
 

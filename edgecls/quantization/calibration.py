@@ -202,7 +202,7 @@ def _from_run(run: Artifact, count: int, seed: int | None) -> Calibration:
     try:
         dataset = open_recorded(run.place)
     except DataError as error:
-        raise DataError(f"{error}, or give a folder of similar images with --calibration") from error
+        raise DataError(f"{error}, or give a folder of similar images with `calibration`") from error
     seed = dataset.seed if seed is None else seed
     held_out = _held_out_fingerprints(dataset)
     drawn = balanced(dataset.splits["train"], count, seed)

@@ -278,7 +278,7 @@ def _nncf(graph: Path, recipe: Recipe, images: Images, kept: Sequence[str], per_
         )
     except Exception as error:
         # NNCF lets through whatever ONNX and ONNX Runtime raise; those errors share no base class.
-        raise BackendError(f"NNCF cannot quantize this graph ({first_line(error)}); choose another --recipe") from error
+        raise BackendError(f"NNCF cannot quantize this graph ({first_line(error)}); choose another `recipe`") from error
 
 
 @contextlib.contextmanager

@@ -163,7 +163,7 @@ def _refusal(made: Sequence[Attempt], attempts: Sequence[Attempt], aim: Acceptan
     return (
         f"int8 loses {lost} at best ({nearest.candidate.name}: {quality.agreement:.2%} agreement over {quality.images} "
         f"images), {aim.max_drop_points:g} are allowed; {len(made)} recipes were tried and nothing was written: "
-        "calibrate with more or better images, allow more with --max-drop, or export --fp16"
+        "calibrate with more or better images, allow more with `max_drop_points`, or export fp16"
     )
 
 

@@ -12,8 +12,9 @@ from edgecls.report import page
 MAX_PICTURES = 60
 
 
-def write_page(comparison: Comparison, source: Source, path: Path) -> None:
-    """Write the page; `source` reads the images that flipped."""
+def write_page(comparison: Comparison, path: Path) -> None:
+    """Write the page."""
+    source = comparison.source
     first, second = comparison.first, comparison.second
     title = f"{first.name} → {second.name}"
     page.write(

@@ -9,17 +9,16 @@ from pathlib import Path
 from edgecls.data.sources import Source
 from edgecls.data.splits import Sample
 from edgecls.evaluation.detail import Evaluation, Mistake
+from edgecls.evaluation.evaluation import EvaluationReport
 from edgecls.report import figures, page
-from edgecls.runtime.store import Artifact
 
 MAX_PICTURES = 40
 MAX_PAIRS = 15
 
 
-def write_page(
-    artifact: Artifact, evaluation: Evaluation, source: Source, samples: Sequence[Sample], path: Path
-) -> None:
-    """Write the page; `samples` are the images that were evaluated, in order. Raises `MissingExtraError`."""
+def write_page(report: EvaluationReport, path: Path) -> None:
+    """Write the page. Raises `MissingExtraError`."""
+    artifact, evaluation, source, samples = report.artifact, report.figures, report.source, report.samples
     card, metrics = artifact.card, evaluation.metrics
     title = f"{card.arch}, {card.name}"
     page.write(

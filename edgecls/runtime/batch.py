@@ -106,7 +106,7 @@ def table(place: Path, top: int) -> Iterator[Callable[[Answer], None]]:
     """
     suffix = place.suffix.lower()
     if suffix not in TABLE_SUFFIXES:
-        raise UsageError(f"--out takes a {', '.join(TABLE_SUFFIXES)} file, not {place.name}")
+        raise UsageError(f"`out` takes a {', '.join(TABLE_SUFFIXES)} file, not {place.name}")
     if suffix == ".parquet":
         with _parquet(place, top) as add:
             yield add

@@ -113,11 +113,13 @@ def bundles_of(run: Path) -> list[Artifact]:
     return found
 
 
-def find(path: str | Path) -> Artifact:
+def find(path: str | Path | Artifact) -> Artifact:
     """The artifact at exactly this path: a folder with a card, or a bare model file that carries one.
 
-    Raises `ArtifactError`.
+    One that was found already is returned as it is. Raises `ArtifactError`.
     """
+    if isinstance(path, Artifact):
+        return path
     try:
         place = expanded(path)
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 from edgecls import backends
 from edgecls.artifact.card import Quality
@@ -11,7 +12,7 @@ from edgecls.backends import Session
 from edgecls.errors import VerificationError
 from edgecls.runtime.pipeline import scores_of
 from edgecls.runtime.scores import agreement
-from edgecls.runtime.store import Artifact
+from edgecls.runtime.store import Artifact, find
 
 FLOAT_TOLERANCE = {"fp32": 1e-3, "fp16": 3e-2, "bf16": 0.2}
 """Largest allowed score difference of float artifacts, relative to the parent's largest score."""
@@ -43,8 +44,8 @@ def _below_claim(claimed: Quality, found: Quality) -> bool:
     return chance < UNLIKELY
 
 
-def replay_golden(bundle: Artifact) -> Quality:
-    """Run the golden inputs on this machine and compare with the parent's recorded scores.
+def verify(model: Artifact | str | Path) -> Quality:
+    """Run an artifact's golden inputs on this machine and compare with the parent's recorded scores.
 
     Returns what was measured. Raises `VerificationError` where the scores differ by more
     than was measured at export allows, where a clear decision of the parent changes, or where fewer answers agree than
@@ -52,6 +53,7 @@ def replay_golden(bundle: Artifact) -> Quality:
     """
     import numpy as np
 
+    bundle = find(model)
     golden = Golden.read(bundle.place if bundle.place.is_dir() else bundle.place.parent, bundle.card)
     session, runtime = open_or_fallback(bundle)
     with session:

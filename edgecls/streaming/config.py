@@ -1,38 +1,177 @@
-"""What a stream is asked for."""
+"""What a stream is asked for: cameras, what is looked at, how decisions are made, and where they go."""
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgecls.bounds import LONGEST_S, MOST, check_bounds
-from edgecls.streaming.decision import SMOOTHED, Smoothing
-from edgecls.streaming.frames import FASTEST_FPS, SLOWEST_FPS
+from edgecls.errors import UsageError
+from edgecls.settings import LONGEST_S, MOST, Config, check_bounds, setting
+from edgecls.streaming.frames import FASTEST_FPS, MAX_SIDE_PX, SLOWEST_FPS, Geometry
 
 SHORTEST_S = 1e-3
-"""Of a stream that is to end by itself."""
+"""Of a stream that is to end by itself, and of what waits."""
+SHORTEST_SEGMENT_S = 1.0
+DAY_S = 86_400.0
+"""Of smoothing: what is decided on a frame does not hold for longer."""
+MOST_VOTES = 10_000
+"""Of frames: each camera keeps so many scores."""
+LARGEST_LEAD = 0.99
+"""Of one class over another: with 1 no other class could ever take over."""
+SLOWEST_STEADY_FPS = 1.0
+"""Of a device that shows nothing between two pictures: it would be taken for a dead one."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamConfig:
-    """When to end by itself (None means never), how fast to go, and how decisions are made.
+class CaptureFormat(Config):
+    """What a camera is asked for; None leaves it to the camera."""
 
-    `smoothing` is not used for images that have nothing to do with each other. `snapshots` is a folder for the first
-    picture of each event, which gets a sink of its own.
+    width: int | None = setting(None, "Ask the camera for this width.", low=1, high=MAX_SIDE_PX, unit="pixels")
+    height: int | None = setting(None, "And this height.", low=1, high=MAX_SIDE_PX, unit="pixels")
+    fps: float | None = setting(None, "And this rate.", low=SLOWEST_FPS, high=FASTEST_FPS, unit="frames a second")
+
+    def steady_fps(self, usual: float) -> float:
+        """The rate of a camera that shows nothing between two pictures, `usual` unless asked for.
+
+        Raises `UsageError` for one so slow that the camera would be taken for a dead one.
+        """
+        check_bounds("fps", self.fps, SLOWEST_STEADY_FPS, FASTEST_FPS, "frames a second, for this camera,")
+        return usual if self.fps is None else self.fps
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconnectPolicy(Config):
+    """How long to wait for what, in seconds.
+
+    Between attempts the wait doubles from `retry_s` to `retry_max_s`, each with up to half of it at random on top, so
+    that many boxes do not storm a server that comes back. A camera that has not once been there is an error at once
+    where `must_exist`.
     """
 
-    duration_s: float | None = None
-    frames: int | None = None
-    max_fps: float | None = None
-    smoothing: Smoothing = SMOOTHED
-    snapshots: Path | None = None
+    stale_s: float = setting(2.0, "Without a frame for so long a camera is stale.", low=SHORTEST_S, high=LONGEST_S)
+    stall_s: float = setting(
+        6.0, "A read that takes longer is given up, and the camera opened anew.", low=SHORTEST_S, high=LONGEST_S
+    )
+    retry_s: float = setting(0.5, "The first wait between attempts.", low=SHORTEST_S, high=LONGEST_S)
+    retry_max_s: float = setting(30.0, "The longest wait between attempts.", low=SHORTEST_S, high=LONGEST_S)
+    give_up_s: float | None = setting(
+        None,
+        "End with an error when no camera gave a frame for so many seconds; 0 means at the first failure. Otherwise "
+        "lost cameras are waited for, and only a local one that is not there at the start is an error.",
+        low=0.0, high=LONGEST_S, unit="seconds",
+    )  # fmt: skip
+    must_exist: bool = setting(False, "A camera that has not once been there is an error at once.")
+
+    def wait_s(self, attempt: int) -> float:
+        """How long to wait after so many failures in a row."""
+        wait_s = min(self.retry_max_s, self.retry_s * 2.0 ** min(attempt - 1, 16))
+        return wait_s * (1 + random.random() / 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CameraOptions(Config):
+    """How cameras are opened, and what of their pictures is looked at."""
+
+    capture: CaptureFormat = CaptureFormat()
+    geometry: Geometry = Geometry()
+    reconnect: ReconnectPolicy = ReconnectPolicy()
+    realtime: bool = setting(False, "Play video files at their pace, over and over, as live cameras.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smoothing(Config):
+    """How decisions are kept from flickering.
+
+    With `majority` the votes among frames take the place of averaged probabilities.
+    """
+
+    smooth_s: float = setting(
+        0.5,
+        "Average probabilities over about so many seconds; 0 takes each frame for itself.",
+        low=0.0, high=DAY_S, unit="seconds",
+    )  # fmt: skip
+    majority: int | None = setting(
+        None, "Vote among so many latest frames instead.", low=1, high=MOST_VOTES, unit="frames"
+    )
+    hysteresis: float = setting(0.1, "Lead that another class needs to take over.", low=0.0, high=LARGEST_LEAD)
+    dwell_s: float = setting(0.3, "Seconds for which it must lead.", low=0.0, high=DAY_S, unit="seconds")
+    min_confidence: float | None = setting(
+        None, 'Below it the decision is "unsure"; the card\'s threshold unless given.', low=0.0, high=1.0
+    )
+
+
+EACH_FRAME = Smoothing(smooth_s=0.0, hysteresis=0.0, dwell_s=0.0)
+"""No smoothing, for images that have nothing to do with each other."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SinkConfig(Config):
+    """Where decisions go."""
+
+    record: Path | None = setting(None, "Write an annotated video (.mp4, .avi, .mkv), over an older one.")
+    segment_minutes: float | None = setting(
+        None,
+        "Begin a new video, named by its time, after so many minutes.",
+        low=SHORTEST_SEGMENT_S / 60, high=LONGEST_S / 60, unit="minutes",
+    )  # fmt: skip
+    events: Path | None = setting(None, "Append one JSON line per change of decision or of a camera's state.")
+    log: Path | None = setting(None, "Append one line per frame (.csv or .jsonl).")
+    mqtt: str | None = setting(None, "Send events to a broker: mqtt://[user:password@]host[:port][/prefix].")
+    webhook: str | None = setting(None, "POST events as JSON to this address.")
+    others: tuple[str, ...] = setting((), "NAME or NAME:ARGUMENT of a sink that another package brings.")
+    web: str | None = setting(
+        None, "Serve a page with pictures, and Prometheus' /metrics: a port of this machine alone, or host:port."
+    )
+    web_token: str | None = setting(None, "What the page asks for; drawn where others can reach it.")
+    web_token_file: Path | None = setting(None, "A file whose only line is the page's token.")
 
     def check(self) -> None:
-        """Raise `UsageError` for values that make no sense."""
-        check_bounds("--duration", self.duration_s, SHORTEST_S, LONGEST_S, "seconds")
-        check_bounds("--frames", self.frames, 1, MOST)
-        check_bounds("--max-fps", self.max_fps, SLOWEST_FPS, FASTEST_FPS, "decisions a second")
-        self.smoothing.check()
+        """Raise `UsageError` for values that make no sense, alone or together."""
+        super().check()
+        if self.segment_minutes is not None and self.record is None:
+            raise UsageError("`segment_minutes` divides what `record` writes; give both")
+        if self.web_token is not None and self.web_token_file is not None:
+            raise UsageError("give `web_token_file` or the token itself (`web_token`), not both")
 
 
-UNLIMITED = StreamConfig()
+@dataclass(frozen=True, kw_only=True)
+class StreamConfig(Config):
+    """What is classified by which model, how, until when, and where decisions go; None means never, or the default.
+
+    `smoothing` is not used for images that have nothing to do with each other.
+    """
+
+    cameras: tuple[str, ...] = setting(
+        ("0",),
+        "A camera's number or name, a URL, a video or image file, a folder, a GStreamer pipeline, csi:0, screen:, - "
+        "for raw frames, or demo; give it several times for several, NAME=... to name one.",
+    )
+    model: Path | None = setting(
+        None, "A bundle, a model file or a run; the fastest verified bundle of the latest run."
+    )
+    camera_options: CameraOptions = CameraOptions()
+    smoothing: Smoothing = Smoothing()
+    sinks: SinkConfig = SinkConfig()
+    snapshots: Path | None = setting(None, "Folder for the first picture of each event.")
+    max_fps: float | None = setting(
+        None,
+        "Decide at most so often a second, for each camera.",
+        low=SLOWEST_FPS, high=FASTEST_FPS, unit="decisions a second",
+    )  # fmt: skip
+    duration_s: float | None = setting(
+        None, "End after so many seconds.", low=SHORTEST_S, high=LONGEST_S, unit="seconds"
+    )
+    frames: int | None = setting(None, "End after so many decisions.", low=1, high=MOST)
+    threads: int | None = setting(None, "Processor threads; the runtime's choice unless given.", low=1)
+    spin: bool = setting(
+        False,
+        "Keep processors spinning between a camera's frames: about a millisecond less for several times the processor "
+        "time.",
+    )
+
+    def check(self) -> None:
+        """Raise `UsageError` for values that make no sense, alone or together."""
+        super().check()
+        if not self.cameras:
+            raise UsageError("`cameras` names at least one camera")

@@ -10,20 +10,12 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecls.bounds import check_bounds
 from edgecls.runtime.classifier import UNSURE, Prediction
+from edgecls.streaming.config import Smoothing
 
 if TYPE_CHECKING:
     from numpy import float32
     from numpy.typing import NDArray
-
-
-DAY_S = 86_400.0
-"""Of smoothing at most."""
-MOST_VOTES = 10_000
-"""Of a majority; they are counted at each frame."""
-LARGEST_LEAD = 0.99
-"""No other class could ever have more."""
 
 
 class State(str, Enum):
@@ -105,35 +97,6 @@ class StateChange:
         return {**asdict(self), "state": self.state.value}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Smoothing:
-    """How decisions are kept from flickering.
-
-    Probabilities are averaged exponentially with the time constant `seconds` (0: each frame for itself), or, with
-    `majority`, are shares of the votes among so many latest frames. Another class must lead by `hysteresis`, and for
-    `dwell_s`, before it takes over; what stays below `min_confidence` is "unsure" (None: the card's threshold).
-    """
-
-    seconds: float = 0.5
-    majority: int | None = None
-    hysteresis: float = 0.1
-    dwell_s: float = 0.3
-    min_confidence: float | None = None
-
-    def check(self) -> None:
-        """Raise `UsageError` for values that make no sense."""
-        check_bounds("--smooth", self.seconds, 0.0, DAY_S, "seconds")
-        check_bounds("--majority", self.majority, 1, MOST_VOTES, "frames")
-        check_bounds("--hysteresis", self.hysteresis, 0.0, LARGEST_LEAD)
-        check_bounds("--dwell", self.dwell_s, 0.0, DAY_S, "seconds")
-        check_bounds("--min-confidence", self.min_confidence, 0.0, 1.0)
-
-
-SMOOTHED = Smoothing()
-EACH_FRAME = Smoothing(seconds=0.0, hysteresis=0.0, dwell_s=0.0)
-"""No smoothing, for images that have nothing to do with each other."""
-
-
 class Smoother:
     """Turns the answers for a camera's frames into a steady decision."""
 
@@ -179,10 +142,10 @@ class Smoother:
             return np.bincount(self._votes, minlength=len(probabilities)).astype(np.float32) / np.float32(
                 len(self._votes)
             )
-        if self._average is None or not self._how.seconds:
+        if self._average is None or not self._how.smooth_s:
             self._average = probabilities
         else:
-            kept = math.exp(-max(0.0, pts_s - self._at_s) / self._how.seconds)
+            kept = math.exp(-max(0.0, pts_s - self._at_s) / self._how.smooth_s)
             self._average = kept * self._average + (1 - kept) * probabilities
         self._at_s = pts_s
         return self._average

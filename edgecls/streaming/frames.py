@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from edgecls.errors import UsageError
+from edgecls.settings import Config, setting
 
 if TYPE_CHECKING:
     from numpy import uint8
@@ -51,7 +52,7 @@ class Region:
         sides = (left, top, width, height)
         if not text.isascii() or not all(side <= MAX_SIDE_PX for side in sides) or min(sides) < 0 or not width * height:
             raise UsageError(
-                f"--roi takes left,top,width,height in pixels, or in fractions such as 0.25,0,0.5,1; not {text!r}"
+                f"`region` takes left,top,width,height in pixels, or in fractions such as 0.25,0,0.5,1; not {text!r}"
             )
         return cls(left, top, width, height)
 
@@ -66,19 +67,14 @@ class Region:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Geometry:
-    """How a camera's picture is turned (clockwise, in degrees), then flipped, then cut."""
+class Geometry(Config):
+    """How a camera's picture is turned, then flipped, then cut."""
 
-    rotate: int = 0
-    flip: str | None = None
-    region: Region | None = None
-
-    def check(self) -> None:
-        """Raise `UsageError` for values that there are not."""
-        if self.rotate not in (0, 90, 180, 270):
-            raise UsageError(f"--rotate takes 0, 90, 180 or 270 degrees, not {self.rotate}")
-        if self.flip not in (None, "horizontal", "vertical", "both"):
-            raise UsageError(f"--flip takes horizontal, vertical or both, not {self.flip!r}")
+    rotate: Literal[0, 90, 180, 270] = setting(0, "Degrees clockwise.")
+    flip: Literal["horizontal", "vertical", "both"] | None = setting(None, "Mirror the picture.")
+    region: Region | None = setting(
+        None, "Look only at left,top,width,height: pixels, or fractions such as 0.25,0,0.5,1."
+    )
 
     def __call__(self, image: NDArray[uint8]) -> NDArray[uint8]:
         """Apply to a picture (H, W, 3); a region that lies outside gives an empty picture."""
@@ -90,6 +86,3 @@ class Geometry:
         if self.flip:
             image = cv2.flip(image, {"horizontal": 1, "vertical": 0, "both": -1}[self.flip])
         return self.region.of(image) if self.region else image
-
-
-AS_IT_IS = Geometry()

@@ -11,15 +11,8 @@ from edgecls.clock import Latency, milliseconds_since
 from edgecls.errors import UsageError
 from edgecls.runtime.classifier import Classifier
 from edgecls.streaming.camera import Camera, one_line, utc_now
-from edgecls.streaming.config import UNLIMITED, StreamConfig
-from edgecls.streaming.decision import (
-    EACH_FRAME,
-    CameraHealth,
-    EventLog,
-    Health,
-    SinkHealth,
-    Smoother,
-)
+from edgecls.streaming.config import EACH_FRAME, StreamConfig
+from edgecls.streaming.decision import CameraHealth, EventLog, Health, SinkHealth, Smoother
 from edgecls.streaming.finite import run_finite
 from edgecls.streaming.live import run_live
 from edgecls.streaming.outbox import Outbox
@@ -57,12 +50,12 @@ class Stream:
         sources: Sequence[Source],
         classifier: Classifier,
         sinks: Sequence[Sink] = (),
-        config: StreamConfig = UNLIMITED,
+        config: StreamConfig = StreamConfig(),
         beat: Callable[[], None] = lambda: None,
     ):
         config.check()
         if len({source.live for source in sources}) != 1:
-            raise UsageError("live cameras and files do not mix; --realtime plays video files as live cameras")
+            raise UsageError("live cameras and files do not mix; `realtime` plays video files as live cameras")
         for source in sources:
             source.name = one_line(source.name)
         names = [source.name for source in sources]
@@ -89,6 +82,7 @@ class Stream:
             )
             for source in sources
         ]
+        self.classifier = classifier
         self._step = Step(self._cameras, classifier, self._outboxes, snapshots, config, beat)
 
     @property

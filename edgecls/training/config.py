@@ -3,66 +3,79 @@
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from edgecls import models
 from edgecls.errors import OutputError, UsageError
 from edgecls.files import parse_toml, read_text, shortened, write_text
-from edgecls.training import augment, optimize
+from edgecls.settings import Config, setting, settings_of
 
 CONFIG_FILE = "config.toml"
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 MIN_SIZE_PX = 32
 MAX_SIZE_PX = 2048
+Schedule = Literal["one-cycle", "cosine", "step", "plateau", "constant"]
+Loss = Literal["cross-entropy", "focal", "bce"]
+Preset = Literal["none", "light", "medium", "strong"]
+Policy = Literal["none", "trivial", "rand"]
+TrainingPrecision = Literal["auto", "fp32", "bf16", "fp16"]
+FREEZES = ("none", "backbone", "gradual")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """What a training run is asked for; None means the default that suits the data and the weights.
+class TrainConfig(Config):
+    """What a training run is asked for; None means the default that suits the data and the weights."""
 
-    `batch_size` is that of an optimizer step, over all processes; `accumulate` is the number of gradient accumulation
-    steps. `balance` weighs the loss by class. `freeze` names the layers to freeze: "none", "backbone" (all but the
-    last layer), "gradual" (block by block it begins to learn), or a number of blocks from the front. `layer_decay` is
-    the learning rate of a block as a share of that of the block behind it. `ema` is the decay of an average over the
-    weights of past steps, which then is what is kept. `teacher` is a run whose answers are learned too. `patience`
-    ends the training after so many epochs without improvement (early stopping).
-    """
-
-    data: str | None = None
-    arch: str = models.DEFAULT_ARCH
-    weights: str = "auto"
-    epochs: int | None = None
-    batch_size: int = 32
-    lr: float | None = None
-    size_px: int | None = None
-    seed: int = 0
-    mirror: bool = True
-    out: Path | None = None
-    augment: str | None = None
-    policy: str | None = None
-    erase: float | None = None
-    mixup: float | None = None
-    cutmix: float | None = None
-    optimizer: str = "adamw"
-    schedule: str = "one-cycle"
-    weight_decay: float = 0.02
-    loss: str = "cross-entropy"
-    label_smoothing: float = 0.1
-    balance: bool = False
-    freeze: str = "none"
-    layer_decay: float = 1.0
-    dropout: float | None = None
-    ema: float | None = None
-    teacher: str | None = None
-    patience: int | None = None
-    clip: float = 5.0
-    accumulate: int = 1
-    precision: str = "auto"
-    deterministic: bool = False
-    tensorboard: bool = False
+    data: str | None = setting(
+        None,
+        "A folder with one folder of images per class, a CSV or JSONL manifest, or the name of a torchvision data set "
+        "such as cifar10; the embedded digits unless given.",
+    )
+    arch: str = setting(
+        "mobilenet_v3_small",
+        "Torchvision's MobileNet, ResNet, VGG, EfficientNet, ShuffleNet, SqueezeNet, MNASNet and RegNet by name, "
+        "simple_cnn (or simple_cnn:widths=16-32,pool=avg,dense=64,dropout=0.3), or timm/NAME.",
+    )
+    weights: str = setting("auto", "auto, none, imagenet, or a weights file or run to start from.")
+    epochs: int | None = setting(None, "10 for pretrained weights and digits, else 30.", low=1)
+    batch_size: int = setting(32, "Images per optimizer step, over all processes.", low=2)
+    lr: float | None = setting(None, "Peak learning rate; suits architecture and weights unless given.", low=1e-12)
+    size_px: int | None = setting(
+        None,
+        "Side of the network's input in pixels; what its weights were made for, digits 64.",
+        low=MIN_SIZE_PX, high=MAX_SIZE_PX,
+    )  # fmt: skip
+    seed: int = setting(0, "Seed of splits, weights and augmentation.", low=0)
+    out: Path | None = setting(None, "Folder of the run; a new one under runs/ unless given.")
+    augment: Preset | None = setting(None, "Strength of the augmentation; medium, for digits light.")
+    mirror: bool = setting(True, "Whether a mirrored image is of the same class (not so for text).")
+    policy: Policy | None = setting(None, "Random operations on top: TrivialAugment or RandAugment.")
+    erase: float | None = setting(None, "Share of the images in which a rectangle is erased.", low=0.0, high=1.0)
+    mixup: float | None = setting(None, "Blend images; the Beta distribution's alpha.", low=0.0)
+    cutmix: float | None = setting(None, "Paste images into each other; the same alpha.", low=0.0)
+    optimizer: str = setting("adamw", "adamw, adam, sgd (Nesterov's), rmsprop or timm/NAME.")
+    schedule: Schedule = setting("one-cycle", "Of the learning rate; cosine begins with a warm-up.")
+    weight_decay: float = setting(0.02, "Of weights; norms and biases are left alone.", low=0.0)
+    loss: Loss = setting("cross-entropy", "What is minimized; bce asks about each class by itself.")
+    label_smoothing: float = setting(0.1, "Share of each label spread over all classes.", low=0.0, high=0.99)
+    balance: bool = setting(False, "Class weights in the loss, for rare classes.")
+    freeze: str = setting(
+        "none",
+        "Layers to freeze: none; backbone, all but the last layer; a number of blocks from the front; or gradual, "
+        "block by block it begins to learn.",
+    )
+    layer_decay: float = setting(1.0, "Learning rate of a block as a share of the next one's.", low=1e-6, high=1.0)
+    dropout: float | None = setting(None, "In place of the architecture's own.", low=0.0, high=0.99)
+    ema: float | None = setting(
+        None, "Keep an average of the weights that decays so, such as 0.999.", low=0.0, high=0.9999999
+    )
+    teacher: str | None = setting(None, "A run whose answers are learned too (distillation).")
+    patience: int | None = setting(None, "Early stopping: epochs without improvement.", low=1)
+    clip: float = setting(5.0, "Largest norm of the gradient.", low=1e-12)
+    accumulate: int = setting(1, "Gradient accumulation steps, for less memory.", low=1)
+    precision: TrainingPrecision = setting("auto", "Of the arithmetic; auto is bf16 or fp16 on GPUs.")
+    deterministic: bool = setting(False, "Deterministic algorithms only.")
+    tensorboard: bool = setting(False, "Write curves to tensorboard/ beside the run.")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -76,56 +89,26 @@ class TrainConfig:
         write_text(folder / CONFIG_FILE, "\n".join(lines) + "\n")
 
     def check(self) -> None:
-        """Raise `UsageError` for values that make no sense."""
+        """Raise `UsageError` for values that make no sense, alone or together."""
+        from edgecls import models
+        from edgecls.training.optimize import check_optimizer
+
+        super().check()
         models.find(self.arch)
-        optimize.check_optimizer(self.optimizer)
-        for name, known in (
-            ("schedule", optimize.SCHEDULES),
-            ("loss", optimize.LOSSES),
-            ("augment", (None, *augment.PRESETS)),
-            ("policy", (None, *augment.POLICIES)),
-            ("precision", PRECISIONS),
-        ):
-            if (value := getattr(self, name)) not in known:
-                raise UsageError(f"--{name} takes {', '.join(filter(None, known))}, not {value!r}")
-        if self.freeze not in optimize.FREEZES and not self.freeze.isdecimal():
-            raise UsageError(f"--freeze takes {', '.join(optimize.FREEZES)} or a number of blocks, not {self.freeze!r}")
-        for name, value, least, below in (
-            ("epochs", self.epochs, 1, math.inf),
-            ("batch-size", self.batch_size, 2, math.inf),
-            ("size", self.size_px, MIN_SIZE_PX, MAX_SIZE_PX + 1),
-            ("patience", self.patience, 1, math.inf),
-            ("accumulate", self.accumulate, 1, self.batch_size // 2 + 1),
-            ("label-smoothing", self.label_smoothing, 0, 1),
-            ("weight-decay", self.weight_decay, 0, math.inf),
-            ("dropout", self.dropout, 0, 1),
-            ("ema", self.ema, 0, 1),
-            ("mixup", self.mixup, 0, math.inf),
-            ("cutmix", self.cutmix, 0, math.inf),
-            ("erase", self.erase, 0, 1.000001),
-        ):
-            if value is not None and not least <= value < below:
-                raise UsageError(f"--{name} must be {_range(least, below)}, not {value:g}")
-        for name, value in (("lr", self.lr), ("clip", self.clip)):
-            if value is not None and not 0 < value < math.inf:
-                raise UsageError(f"--{name} must be above 0, not {value:g}")
-        if not 0 < self.layer_decay <= 1:
-            raise UsageError(f"--layer-decay must be above 0 and at most 1, not {self.layer_decay:g}")
+        check_optimizer(self.optimizer)
+        if self.freeze not in FREEZES and not self.freeze.isdecimal():
+            raise UsageError(f"`freeze` takes {', '.join(FREEZES)} or a number of blocks, not {self.freeze!r}")
+        if self.accumulate > self.batch_size // 2:
+            raise UsageError(
+                f"`accumulate` is at most half of `batch_size`, {self.batch_size // 2}, not {self.accumulate}"
+            )
         if self.out is not None and self.out.exists():
-            raise OutputError(f"{self.out} exists already; choose another --out or remove it")
-
-
-def _range(least: float, below: float) -> str:
-    if below == math.inf:
-        return f"at least {least}"
-    if isinstance(below, int) and below > 1:
-        return f"between {least} and {below - 1}"
-    return f"at least {least} and {'below' if below == 1 else 'at most'} 1"
+            raise OutputError(f"{self.out} exists already; choose another `out` or remove it")
 
 
 def read_config(file: Path) -> dict[str, Any]:
     """The settings in a TOML file, by `TrainConfig`'s names. Raises `UsageError` where it holds anything else."""
-    known = {field.name: field for field in fields(TrainConfig) if field.name != "out"}
+    known = {each.name: each for each in settings_of(TrainConfig) if each.name != "out"}
     try:
         settings = parse_toml(read_text(file), str(file))
     except OSError as error:
@@ -133,15 +116,11 @@ def read_config(file: Path) -> dict[str, Any]:
     for name, value in settings.items():
         if name not in known:
             raise UsageError(f"{file}: there is no setting {name!r}; there are {', '.join(known)}")
-        wanted = str(known[name].type).removesuffix(" | None")
-        default = known[name].default
-        fits = {
-            "int": isinstance(value, int) and not isinstance(value, bool),
-            "float": isinstance(value, int | float) and not isinstance(value, bool),
-            "bool": isinstance(value, bool),
-            "str": isinstance(value, str),
-        }[wanted]
-        if not fits:
+        kind = str if known[name].choices else known[name].type
+        if not isinstance(value, int | float if kind is float else kind) or (
+            isinstance(value, bool) and kind is not bool
+        ):
+            default = known[name].default
             example = "" if default in (None, MISSING) else f", such as {json.dumps(default)}"
-            raise UsageError(f"{file}: {name} must be a {wanted}{example}, not {value!r}")
+            raise UsageError(f"{file}: {name} must be a {kind.__name__}{example}, not {value!r}")
     return settings

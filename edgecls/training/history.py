@@ -64,7 +64,7 @@ class TensorBoardLog(TrainingCallbacks):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise MissingExtraError("tensorboard", "tensorboard", "--tensorboard") from error
+            raise MissingExtraError("tensorboard", "tensorboard", "`tensorboard`") from error
         self._callbacks, self._step = callbacks, 0
         self.folder = place.parent / TENSORBOARD_FOLDER / place.name
         self._new_writer: Any = lambda: SummaryWriter(str(self.folder), purge_step=self._step)

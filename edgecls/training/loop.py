@@ -60,7 +60,7 @@ def resume(place: Path, callbacks: TrainingCallbacks | None = None) -> tuple[Pat
     return _train(config, callbacks or TrainingCallbacks(), lambda _: nullcontext(place), checkpoint)
 
 
-def train(config: TrainConfig, callbacks: TrainingCallbacks | None = None) -> tuple[Path, Metrics]:
+def train(config: TrainConfig | None = None, callbacks: TrainingCallbacks | None = None) -> tuple[Path, Metrics]:
     """Train, evaluate on the test split and write the run; returns its folder and the test metrics.
 
     The epoch with the best validation accuracy is kept. After each epoch, and on Ctrl-C or SIGTERM after the running
@@ -68,6 +68,7 @@ def train(config: TrainConfig, callbacks: TrainingCallbacks | None = None) -> tu
     leaves nothing behind. Of several processes the first one writes; the others return the same.
     """
     models.require_torch("training")
+    config = config or TrainConfig()
     config.check()
 
     def reserve(dataset: Dataset) -> AbstractContextManager[Path]:
@@ -138,7 +139,7 @@ class Trainer:
         self.config, self.dataset, self.callbacks, self.fabric = config, dataset, callbacks, fabric
         if config.batch_size % (fabric.world_size * config.accumulate):
             raise UsageError(
-                f"--batch-size {config.batch_size} must be a multiple of the {fabric.world_size} processes times the "
+                f"`batch_size` {config.batch_size} must be a multiple of the {fabric.world_size} processes times the "
                 f"{config.accumulate} pieces that each computes it in"
             )
         size = config.size_px or models.usual_size_px(config.arch, dataset.source.default_size_px)
@@ -153,7 +154,7 @@ class Trainer:
         else:
             self.start = start(network, config.arch, config.weights, dataset)
         if config.freeze != "none" and not self.start.pretrained:
-            raise UsageError("--freeze keeps weights that were learned before, and there are none; give --weights")
+            raise UsageError("`freeze` keeps weights that were learned before, and there are none; give `weights`")
         _set_dropout(network, config)
         self.epochs = config.epochs or _default_epochs(self.start, dataset)
         if fabric.world_size > 1:
@@ -333,7 +334,7 @@ class Trainer:
         if self.fabric.world_size > 1:
             value = float(self.fabric.all_reduce(loss.new_tensor(value), reduce_op="mean"))
         if not math.isfinite(value):
-            raise UsageError(f"training diverged: the loss is NaN in epoch {epoch}; train with a smaller --lr")
+            raise UsageError(f"training diverged: the loss is NaN in epoch {epoch}; train with a smaller `lr`")
         self.fabric.clip_gradients(self.learner, self.optimizer, max_norm=self.config.clip, error_if_nonfinite=False)
         self.optimizer.step()
         self.schedule.step()
@@ -409,7 +410,7 @@ def _set_dropout(network: torch.nn.Module, config: TrainConfig) -> None:
         return
     layers = [module for module in network.modules() if isinstance(module, torch.nn.Dropout)]
     if not layers:
-        raise UsageError(f"{config.arch} has no dropout to set; leave --dropout out")
+        raise UsageError(f"{config.arch} has no dropout to set; leave `dropout` out")
     for layer in layers:
         layer.p = config.dropout
 

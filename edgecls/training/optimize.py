@@ -15,10 +15,7 @@ if TYPE_CHECKING:
 
     Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-LOSSES = ("cross-entropy", "focal", "bce")
 OPTIMIZERS = ("adamw", "adam", "sgd", "rmsprop")
-SCHEDULES = ("one-cycle", "cosine", "step", "plateau", "constant")
-FREEZES = ("none", "backbone", "gradual")
 TIMM = "timm/"
 """Prefix of optimizers that the timm library builds."""
 
@@ -101,7 +98,7 @@ def frozen_blocks(what: str, count: int, epoch: int, epochs: int) -> int:
         steps = max(1, math.ceil(UNFROZEN_FRACTION * epochs))
         return max(0, math.ceil((count - 1) * (1 - (epoch - 1) / steps)))
     if int(what) >= count:
-        raise UsageError(f"--freeze {what}: this network has {count} blocks, and the last one has to learn")
+        raise UsageError(f"`freeze` {what}: this network has {count} blocks, and the last one has to learn")
     return int(what)
 
 
@@ -130,7 +127,7 @@ def check_optimizer(name: str) -> None:
         if name.removeprefix(TIMM) not in _timm_optimizers().list_optimizers():
             raise UsageError(f"timm has no optimizer {name.removeprefix(TIMM)!r}; lamb and lion are two that it has")
     elif name not in OPTIMIZERS:
-        raise UsageError(f"--optimizer takes {', '.join(OPTIMIZERS)} or {TIMM}NAME, not {name!r}")
+        raise UsageError(f"`optimizer` takes {', '.join(OPTIMIZERS)} or {TIMM}NAME, not {name!r}")
 
 
 def _timm_optimizers() -> Any:

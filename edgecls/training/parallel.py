@@ -43,7 +43,7 @@ def launch(precision: str, deterministic: bool) -> Fabric:
         # A processor without matrix units for it computes bfloat16 slower than float32.
         precision = ("bf16" if torch.cuda.is_bf16_supported() else "fp16") if gpu else "fp32"
     if precision == "fp16" and not gpu:
-        raise UsageError("--precision fp16 trains on a GPU only, and none was found; use fp32 or bf16")
+        raise UsageError("`precision` fp16 trains on a GPU only, and none was found; use fp32 or bf16")
     torch.use_deterministic_algorithms(deterministic)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what CUDA asks for to repeat itself

@@ -38,7 +38,7 @@ def start(network: torch.nn.Module, arch: str, weights: str, dataset: Dataset) -
         return InitialWeights(True, f"weights: {name}")
     path = expanded(weights)
     if not path.exists() and "/" not in weights and "." not in weights:
-        raise UsageError(f"--weights takes auto, none, imagenet or a file; {weights!r} is none of them")
+        raise UsageError(f"`weights` takes auto, none, imagenet or a file; {weights!r} is none of them")
     file = path / "model.safetensors" if path.is_dir() else path
     try:
         require_regular(file)
@@ -56,7 +56,7 @@ def _automatic(network: torch.nn.Module, arch: str, dataset: Dataset) -> Initial
     found = packaged_weights(arch)
     if found is None and find(arch).weights is None:
         where = "imagenet fetches timm's, and a file is taken" if arch.startswith(TIMM) else "takes a file"
-        return InitialWeights(False, f"weights: none are at hand for {arch}; --weights {where}")
+        return InitialWeights(False, f"weights: none are at hand for {arch}; `weights` {where}")
     try:
         tensors, name = found or imagenet_weights(arch)
     except BackendError as error:

@@ -72,7 +72,7 @@ class TuningCallbacks:
 def tune(config: TuneConfig, callbacks: TuningCallbacks | None = None) -> list[Trial]:
     """Run the trials, adding to those that the study holds; returns all of them.
 
-    The run of the best trial on this machine stands in `folder/best`. Raises `MissingExtraError` without Optuna and
+    The run of the best trial on this machine stands in `out/best`. Raises `MissingExtraError` without Optuna and
     `OutputError` where the storage cannot be used.
     """
     config.check()
@@ -81,7 +81,7 @@ def tune(config: TuneConfig, callbacks: TuningCallbacks | None = None) -> list[T
     study.optimize(
         search.run,
         n_trials=config.trials,
-        timeout=config.timeout_s,
+        timeout=None if config.minutes is None else 60 * config.minutes,
         callbacks=[lambda study, frozen: told.ended(_trial(frozen), _is_best(study, frozen))],
     )
     return trials_of(study)
@@ -94,8 +94,8 @@ def open_study(config: TuneConfig) -> optuna.Study:
     except ImportError as error:
         raise MissingExtraError("optuna", "tune", "tuning") from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    make_folder(config.folder)
-    url = config.storage or f"sqlite:///{config.folder.resolve() / STUDY_FILE}"
+    make_folder(config.out)
+    url = config.storage or f"sqlite:///{config.out.resolve() / STUDY_FILE}"
     shown = SecretUrl(url)
     try:
         with warnings.catch_warnings():
@@ -111,7 +111,7 @@ def open_study(config: TuneConfig) -> optuna.Study:
     except Exception as error:
         # Databases' drivers have exceptions of their own.
         raise OutputError(
-            f"the study's storage {shown} cannot be used ({shown.scrubbed(first_line(error))}); check --storage"
+            f"the study's storage {shown} cannot be used ({shown.scrubbed(first_line(error))}); check `storage`"
         ) from error
     seed = config.base.seed + len(study.trials)  # a study that goes on must not suggest again what it began with
     study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True)
@@ -159,7 +159,7 @@ class _Search:
     def __init__(self, config: TuneConfig, callbacks: TuningCallbacks, best: Trial | None):
         self._config, self._callbacks = config, callbacks
         self._latency_ms = lru_cache(latency_of)
-        there = best is not None and (config.folder / BEST_FOLDER).exists()
+        there = best is not None and (config.out / BEST_FOLDER).exists()
         self._best = best.val_top1 or 0.0 if best and there else -math.inf
 
     def run(self, trial: optuna.Trial) -> float:
@@ -167,7 +167,7 @@ class _Search:
 
         settings = self._suggest(trial)
         self._callbacks.trial(trial.number, settings)
-        place = self._config.folder / f"trial-{trial.number}"
+        place = self._config.out / f"trial-{trial.number}"
         callbacks = _Reporting(self._config, trial, self._callbacks, self._latency_ms)
         try:
             train(replace(self._config.base, **settings, out=place), callbacks)
@@ -183,7 +183,7 @@ class _Search:
     def _suggest(self, trial: optuna.Trial) -> dict[str, Any]:
         config = self._config
         settings: dict[str, Any] = {
-            "arch": trial.suggest_categorical("arch", list(config.archs)),
+            "arch": trial.suggest_categorical("arch", list(config.archs or [config.base.arch])),
             "lr": trial.suggest_float("lr", *LR_RANGE, log=True),
             "batch_size": trial.suggest_categorical("batch_size", list(BATCH_SIZES)),
             "weight_decay": trial.suggest_float("weight_decay", *WEIGHT_DECAY_RANGE, log=True),
@@ -201,7 +201,7 @@ class _Search:
             shutil.rmtree(place)
             return
         self._best = val_top1
-        take_name(place, self._config.folder / BEST_FOLDER)
+        take_name(place, self._config.out / BEST_FOLDER)
 
 
 class _Reporting(TrainingCallbacks):

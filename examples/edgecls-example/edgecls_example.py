@@ -19,10 +19,10 @@ from edgecls import Card, UsageError
 from edgecls.artifact.card import Runtime
 from edgecls.backends.base import Backend, BuildOptions, OnProgress, Parallelism, Session
 from edgecls.files import write_text
+from edgecls.streaming.config import CameraOptions
 from edgecls.streaming.decision import Decision
 from edgecls.streaming.frames import Frame
 from edgecls.streaming.sinks.base import Sink
-from edgecls.streaming.sources import CameraOptions
 from edgecls.streaming.sources.files import FiniteSource
 
 

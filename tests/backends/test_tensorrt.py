@@ -178,11 +178,11 @@ def test_an_engine_leads_to_its_bundle(int8: Artifact, tmp_path: Path):
 class TestOptions:
     @pytest.mark.parametrize("batch", [(0, 1, 8), (2, 1, 8), (1, 9, 8)])
     def test_batches_out_of_order_are_refused(self, batch: tuple[int, int, int]):
-        with pytest.raises(UsageError, match="--batch is MIN,OPT,MAX"):
+        with pytest.raises(UsageError, match="`batch` is MIN,OPT,MAX"):
             backends.find("tensorrt").check_request("int8", BuildOptions(batch=batch))
 
     def test_a_workspace_is_at_least_a_mebibyte(self):
-        with pytest.raises(UsageError, match="--workspace is in MiB"):
+        with pytest.raises(UsageError, match="`workspace_mib` is in MiB"):
             backends.find("tensorrt").check_request("int8", BuildOptions(workspace_mib=0))
 
     def test_other_targets_take_neither(self):

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from edgecls.benchmarking import conditions, suite
-from edgecls.benchmarking.config import SuiteConfig
-from edgecls.benchmarking.run import BenchmarkConfig, benchmark, gain_over, remember
+from edgecls.benchmarking.config import BenchmarkConfig, TimingConfig
+from edgecls.benchmarking.run import gain_over, remember, time_artifacts
 from edgecls.errors import UsageError
 from edgecls.runtime import machine, store
 from edgecls.runtime.store import Artifact, best_here
 
-QUICK = BenchmarkConfig(rounds=2, seconds=0.05)
+QUICK = TimingConfig(rounds=2, seconds=0.05)
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def candidates(trained: Artifact, bundle: Callable[[str, str], Artifact]) -> lis
 
 
 def test_each_candidate_is_timed_or_says_why_not(candidates: list[Artifact]):
-    rows = benchmark(candidates, QUICK)
+    rows = time_artifacts(candidates, QUICK)
     assert [row.name for row in rows] == ["torch-fp32", "onnx-fp32", "onnx-int8", "tensorrt-int8"]
     for row in rows:
         assert (row.latency is None) == bool(row.reason)
@@ -35,7 +35,7 @@ def test_each_candidate_is_timed_or_says_why_not(candidates: list[Artifact]):
 
 
 def test_the_result_names_the_machine_and_is_json(candidates: list[Artifact], tmp_path: Path):
-    config = SuiteConfig(rounds=2, seconds=0.05)
+    config = BenchmarkConfig(rounds=2, seconds=0.05)
     results = suite.run(suite.candidates(candidates[:2], config), config)
     values = suite.record(results, config, conditions.now())
     suite.write(values, tmp_path / "result.json")
@@ -49,7 +49,7 @@ def test_the_result_names_the_machine_and_is_json(candidates: list[Artifact], tm
 def test_the_fastest_verified_bundle_on_this_machine_is_the_default(
     candidates: list[Artifact], trained: Artifact, monkeypatch: pytest.MonkeyPatch
 ):
-    rows = benchmark(candidates, QUICK)
+    rows = time_artifacts(candidates, QUICK)
     remember(rows)
     here = machine.this_machine().name
     timed = [row for row in rows if row.latency and not row.artifact.is_run]
@@ -71,7 +71,7 @@ def test_a_benchmark_beside_float32_renews_the_verdict(bundle: Callable[[str, st
     for precision in ("int8", "fp32"):
         places.append(tmp_path / precision)
         shutil.copytree(bundle("onnx", precision).place, places[-1])
-    rows = benchmark([store.find(place) for place in places], BenchmarkConfig(rounds=2, seconds=0.05))
+    rows = time_artifacts([store.find(place) for place in places], TimingConfig(rounds=2, seconds=0.05))
     slow = replace(rows[0], round_p50_ms=(3.0, 2.0))
     fast = replace(rows[1], round_p50_ms=(1.0, 1.5))
     assert gain_over(slow, fast) == pytest.approx(0.5)
@@ -86,4 +86,4 @@ def test_a_benchmark_beside_float32_renews_the_verdict(bundle: Callable[[str, st
 @pytest.mark.parametrize("values", [{"rounds": 0}, {"seconds": 0}, {"threads": 0}])
 def test_values_that_make_no_sense_are_refused(values: dict):
     with pytest.raises(UsageError):
-        benchmark([], BenchmarkConfig(**values))
+        time_artifacts([], TimingConfig(**values))

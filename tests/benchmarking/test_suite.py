@@ -12,15 +12,16 @@ import pytest
 from typer.testing import Result
 
 from edgecls.benchmarking import answers, regression, suite
-from edgecls.benchmarking.config import SuiteConfig
+from edgecls.benchmarking.config import BenchmarkConfig, Constraints
 from edgecls.benchmarking.measure import Repetition, Task, measure
-from edgecls.benchmarking.regression import allowed, compare
+from edgecls.benchmarking.regression import compare
 from edgecls.benchmarking.statistics import prediction_interval, slowdown
 from edgecls.benchmarking.suite import BenchmarkResult, Candidate
+from edgecls.cli.benchmark import parse_share
 from edgecls.errors import ArtifactError, UsageError
 from edgecls.runtime.store import Artifact
 
-QUICK = SuiteConfig(rounds=2, seconds=0.05)
+QUICK = BenchmarkConfig(rounds=2, seconds=0.05)
 
 
 def visit(p50_ms: float, anchor_ms: float = 1.0, noise: float = 0.02, seed: int = 0) -> Repetition:
@@ -53,7 +54,7 @@ class TestMeasuring:
         assert torch.visits[0].peak_memory_mb > 2 * onnx.visits[0].peak_memory_mb
 
     def test_settings_multiply(self, bundle: Callable[..., Artifact]):
-        config = SuiteConfig(threads=(None, 1), batches=(1, 4), streams=(1, None))
+        config = BenchmarkConfig(threads=(None, 1), batches=(1, 4), streams=(1, None))
         found = suite.candidates([bundle("onnx", "fp32")], config)
         assert len(found) == 8
         assert [each.key for each in found[:3]] == ["onnx-fp32", "onnx-fp32, best streams", "onnx-fp32, batch 4"]
@@ -75,7 +76,7 @@ class TestMeasuring:
     @pytest.mark.parametrize("values", [{"rounds": 1}, {"seconds": 0}, {"batches": (0,)}, {"streams": (-1,)}])
     def test_values_that_make_no_sense_are_refused(self, values: dict):
         with pytest.raises(UsageError):
-            SuiteConfig(**values).check()
+            BenchmarkConfig(**values).check()
 
 
 class TestIntervals:
@@ -132,12 +133,12 @@ class TestBaseline:
 
     @pytest.mark.parametrize(("text", "value"), [("10%", 0.1), ("0.25", 0.25), ("5 %", 0.05)])
     def test_shares_are_read(self, text: str, value: float):
-        assert allowed(text) == pytest.approx(value)
+        assert parse_share(text) == pytest.approx(value)
 
     @pytest.mark.parametrize("text", ["ten", "0", "-5%", "5000%"])
     def test_other_shares_are_refused(self, text: str):
-        with pytest.raises(UsageError, match="--fail-if-slower"):
-            allowed(text)
+        with pytest.raises(UsageError, match="`fail_if_slower`"):
+            parse_share(text)
 
     @pytest.mark.parametrize("text", ["", "[]", '{"rows": []}', "{"])
     def test_what_is_no_measurement_is_refused(self, tmp_path: Path, text: str):
@@ -168,13 +169,13 @@ class TestAnswers:
         ],
     )  # fmt: skip
     def test_the_fastest_that_keeps_to_the_limits_is_recommended(self, results, limits: dict, name: str | None):
-        best = answers.recommended(results, answers.Limits(**limits))
+        best = answers.recommended(results, Constraints(**limits))
         assert (best.candidate.name if best else None) == name
 
     @pytest.mark.parametrize("limits", [{"max_latency_ms": 0}, {"min_accuracy": 97}, {"max_size_mb": -1}])
     def test_limits_that_make_no_sense_are_refused(self, limits: dict):
         with pytest.raises(UsageError):
-            answers.Limits(**limits).check()
+            Constraints(**limits).check()
 
 
 class TestCommand:

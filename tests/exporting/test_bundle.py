@@ -22,7 +22,7 @@ from edgecls.exporting.bundle import export
 from edgecls.exporting.config import ExportConfig
 from edgecls.runtime import machine, store
 from edgecls.runtime.store import Artifact
-from edgecls.runtime.verification import replay_golden
+from edgecls.runtime.verification import verify
 
 
 def files_below(folder: Path) -> set[str]:
@@ -149,7 +149,7 @@ def test_what_cannot_run_here_is_verified_by_its_stand_in(bundle: Callable[[str,
 
 
 def test_golden_inputs_replay(bundle: Callable[[str, str], Artifact]):
-    assert replay_golden(bundle("onnx", "int8")).images == 16
+    assert verify(bundle("onnx", "int8")).images == 16
 
 
 def test_golden_inputs_catch_other_answers(bundle: Callable[[str, str], Artifact], copy_of: Callable[[Artifact], Path]):
@@ -157,7 +157,7 @@ def test_golden_inputs_catch_other_answers(bundle: Callable[[str, str], Artifact
     golden = Golden.read(place)
     Golden(golden.images, np.roll(golden.scores, 1, axis=1)).write(place)
     with pytest.raises(VerificationError, match="fails here"):
-        replay_golden(store.find(place))
+        verify(store.find(place))
 
 
 def test_a_bundle_that_loses_too_much_is_not_written(
@@ -206,7 +206,7 @@ def test_without_its_images_a_run_is_verified_on_golden_inputs(run: Path):
     assert artifact.card.quality.split == "golden"
     assert artifact.card.quality.images == 16
     assert artifact.card.quality.top1 is None
-    with pytest.raises(DataError, match=r"no longer at /gone.*--calibration"):
+    with pytest.raises(DataError, match=r"no longer at /gone.*`calibration`"):
         export(ExportConfig(target="onnx", run=run, precision="int8"))
 
 
@@ -220,19 +220,19 @@ class TestRefusals:
             export(ExportConfig(target="onnx", run=trained.place, precision="int4"))
 
     def test_options_that_do_not_go_together(self, trained: Artifact, photos: Path):
-        with pytest.raises(UsageError, match="--calibration is for --int8"):
+        with pytest.raises(UsageError, match="`calibration` is for int8"):
             export(ExportConfig(target="onnx", run=trained.place, calibration=photos))
         with pytest.raises(UsageError, match=r"onnx has no device '8\.6'; choose x86-vnni, x86, arm"):
             export(ExportConfig(target="onnx", run=trained.place, device="8.6"))
-        with pytest.raises(UsageError, match="--recipe is for --int8"):
+        with pytest.raises(UsageError, match="`recipe` is for int8"):
             export(ExportConfig(target="onnx", run=trained.place, recipe=photos))
-        with pytest.raises(UsageError, match="--strategy takes fastest, smallest, most-accurate"):
+        with pytest.raises(UsageError, match="`strategy` takes fastest, smallest, most-accurate"):
             export(ExportConfig(target="onnx", run=trained.place, precision="int8", strategy="best"))
-        with pytest.raises(UsageError, match="--require is for --int8, --fp16 and --bf16"):
+        with pytest.raises(UsageError, match="`require_gain` is for int8, fp16 and bf16"):
             export(ExportConfig(target="onnx", run=trained.place, require_gain=True))
         with pytest.raises(UsageError, match="no device 'TPU'"):
             export(ExportConfig(target="openvino", run=trained.place, device="TPU"))
-        with pytest.raises(UsageError, match="--max-drop"):
+        with pytest.raises(UsageError, match="`max_drop_points`"):
             export(ExportConfig(target="onnx", run=trained.place, precision="int8", max_drop_points=-1))
 
     def test_a_device_that_is_not_here(self, run: Path):

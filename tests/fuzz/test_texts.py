@@ -14,7 +14,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from edgecls.artifact.card import Card, Lineage, Quality, Runtime
-from edgecls.cli.numbers import parse_numbers
+from edgecls.cli.command import parse_numbers
 from edgecls.data.layout import read_manifest
 from edgecls.errors import ArtifactError, DataError, EdgeclsError, UsageError
 from edgecls.files import parse_toml
@@ -125,7 +125,7 @@ def test_no_word_of_a_secret_is_shown(scheme: str, user: str, secret: str, host:
 @given(text=TEXT | st.builds("http://{}".format, TEXT))
 def test_an_address_can_work_or_is_refused_in_one_line(text: str):
     try:
-        parts = checked(text, ("http", "https"), "--webhook", "an http address")
+        parts = checked(text, ("http", "https"), "`webhook`", "an http address")
     except UsageError as error:
         assert len(str(error).splitlines()) == 1
         return

@@ -206,12 +206,12 @@ class TestRefusals:
     def test_pixels_that_integers_cannot_hold(self, tmp_path: Path, bring: Callable[..., Artifact]):
         network = Network(before=lambda x: x.float())
         file = exported(network, torch.zeros(1, 3, SIDE, SIDE, dtype=torch.uint8), tmp_path / "theirs.onnx")
-        with pytest.raises(UsageError, match="takes uint8 pixels; leave --mean and --std out"):
+        with pytest.raises(UsageError, match="takes uint8 pixels; leave `mean` and `std` out"):
             bring(file, **KNOWN)
 
     def test_three_means_for_one_channel(self, tmp_path: Path, bring: Callable[..., Artifact]):
         file = exported(Network(1), torch.zeros(1, 1, SIDE, SIDE), tmp_path / "theirs.onnx")
-        with pytest.raises(UsageError, match="takes grey images; give one number to --mean"):
+        with pytest.raises(UsageError, match="takes grey images; give one number to `mean`"):
             bring(file, mean=(0.485, 0.456, 0.406), std=STD)
 
     @pytest.mark.parametrize("shape", [(1, 3), (1, 5, SIDE, SIDE), (1, 3, 2, SIDE, SIDE)], ids=str)
@@ -245,7 +245,7 @@ class TestSeveralOutputs:
         assert [each.name for each in onnx.load(run.place / run.card.model_file).graph.output] == [OUTPUT_NAME]
 
     def test_without_a_name_they_are_listed(self, file: Path, bring: Callable[..., Artifact]):
-        with pytest.raises(UsageError, match=r"3 outputs: aux \[batch, 9\], label \[batch\], main .* with --output"):
+        with pytest.raises(UsageError, match=r"3 outputs: aux \[batch, 9\], label \[batch\], main .* with `output`"):
             bring(file, **KNOWN)
 
     def test_an_unknown_name_and_one_that_holds_no_scores(self, file: Path, bring: Callable[..., Artifact]):

@@ -91,7 +91,7 @@ def test_what_was_assumed_is_said(trained: Artifact, classes: Path, tmp_path: Pa
         told.append,
     )
     assert run.card.preprocess.crop == 0.875
-    assert any("because --size, --mean, --std was not given: 224x224 pixels, crop 0.875" in line for line in told)
+    assert any("because `size_px`, `mean`, `std` was not given: 224x224 pixels, crop 0.875" in line for line in told)
 
 
 @pytest.mark.parametrize("wrapping", ["module.", "model.", "_orig_mod.module."])
@@ -143,7 +143,7 @@ def test_a_graph_of_any_size_is_asked_for_one(classes: Path, graph: Callable[...
     config = ImportConfig(
         file=graph(free_size=True), arch="none", classes=classes, mean=MEAN, std=STD, out=tmp_path / "run"
     )
-    with pytest.raises(UsageError, match="takes images of any size; say with --size"):
+    with pytest.raises(UsageError, match="takes images of any size; say with `size_px`"):
         import_model(config)
     assert not config.out.exists()
     assert import_model(replace(config, size_px=(48, 32))).card.input_shape == (48, 32, 3)
@@ -171,7 +171,7 @@ def test_without_data_an_int8_export_wants_images_and_compares_on_the_spare_half
     run = import_model(
         ImportConfig(file=graph(), arch="none", classes=classes, mean=MEAN, std=STD, out=tmp_path / "run")
     )
-    with pytest.raises(DataError, match="--calibration"):
+    with pytest.raises(DataError, match="`calibration`"):
         export(ExportConfig(target="onnx", run=run.place, precision="int8"))
     artifact = export(
         ExportConfig(target="onnx", run=run.place, precision="int8", calibration=digit_images, max_drop_points=10)
@@ -204,9 +204,9 @@ class TestRefusals:
         with pytest.raises(ArtifactError, match="there is no file"):
             import_model(ImportConfig(file=tmp_path / "none.onnx", arch="none", classes=classes))
         (tmp_path / "a.onnx").write_bytes(b"no graph")
-        with pytest.raises(UsageError, match="an ONNX file goes with --arch none"):
+        with pytest.raises(UsageError, match="an ONNX file goes with `arch` none"):
             import_model(ImportConfig(file=tmp_path / "a.onnx", arch="resnet18", classes=classes))
-        with pytest.raises(UsageError, match="a checkpoint needs --arch NAME"):
+        with pytest.raises(UsageError, match="a checkpoint needs `arch` NAME"):
             import_model(ImportConfig(file=classes, arch="none", classes=classes))
         with pytest.raises(ArtifactError, match="cannot be read as an ONNX model|no valid ONNX|has 0 inputs"):
             import_model(
@@ -222,7 +222,7 @@ class TestRefusals:
             import_model(ImportConfig(file=tmp_path / "module.pt", arch="simple_cnn", classes=classes))
 
     def test_pixels_that_nobody_described(self, classes: Path, graph: Callable[..., Path]):
-        with pytest.raises(UsageError, match="give --mean and --std on a scale of 0 to 1"):
+        with pytest.raises(UsageError, match="give `mean` and `std` on a scale of 0 to 1"):
             import_model(ImportConfig(file=graph(), arch="none", classes=classes))
 
     def test_another_number_of_classes(self, trained: Artifact, graph: Callable[..., Path], tmp_path: Path):
@@ -260,7 +260,7 @@ class TestRefusals:
     )
     def test_values_that_make_no_sense(self, trained: Artifact, classes: Path, values: dict):
         config = ImportConfig(file=trained.place / "model.safetensors", arch="simple_cnn", classes=classes)
-        with pytest.raises(UsageError, match="--(resize|crop|size|std)"):
+        with pytest.raises(UsageError, match="`(resize|crop|size_px|std)` takes"):
             import_model(replace(config, **values))
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from edgecls.errors import UsageError
 from edgecls.runtime.classifier import Prediction
-from edgecls.streaming.decision import EACH_FRAME, Decision, EventLog, Smoother, Smoothing
+from edgecls.streaming.config import EACH_FRAME, Smoothing
+from edgecls.streaming.decision import Decision, EventLog, Smoother
 
 CLASSES = ("cat", "dog", "fox")
 
@@ -43,20 +44,20 @@ def test_another_class_takes_over_after_the_average_and_the_dwell():
 
 
 def test_the_dwell_begins_anew_when_the_lead_is_lost():
-    smoothing = Smoothing(seconds=0.0, hysteresis=0.0, dwell_s=0.3)
+    smoothing = Smoothing(smooth_s=0.0, hysteresis=0.0, dwell_s=0.3)
     assert set(labels(smoothing, [sure_of("cat"), sure_of("dog"), sure_of("dog")] * 5)) == {"cat"}
     assert labels(smoothing, [sure_of("cat")] + [sure_of("dog")] * 4)[-1] == "dog"
 
 
 def test_a_small_lead_is_not_enough():
     close = np.array([0.46, 0.5, 0.04], np.float32)
-    smoothing = Smoothing(seconds=0.0, hysteresis=0.1, dwell_s=0.0)
+    smoothing = Smoothing(smooth_s=0.0, hysteresis=0.1, dwell_s=0.0)
     assert labels(smoothing, [sure_of("cat"), close, close]) == ["cat", "cat", "cat"]
     assert labels(smoothing, [sure_of("cat"), sure_of("dog", 0.6)]) == ["cat", "dog"]
 
 
 def test_confidence_around_the_threshold_does_not_flicker():
-    smoothing = Smoothing(seconds=0.0, hysteresis=0.1, dwell_s=0.0, min_confidence=0.7)
+    smoothing = Smoothing(smooth_s=0.0, hysteresis=0.1, dwell_s=0.0, min_confidence=0.7)
     seen = [sure_of("cat", score) for score in (0.72, 0.66, 0.71, 0.64, 0.55, 0.65, 0.75)]
     assert labels(smoothing, seen) == ["cat", "cat", "cat", "cat", "unsure", "unsure", "cat"]
 
@@ -80,7 +81,7 @@ def test_smoothing_is_a_matter_of_seconds_not_of_frames():
 
 
 def test_after_an_outage_the_past_is_forgotten():
-    smoother = Smoother(Smoothing(seconds=60.0), CLASSES, 0.0)
+    smoother = Smoother(Smoothing(smooth_s=60.0), CLASSES, 0.0)
     for index in range(50):
         smoother.decide(sure_of("cat"), index / 10)
     smoother.reset()
@@ -90,10 +91,10 @@ def test_after_an_outage_the_past_is_forgotten():
 @pytest.mark.parametrize(
     ("smoothing", "words"),
     [
-        (Smoothing(seconds=-1), "--smooth"),
-        (Smoothing(majority=0), "--majority"),
-        (Smoothing(hysteresis=1.0), "--hysteresis"),
-        (Smoothing(min_confidence=1.5), "--min-confidence"),
+        (Smoothing(smooth_s=-1), "`smooth_s`"),
+        (Smoothing(majority=0), "`majority`"),
+        (Smoothing(hysteresis=1.0), "`hysteresis`"),
+        (Smoothing(min_confidence=1.5), "`min_confidence`"),
     ],
 )
 def test_what_makes_no_sense_is_refused(smoothing: Smoothing, words: str):

@@ -12,11 +12,11 @@ import pytest
 import edgecls
 from edgecls.errors import SourceError
 from edgecls.runtime.store import Artifact
-from edgecls.streaming.config import StreamConfig
-from edgecls.streaming.decision import EACH_FRAME, State
+from edgecls.streaming.config import EACH_FRAME, CameraOptions, ReconnectPolicy, StreamConfig
+from edgecls.streaming.decision import State
 from edgecls.streaming.loop import Stream
-from edgecls.streaming.sources import CameraOptions, LiveSource, open_source
-from edgecls.streaming.sources.live import Device, ReconnectPolicy
+from edgecls.streaming.sources import LiveSource, open_source
+from edgecls.streaming.sources.live import Device
 from tests.streaming.cameras import MjpegServer, RtspServer, free_port, missing_rtsp, numbered, until
 from tests.streaming.test_loop import Remembering
 

@@ -20,15 +20,14 @@ from edgecls.artifact.golden import Golden
 from edgecls.errors import OutputError, UsageError
 from edgecls.imaging.opencv import cv2
 from edgecls.runtime.store import Artifact
-from edgecls.streaming.config import StreamConfig
-from edgecls.streaming.decision import EACH_FRAME, Decision, Event, Health, StateChange
+from edgecls.streaming.config import EACH_FRAME, CameraOptions, CaptureFormat, StreamConfig
+from edgecls.streaming.decision import Decision, Event, Health, StateChange
 from edgecls.streaming.frames import Frame
 from edgecls.streaming.loop import Stream, Summary
 from edgecls.streaming.sinks.base import Sink
 from edgecls.streaming.sinks.files import EventSink, LogSink, SnapshotSink, VideoSink
 from edgecls.streaming.sinks.picture import annotated
-from edgecls.streaming.sources import CameraOptions, Source, open_source
-from edgecls.streaming.sources.camera import CaptureFormat
+from edgecls.streaming.sources import Source, open_source
 from tests.streaming.cameras import until
 
 
@@ -278,7 +277,7 @@ def test_the_overlay_leaves_the_frame_itself_alone(classifier: edgecls.Classifie
 
 @pytest.mark.parametrize("path", ["seen.gif", "seen"])
 def test_a_recording_needs_a_known_suffix(tmp_path: Path, path: str):
-    with pytest.raises(UsageError, match="--record takes a"):
+    with pytest.raises(UsageError, match="`record` takes a"):
         VideoSink(tmp_path / path, [])
 
 
@@ -336,7 +335,7 @@ class TestManyCameras:
 
     def test_cameras_and_files_do_not_mix(self, digits_video: Path, classifier: edgecls.Classifier):
         golden = Golden.read(classifier.place)
-        with pytest.raises(UsageError, match="--realtime"):
+        with pytest.raises(UsageError, match="`realtime`"):
             running([open_source("demo", golden), open_source(str(digits_video), None)], classifier)
 
 

@@ -145,7 +145,7 @@ class TestMqtt:
 
     @pytest.mark.parametrize("address", ["localhost", "http://host", "mqtt://"])
     def test_another_address_is_refused(self, address: str):
-        with pytest.raises(UsageError, match="--mqtt takes mqtt://"):
+        with pytest.raises(UsageError, match="`mqtt` takes mqtt://"):
             MqttSink(address)
 
 
@@ -241,7 +241,7 @@ class TestWebhook:
 
     @pytest.mark.parametrize("address", ["localhost:80", "ftp://host/x", "http://"])
     def test_another_address_is_refused(self, address: str):
-        with pytest.raises(UsageError, match="--webhook takes"):
+        with pytest.raises(UsageError, match="`webhook` takes"):
             WebhookSink(address)
 
 

@@ -18,11 +18,12 @@ import pytest
 from edgecls.artifact.golden import Golden
 from edgecls.errors import SourceError, UsageError
 from edgecls.imaging.opencv import cv2
+from edgecls.streaming.config import CameraOptions, CaptureFormat, ReconnectPolicy
 from edgecls.streaming.frames import Geometry, Region
-from edgecls.streaming.sources import CameraOptions, LiveSource, open_source
-from edgecls.streaming.sources.camera import CaptureFormat, VideoClock, VideoFileDevice, demo_frame, has_gstreamer
+from edgecls.streaming.sources import LiveSource, open_source
+from edgecls.streaming.sources.camera import VideoClock, VideoFileDevice, demo_frame, has_gstreamer
 from edgecls.streaming.sources.files import RawSource
-from edgecls.streaming.sources.live import Device, ReconnectPolicy
+from edgecls.streaming.sources.live import Device
 from tests.streaming.cameras import MjpegServer, found, numbered, until
 
 
@@ -203,7 +204,7 @@ def test_the_screen_is_a_camera(tmp_path: Path):
 
 class TestRefusals:
     def test_no_camera_lists_what_there_is_and_offers_the_demonstration(self):
-        with pytest.raises(SourceError, match=r"camera 73 cannot be opened; .*--camera demo"):
+        with pytest.raises(SourceError, match=r"camera 73 cannot be opened; .*`cameras` demo"):
             list(open_source("73", None))
 
     def test_nobody_listens_and_there_is_no_time_to_wait(self):
@@ -224,12 +225,12 @@ class TestRefusals:
             list(open_source("screen:", None))
 
     def test_raw_frames_without_their_size(self):
-        with pytest.raises(UsageError, match="--width and --height"):
+        with pytest.raises(UsageError, match="`width` and `height`"):
             open_source("-", None)
 
     @pytest.mark.parametrize("roi", ["1,2,3", "a,b,c,d", "0,0,0,5", "-1,0,5,5"])
     def test_a_region_that_is_none(self, roi: str):
-        with pytest.raises(UsageError, match="--roi takes"):
+        with pytest.raises(UsageError, match="`region` takes"):
             Region.parse(roi)
 
     def test_a_region_outside_the_picture(self, video: Path):

@@ -21,12 +21,11 @@ from edgecls.artifact.golden import Golden
 from edgecls.errors import OutputError, UsageError
 from edgecls.imaging.opencv import cv2
 from edgecls.runtime.store import Artifact
-from edgecls.streaming.config import StreamConfig
-from edgecls.streaming.decision import EACH_FRAME, Health
+from edgecls.streaming.config import EACH_FRAME, CameraOptions, ReconnectPolicy, StreamConfig
+from edgecls.streaming.decision import Health
 from edgecls.streaming.loop import Stream
 from edgecls.streaming.sinks.web import WebSink, read_token
-from edgecls.streaming.sources import CameraOptions, open_source
-from edgecls.streaming.sources.live import ReconnectPolicy
+from edgecls.streaming.sources import open_source
 from tests.streaming.cameras import MjpegServer, found, free_port, until
 
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -142,7 +141,7 @@ def test_a_port_that_is_taken_is_said_at_once(classifier: edgecls.Classifier):
 
 @pytest.mark.parametrize("address", ["here", "host:", "127.0.0.1:99999"])
 def test_an_address_that_is_none_is_refused(address: str):
-    with pytest.raises(UsageError, match="--web takes a port"):
+    with pytest.raises(UsageError, match="`web` takes a port"):
         WebSink(address)
 
 
@@ -155,7 +154,7 @@ def test_the_token_can_come_from_a_file(tmp_path: Path, content: bytes, token: s
 @pytest.mark.parametrize("content", [b"", b"\n", b"SECRET\nSECRET", b"SECRET\0", b"SECRET\xff", b"SECRET" * 1000])
 def test_a_file_without_a_token_is_refused(tmp_path: Path, content: bytes):
     (tmp_path / "token").write_bytes(content)
-    with pytest.raises(UsageError, match="--web-token-file: ") as refused:
+    with pytest.raises(UsageError, match="`web_token_file`: ") as refused:
         read_token(tmp_path / "token")
     assert "SECRET" not in str(refused.value)
     assert len(str(refused.value).splitlines()) == 1
@@ -164,7 +163,7 @@ def test_a_file_without_a_token_is_refused(tmp_path: Path, content: bytes):
 def test_what_is_no_file_is_not_waited_for(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe")
     for name in ("pipe", ".", "none", "n" * 300, "a\0b", "a\nb", "/dev/zero", "/dev/full"):
-        with pytest.raises(UsageError, match="--web-token-file: ") as refused:
+        with pytest.raises(UsageError, match="`web_token_file`: ") as refused:
             read_token(tmp_path / name)
         assert len(str(refused.value).splitlines()) == 1
 

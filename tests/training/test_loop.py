@@ -157,7 +157,7 @@ class TestWeights:
         config = TrainConfig(
             data=str(photos), arch="resnet18", epochs=1, size_px=32, batch_size=8, out=tmp_path / "run"
         )
-        with pytest.raises(BackendError, match=r"cannot be fetched .*--weights none"):
+        with pytest.raises(BackendError, match=r"cannot be fetched .*`weights` none"):
             train(TrainConfig(**{**vars(config), "weights": "imagenet"}))
         lines: list[str] = []
 
@@ -173,10 +173,10 @@ class TestWeights:
     ("change", "message"),
     [
         ({"arch": "resnet9000"}, "no architecture 'resnet9000'"),
-        ({"epochs": 0}, "--epochs"),
-        ({"batch_size": 1}, "--batch-size"),
-        ({"lr": -1.0}, "--lr"),
-        ({"size_px": 8}, "--size"),
+        ({"epochs": 0}, "`epochs`"),
+        ({"batch_size": 1}, "`batch_size`"),
+        ({"lr": -1.0}, "`lr`"),
+        ({"size_px": 8}, "`size_px`"),
     ],
 )
 def test_values_that_make_no_sense_are_refused_before_any_work(change: dict, message: str):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,14 +15,12 @@ from edgecls import models
 from edgecls.artifact.golden import Golden
 from edgecls.errors import UsageError
 from edgecls.runtime import store
-from edgecls.training.config import TrainConfig
+from edgecls.training.config import Loss, Schedule, TrainConfig
 from edgecls.training.features import Backbone
 from edgecls.training.history import TrainingCallbacks, read_history
 from edgecls.training.loop import train
 from edgecls.training.optimize import (
-    LOSSES,
     OPTIMIZERS,
-    SCHEDULES,
     balanced_weights,
     blocks,
     freeze,
@@ -62,7 +61,7 @@ class TestLosses:
         )
         assert loss_for("bce", 0.0, None)(scores, labels) == pytest.approx(float(expected), rel=1e-5)
 
-    @pytest.mark.parametrize("name", LOSSES)
+    @pytest.mark.parametrize("name", get_args(Loss))
     def test_weights_of_one_change_nothing_and_others_do(self, batch, name: str):
         plain = loss_for(name, 0.1, None)(*batch)
         assert loss_for(name, 0.1, torch.ones(4))(*batch) == pytest.approx(float(plain), rel=1e-5)
@@ -76,7 +75,7 @@ class TestLosses:
         np.testing.assert_allclose(balanced_weights(labels, 3).numpy(), expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", get_args(Schedule))
 @pytest.mark.parametrize("steps", [1, 3, 100])
 def test_schedules_reach_the_peak_and_stay_below_it(name: str, steps: int):
     rates = [schedule_for(name, step, steps) for step in range(steps)]
@@ -201,7 +200,7 @@ def test_a_gradual_thaw_learns_everywhere_in_the_end(learned: Path, tmp_path: Pa
 
 
 def test_there_must_be_something_to_freeze(photos: Path, tmp_path: Path):
-    with pytest.raises(UsageError, match="--freeze keeps weights that were learned before"):
+    with pytest.raises(UsageError, match="`freeze` keeps weights that were learned before"):
         train(TrainConfig(data=str(photos), **QUICK, freeze="backbone", out=tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
@@ -224,21 +223,21 @@ def test_patience_ends_a_training_that_gets_no_better(photos: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"optimizer": "lion"}, "--optimizer takes adamw, adam, sgd, rmsprop or timm/NAME"),
+        ({"optimizer": "lion"}, "`optimizer` takes adamw, adam, sgd, rmsprop or timm/NAME"),
         ({"optimizer": "timm/lyon"}, "timm has no optimizer 'lyon'"),
-        ({"augment": "wild"}, "--augment takes none, light, medium, strong"),
-        ({"policy": "auto"}, "--policy takes none, trivial, rand"),
-        ({"erase": 1.5}, "--erase must be at least 0 and at most 1"),
-        ({"ema": 1.0}, "--ema must be at least 0 and below 1"),
-        ({"layer_decay": 0.0}, "--layer-decay must be above 0"),
-        ({"precision": "int8"}, "--precision takes auto, fp32, bf16, fp16"),
-        ({"accumulate": 40}, "--accumulate must be between 1 and 16, not 40"),
-        ({"schedule": "wavy"}, "--schedule takes one-cycle"),
-        ({"loss": "hinge"}, "--loss takes cross-entropy"),
-        ({"freeze": "head"}, "--freeze takes none, backbone"),
-        ({"label_smoothing": 1.0}, "--label-smoothing must be at least 0 and below 1, not 1"),
-        ({"weight_decay": -1.0}, "--weight-decay must be"),
-        ({"patience": 0}, "--patience must be at least 1, not 0"),
+        ({"augment": "wild"}, "`augment` takes none, light, medium, strong"),
+        ({"policy": "auto"}, "`policy` takes none, trivial, rand"),
+        ({"erase": 1.5}, "`erase` takes a number from 0 to 1, not 1.5"),
+        ({"ema": 1.0}, "`ema` takes a number from 0 to 1, not 1.0"),
+        ({"layer_decay": 0.0}, "`layer_decay` takes a number from 1e-06 to 1, not 0.0"),
+        ({"precision": "int8"}, "`precision` takes auto, fp32, bf16, fp16"),
+        ({"accumulate": 40}, "`accumulate` is at most half of `batch_size`, 16, not 40"),
+        ({"schedule": "wavy"}, "`schedule` takes one-cycle"),
+        ({"loss": "hinge"}, "`loss` takes cross-entropy"),
+        ({"freeze": "head"}, "`freeze` takes none, backbone"),
+        ({"label_smoothing": 1.0}, "`label_smoothing` takes a number from 0 to 0.99, not 1.0"),
+        ({"weight_decay": -1.0}, "`weight_decay` takes a number of at least 0, not -1.0"),
+        ({"patience": 0}, "`patience` takes a whole number of at least 1, not 0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(change: dict, words: str):

@@ -149,7 +149,7 @@ class TestConfigFile:
             ("epochs = true", "epochs must be a int"),
             ("mirror = 1", "mirror must be a bool, such as true"),
             ("arch = 3", 'arch must be a str, such as "mobilenet_v3_small"'),
-            ("ema = 2.0", "--ema must be"),
+            ("ema = 2.0", "--ema takes a number from 0 to"),
         ],
     )
     def test_what_it_cannot_mean_is_said(self, cli: Callable[..., Result], tmp_path: Path, text: str, words: str):
@@ -254,5 +254,5 @@ class TestProcesses:
 
     def test_a_batch_must_divide_among_them(self, photos: Path, tmp_path: Path):
         config = TrainConfig(data=str(photos), **{**QUICK, "batch_size": 9}, accumulate=2, out=tmp_path / "run")
-        with pytest.raises(UsageError, match="--batch-size 9 must be a multiple of the 1 processes times the 2 pieces"):
+        with pytest.raises(UsageError, match="`batch_size` 9 must be a multiple of the 1 processes times the 2 pieces"):
             train(config)

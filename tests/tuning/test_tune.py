@@ -21,25 +21,25 @@ TINY = "simple_cnn:widths=8-16"
 @pytest.fixture
 def config(photos: Path, tmp_path: Path) -> TuneConfig:
     base = TrainConfig(data=str(photos), weights="none", size_px=32)
-    return TuneConfig(base=base, folder=tmp_path / "study", archs=(TINY,), epochs=(1, 2), trials=3)
+    return TuneConfig(base=base, out=tmp_path / "study", archs=(TINY,), epochs=(1, 2), trials=3)
 
 
 def test_the_best_run_is_kept_and_its_settings_make_it_again(config: TuneConfig):
     trials = tune(config)
     assert [trial.number for trial in trials] == [0, 1, 2]
     best = best_of(trials)
-    run = store.find(config.folder / "best")
+    run = store.find(config.out / "best")
     assert run.card.arch == TINY
     settings = read_config(run.place / "config.toml")
     assert {name: settings[name] for name in best.settings} == best.settings
-    assert sorted(path.name for path in config.folder.iterdir()) == ["best", "study.db"]
+    assert sorted(path.name for path in config.out.iterdir()) == ["best", "study.db"]
 
 
 def test_a_study_goes_on_and_suggests_the_same_for_the_same_seed(config: TuneConfig, tmp_path: Path):
     tune(replace(config, trials=2))
     assert len(tune(replace(config, trials=1))) == 3
     assert len(trials_of(open_study(config))) == 3
-    again = tune(replace(config, trials=2, folder=tmp_path / "again"))
+    again = tune(replace(config, trials=2, out=tmp_path / "again"))
     assert [t.settings for t in again] == [t.settings for t in trials_of(open_study(config))[:2]]
 
 
@@ -49,8 +49,8 @@ def test_what_is_too_slow_is_not_trained(config: TuneConfig):
     assert "more than 0.0001" in trials[0].reason
     assert trials[0].latency_ms > 1e-4
     assert best_of(trials) is None
-    assert not (config.folder / "best").exists()
-    assert not list(config.folder.glob("trial-*"))
+    assert not (config.out / "best").exists()
+    assert not list(config.out.glob("trial-*"))
 
 
 def test_latency_is_measured_on_the_exported_network():
@@ -71,13 +71,13 @@ def test_an_interrupted_search_leaves_no_trial_half_written(config: TuneConfig, 
 
     with pytest.raises(KeyboardInterrupt):
         tune(config, Stops())
-    assert [path.name for path in config.folder.iterdir()] == ["study.db"]
+    assert [path.name for path in config.out.iterdir()] == ["study.db"]
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"trials": 0}, "--trials"), ({"epochs": (3, 2)}, "--epochs"), ({"max_latency_ms": -1.0}, "--max-latency-ms"),
-     ({"archs": ("alexnett",)}, "no architecture"), ({"sizes_px": (8,)}, "--size")],
+    [({"trials": 0}, "`trials`"), ({"epochs": (3, 2)}, "`epochs`"), ({"max_latency_ms": -1.0}, "`max_latency_ms`"),
+     ({"archs": ("alexnett",)}, "no architecture"), ({"sizes_px": (8,)}, "`size_px`")],
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused(config: TuneConfig, change: dict, words: str):
     with pytest.raises(UsageError, match=words):

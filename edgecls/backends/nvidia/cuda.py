@@ -30,7 +30,7 @@ def call(function: str, *arguments: Any) -> Any:
     if status != cudart.cudaError_t.cudaSuccess:
         remedy = ""
         if status == cudart.cudaError_t.cudaErrorMemoryAllocation:
-            remedy = "; the GPU's memory is full: stop what else runs on it, or export with a smaller --batch"
+            remedy = "; the GPU's memory is full: stop what else runs on it, or export with a smaller `batch`"
         raise BackendError(f"CUDA: {function} failed: {_words(status)}{remedy}")
     return result[0] if result else None
 

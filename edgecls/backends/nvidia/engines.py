@@ -211,9 +211,9 @@ def build_engine(
     config.add_optimization_profile(profile)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
-        remedy = "try --fp16, or other compute capabilities"
+        remedy = "try fp16, or other compute capabilities"
         if "memory" in logger.reason().lower():
-            remedy = "free some of its memory, or export with a smaller --batch or --workspace"
+            remedy = "free some of its memory, or export with a smaller `batch` or `workspace_mib`"
         raise BackendError(
             f"{flavour.title} could not build the engine for compute capability {', '.join(plan.capabilities)}: "
             f"{logger.reason()}; {remedy}"

@@ -130,6 +130,6 @@ def parse_graph(flavour: Flavour, graph: Path) -> tuple[Any, ...]:
         told = f"{reasons[0].desc()} (node {reasons[0].node_name()})" if reasons else logger.reason()
         raise BackendError(
             f"{flavour.title} cannot parse {graph.name}: {' '.join(told.split())[:400]}; "
-            "replace that operator in the network, or deploy with --target onnx"
+            "replace that operator in the network, or deploy with `target` onnx"
         )
     return builder, network, logger, parser

@@ -56,7 +56,7 @@ class Engine:
         if context is None:
             raise BackendError(
                 f"{self.flavour.title} has no room to run the engine: {self.logger.reason()}; stop what else runs on "
-                "the GPU, or export with a smaller --batch"
+                "the GPU, or export with a smaller `batch`"
             )
         return context
 

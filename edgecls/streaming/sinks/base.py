@@ -4,22 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from edgecls import plugins
-from edgecls.errors import UsageError
 from edgecls.streaming.decision import Decision, Event, Health, StateChange
 from edgecls.streaming.frames import Frame
-
-
-def from_other_package(text: str) -> Sink:
-    """The sink that NAME or NAME:ARGUMENT means, of a package with entry points of the group `edgecls.sinks`.
-
-    Each is a function of the argument, an empty one where there is none. Raises `UsageError`.
-    """
-    name, _, argument = text.partition(":")
-    sink = plugins.load_named(plugins.SINKS, name)(argument)
-    if not isinstance(sink, Sink):
-        raise UsageError(f"{name} gives no Sink but a {type(sink).__name__}")
-    return sink
 
 
 class Sink:

@@ -12,9 +12,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from edgecls.bounds import LONGEST_S, check_bounds
 from edgecls.errors import OutputError, UsageError
 from edgecls.files import make_folder, take_name, write_bytes, writing_to
+from edgecls.settings import LONGEST_S, check_bounds
+from edgecls.streaming.config import SHORTEST_SEGMENT_S
 from edgecls.streaming.decision import Decision, Event, Health, StateChange
 from edgecls.streaming.frames import Frame
 from edgecls.streaming.sinks.base import Sink
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv")
 SPARE_BYTES = 64 * 1024 * 1024
 """Free space at which a recording is finished while it still can be."""
-SHORTEST_SEGMENT_S = 1.0
-"""Segments are named by the second."""
 LONGEST_REPEAT_S = 2.0
 """Of a longer gap in a live source its recording shows so much."""
 LOG_COLUMNS = ("time_s", "camera", "frame", "label", "score", "frame_label", "frame_score", "inference_ms", "age_ms")
@@ -55,9 +54,9 @@ class VideoSink(Sink):
 
     def __init__(self, path: Path, sources: Sequence[Source], segment_s: float | None = None):
         if path.suffix.lower() not in VIDEO_SUFFIXES:
-            raise UsageError(f"--record takes a .mp4, .avi or .mkv file, not {path.name}")
+            raise UsageError(f"`record` takes a .mp4, .avi or .mkv file, not {path.name}")
         minutes = None if segment_s is None else segment_s / 60
-        check_bounds("--segment", minutes, SHORTEST_SEGMENT_S / 60, LONGEST_S / 60, "minutes")
+        check_bounds("segment_minutes", minutes, SHORTEST_SEGMENT_S / 60, LONGEST_S / 60, "minutes")
         self._path = path
         self._sources = sources
         self._segment_s = segment_s
@@ -237,7 +236,7 @@ class LogSink(LinesSink):
 
     def __init__(self, path: Path):
         if path.suffix.lower() not in (".csv", ".jsonl"):
-            raise UsageError(f"--log takes a .csv or .jsonl file, not {path.name}")
+            raise UsageError(f"`log` takes a .csv or .jsonl file, not {path.name}")
         super().__init__(path)
         self._as_csv = path.suffix.lower() == ".csv"
 

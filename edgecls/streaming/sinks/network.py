@@ -50,7 +50,7 @@ class MqttSink(Sink):
 
     def __init__(self, address: str):
         form = "mqtt://[user:password@]host[:port][/prefix]"
-        parts = checked(address, ("mqtt", "mqtts"), "--mqtt", form)
+        parts = checked(address, ("mqtt", "mqtts"), "`mqtt`", form)
         # A plain # or ? would end the path: with it, the prefix would silently be another one.
         self._prefix = _prefix(parts.path + "#" * any(c in address for c in "#?"))
         try:
@@ -114,9 +114,9 @@ def _prefix(path: str) -> str:
     """The prefix of all topics, from the path of the broker's address. Raises `UsageError`."""
     prefix = unquote(path).strip("/") or PREFIX
     if any(c in "+#?" or ord(c) < 32 or 0xD800 <= ord(c) < 0xE000 for c in prefix):
-        raise UsageError("--mqtt: the prefix of topics takes no +, #, ? and no control characters")
+        raise UsageError("`mqtt`: the prefix of topics takes no +, #, ? and no control characters")
     if len(prefix.encode()) > LONGEST_PREFIX_BYTES:
-        raise UsageError(f"--mqtt: the prefix of topics takes {LONGEST_PREFIX_BYTES} bytes at most")
+        raise UsageError(f"`mqtt`: the prefix of topics takes {LONGEST_PREFIX_BYTES} bytes at most")
     return prefix
 
 
@@ -138,7 +138,7 @@ class WebhookSink(Sink):
     takes_frames = False
 
     def __init__(self, address: str):
-        parts = checked(address, ("http", "https"), "--webhook", "an http or https address")
+        parts = checked(address, ("http", "https"), "`webhook`", "an http or https address")
         if missing_package("urllib3", "webhook", ""):
             raise MissingExtraError("urllib3", "webhook", "sending to a webhook")
         self._shown = SecretUrl(address, secret_path=True)

@@ -31,17 +31,17 @@ def read_token(path: Path) -> str:
     """The page's token from a file of one line. Raises `UsageError`, which shows nothing of what is in it."""
     try:
         if not path.is_file():
-            raise UsageError(f"--web-token-file: {str(path)!r} is no file")
+            raise UsageError(f"`web_token_file`: {str(path)!r} is no file")
         with path.open("rb") as stream:
             token = stream.read(LONGEST_TOKEN_BYTES + 1).decode().strip()
     except UnicodeDecodeError:
-        raise UsageError(f"--web-token-file: {str(path)!r} is not UTF-8 text") from None
+        raise UsageError(f"`web_token_file`: {str(path)!r} is not UTF-8 text") from None
     except (OSError, ValueError) as error:
         said = getattr(error, "strerror", None) or first_line(error)
-        raise UsageError(f"--web-token-file: {str(path)!r} cannot be read: {said}") from None
+        raise UsageError(f"`web_token_file`: {str(path)!r} cannot be read: {said}") from None
     if not token or not token.isprintable() or len(token) > LONGEST_TOKEN_BYTES:
         raise UsageError(
-            f"--web-token-file: {str(path)!r} must hold one line of 1 to {LONGEST_TOKEN_BYTES} printable characters"
+            f"`web_token_file`: {str(path)!r} must hold one line of 1 to {LONGEST_TOKEN_BYTES} printable characters"
         )
     return token
 
@@ -59,7 +59,7 @@ class WebSink(Sink):
         host, _, port = address.rpartition(":")
         host = host.strip("[]") or "127.0.0.1"
         if not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
-            raise UsageError(f"--web takes a port, or host:port such as 0.0.0.0:8080, not {address!r}")
+            raise UsageError(f"`web` takes a port, or host:port such as 0.0.0.0:8080, not {address!r}")
         if token and (not token.isprintable() or len(token) > LONGEST_TOKEN_BYTES):
             raise UsageError(
                 f"the page's token takes 1 to {LONGEST_TOKEN_BYTES} printable characters, without line ends"
@@ -107,7 +107,7 @@ class WebSink(Sink):
         except OSError as error:
             listening.close()
             raise OutputError(
-                f"the web view cannot listen on {self._host}:{self._port}: {error.strerror}; choose another --web"
+                f"the web view cannot listen on {self._host}:{self._port}: {error.strerror}; choose another `web`"
             ) from error
         self._port = listening.getsockname()[1]
         # Without a configuration of its own: uvicorn would close the log handlers of everybody else in this process.

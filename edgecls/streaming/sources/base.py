@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from edgecls.streaming.frames import AS_IT_IS, Frame, Geometry
+from edgecls.streaming.frames import Frame, Geometry
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -25,7 +25,7 @@ class Source(ABC):
     live = False
     sequence = True
     fps: float = DEFAULT_FPS
-    geometry: Geometry = AS_IT_IS
+    geometry: Geometry = Geometry()
     captured: int = 0
     dropped: int = 0
     skipped: int = 0

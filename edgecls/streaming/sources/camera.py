@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgecls.artifact.golden import Golden
-from edgecls.bounds import check_bounds
 from edgecls.clock import now_ns
 from edgecls.errors import MissingExtraError, SourceError, UsageError
-from edgecls.streaming.frames import FASTEST_FPS, MAX_SIDE_PX, SLOWEST_FPS
+from edgecls.streaming.config import CaptureFormat
 from edgecls.streaming.sources.base import DEFAULT_FPS
 from edgecls.streaming.sources.live import OPEN_TIMEOUT_S, Device
 from edgecls.streaming.sources.v4l2 import found_cameras
@@ -25,8 +23,6 @@ READ_TIMEOUT_S = 5.0
 DEMO_FPS, SCREEN_FPS = 30.0, 15.0
 DEMO_HOLD_S = 1.5
 """How long the demonstration shows each image."""
-SLOWEST_STEADY_FPS = 1.0
-"""Twice as often as a camera must give a frame so as not to be stale."""
 ANEW_S = 1.0
 """A video's time that goes back by more begins anew."""
 SHOWN_AGAIN_S = 0.5
@@ -38,36 +34,10 @@ CSI = (
 """How NVIDIA's guide reads a Jetson's CSI camera through GStreamer."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CaptureFormat:
-    """What a camera is asked for; None leaves it to the camera."""
-
-    width: int | None = None
-    height: int | None = None
-    fps: float | None = None
-
-    def check(self) -> None:
-        """Raise `UsageError` for values that make no sense."""
-        check_bounds("--width", self.width, 1, MAX_SIDE_PX, "pixels")
-        check_bounds("--height", self.height, 1, MAX_SIDE_PX, "pixels")
-        check_bounds("--fps", self.fps, SLOWEST_FPS, FASTEST_FPS, "frames a second")
-
-    def steady_fps(self, usual: float) -> float:
-        """The rate of a camera that shows nothing between two pictures, `usual` unless asked for.
-
-        Raises `UsageError` for one so slow that the camera would be taken for a dead one.
-        """
-        check_bounds("--fps for this camera", self.fps, SLOWEST_STEADY_FPS, FASTEST_FPS, "frames a second")
-        return usual if self.fps is None else self.fps
-
-
-ANY = CaptureFormat()
-
-
 class OpenCvDevice(Device):
     """Whatever OpenCV's `VideoCapture` reads."""
 
-    def __init__(self, name: str, video: Any, complaint: str, capture: CaptureFormat = ANY):
+    def __init__(self, name: str, video: Any, complaint: str, capture: CaptureFormat = CaptureFormat()):
         from edgecls.imaging.opencv import cv2
 
         self._name = name
@@ -202,7 +172,7 @@ def no_camera(index: int) -> str:
     """What to say where a camera cannot be opened."""
     cameras = found_cameras()
     found = f"found: {', '.join(map(str, cameras))}" if cameras else "no video device was found on this machine"
-    return f"camera {index} cannot be opened; {found}. Without a camera try: edgecls stream --camera demo"
+    return f"camera {index} cannot be opened; {found}. Without a camera try: edgecls stream `cameras` demo"
 
 
 class FixedRate(Device):

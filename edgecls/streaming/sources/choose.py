@@ -1,10 +1,10 @@
-"""From what `--camera` says to a source."""
+"""From what ``cameras`` says to a source."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -13,13 +13,11 @@ from edgecls import plugins
 from edgecls.artifact.golden import Golden
 from edgecls.errors import SourceError, UsageError
 from edgecls.imaging.decode import SUFFIXES, find_images
-from edgecls.streaming.frames import AS_IT_IS, Geometry
+from edgecls.streaming.config import CameraOptions, CaptureFormat
 from edgecls.streaming.sources.base import Source
 from edgecls.streaming.sources.camera import (
-    ANY,
     DEMO_FPS,
     SCREEN_FPS,
-    CaptureFormat,
     DemoDevice,
     OpenCvDevice,
     ScreenDevice,
@@ -31,27 +29,12 @@ from edgecls.streaming.sources.camera import (
     pipeline,
 )
 from edgecls.streaming.sources.files import ImagesSource, RawSource, VideoSource
-from edgecls.streaming.sources.live import DEFAULT_RECONNECT, Device, LiveSource, ReconnectPolicy
+from edgecls.streaming.sources.live import Device, LiveSource
 from edgecls.streaming.sources.v4l2 import camera_named
 from edgecls.urls import SecretUrl
 
 STDIN = ("-", "stdin")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CameraOptions:
-    """How cameras are opened. `realtime` plays video files at their own pace, over and over, as live cameras."""
-
-    capture: CaptureFormat = ANY
-    geometry: Geometry = AS_IT_IS
-    reconnect: ReconnectPolicy = DEFAULT_RECONNECT
-    realtime: bool = False
-
-    def check(self) -> None:
-        """Raise `UsageError` for values that make no sense."""
-        self.capture.check()
-        self.geometry.check()
-        self.reconnect.check()
+DEMO = "demo"
 
 
 def split_name(camera: str) -> tuple[str | None, str]:
@@ -79,16 +62,16 @@ def open_source(camera: str, golden: Golden | None, options: CameraOptions = Cam
 def _open(camera: str, golden: Golden | None, options: CameraOptions) -> Source:
     capture, local = options.capture, replace(options.reconnect, must_exist=True)
     live = partial(LiveSource, geometry=options.geometry)
-    if camera == "demo":
+    if camera == DEMO:
         if golden is None:
             raise SourceError(
-                "--camera demo shows a model's golden inputs, and a bare model file has none; give its folder"
+                "`cameras` demo shows a model's golden inputs, and a bare model file has none; give its folder"
             )
         fps = capture.steady_fps(DEMO_FPS)
-        return live("demo", lambda: DemoDevice(golden, fps), local)
+        return live(DEMO, lambda: DemoDevice(golden, fps), local)
     if camera in STDIN:
         if capture.width is None or capture.height is None:
-            raise UsageError("raw frames on standard input need --width and --height; the pixels are bgr24")
+            raise UsageError("raw frames on standard input need `width` and `height`; the pixels are bgr24")
         return RawSource(capture.width, capture.height, capture.fps, options.geometry)
     if camera.isdecimal():
         return live(f"camera {camera}", partial(numbered, int(camera), capture), local)
@@ -108,7 +91,7 @@ def _open(camera: str, golden: Golden | None, options: CameraOptions) -> Source:
         path = Path(camera).expanduser()
         path.exists()
     except (OSError, RuntimeError, ValueError) as error:
-        raise SourceError(f"--camera {told[:200]!r} cannot be looked up: {type(error).__name__}") from None
+        raise SourceError(f"`cameras` {told[:200]!r} cannot be looked up: {type(error).__name__}") from None
     if path.is_dir():
         return ImagesSource(camera, find_images(path), options.geometry)
     if path.is_char_device():
@@ -123,7 +106,7 @@ def _open(camera: str, golden: Golden | None, options: CameraOptions) -> Source:
     if path.suffix.lower() in SUFFIXES:
         return ImagesSource(camera, [path], options.geometry)
     if not path.is_file():
-        raise SourceError(f"{camera} is a pipe, socket or device that gives no video; use --camera - for raw frames")
+        raise SourceError(f"{camera} is a pipe, socket or device that gives no video; use `cameras` - for raw frames")
     try:
         str(path).encode()
     except UnicodeEncodeError:

@@ -11,7 +11,7 @@ from edgecls.clock import now_ns
 from edgecls.concurrency import ordered_map
 from edgecls.errors import ImageError, SourceError, UsageError
 from edgecls.imaging.decode import read_image
-from edgecls.streaming.frames import AS_IT_IS, Frame, Geometry
+from edgecls.streaming.frames import Frame, Geometry
 from edgecls.streaming.sources.base import DEFAULT_FPS, Source
 from edgecls.streaming.sources.camera import VideoClock, frame_rate
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 class FiniteSource(Source):
     """Numbers pictures and gives them their time: the video's own, or else one after the other at the nominal rate."""
 
-    def __init__(self, name: str, geometry: Geometry = AS_IT_IS):
+    def __init__(self, name: str, geometry: Geometry = Geometry()):
         self.name = name
         self.geometry = geometry
 
     def _framed(self, image: NDArray[uint8], pts_s: float | None = None) -> Frame:
         image = self.geometry(image)
         if not image.size:
-            raise SourceError(f"{self.name}: the region of --roi lies outside the picture")
+            raise SourceError(f"{self.name}: the region of `region` lies outside the picture")
         index = self.captured
         self.captured += 1
         return Frame(image, index, now_ns(), index / self.fps if pts_s is None else pts_s)
@@ -39,7 +39,7 @@ class FiniteSource(Source):
 class VideoSource(FiniteSource):
     """A video file."""
 
-    def __init__(self, path: Path, geometry: Geometry = AS_IT_IS):
+    def __init__(self, path: Path, geometry: Geometry = Geometry()):
         from edgecls.imaging.opencv import cv2
 
         super().__init__(str(path), geometry)
@@ -68,7 +68,7 @@ class ImagesSource(FiniteSource):
 
     sequence = False
 
-    def __init__(self, name: str, paths: list[Path], geometry: Geometry = AS_IT_IS):
+    def __init__(self, name: str, paths: list[Path], geometry: Geometry = Geometry()):
         super().__init__(name, geometry)
         self._paths = paths
         if not paths:
@@ -95,13 +95,18 @@ class RawSource(FiniteSource):
     """Raw frames from standard input: BGR, 3 bytes a pixel, rows from the top, one frame after the other."""
 
     def __init__(
-        self, width: int, height: int, fps: float | None, geometry: Geometry = AS_IT_IS, stream: IO[bytes] | None = None
+        self,
+        width: int,
+        height: int,
+        fps: float | None,
+        geometry: Geometry = Geometry(),
+        stream: IO[bytes] | None = None,
     ):
         from edgecls.imaging.opencv import MAX_PIXELS, PIXELS_VARIABLE
 
         if width * height > MAX_PIXELS:
             raise UsageError(
-                f"--width and --height make {width * height:,} pixels, above the limit of {MAX_PIXELS:,}; raise "
+                f"`width` and `height` make {width * height:,} pixels, above the limit of {MAX_PIXELS:,}; raise "
                 f"{PIXELS_VARIABLE} if the frames are that large"
             )
         super().__init__("standard input", geometry)
@@ -116,8 +121,8 @@ class RawSource(FiniteSource):
         while content := self._stream.read(size):
             if len(content) < size:
                 raise SourceError(
-                    f"the last frame on standard input holds {len(content)} of {size} bytes; are --width "
-                    f"{self._shape[1]} and --height {self._shape[0]} right, and the pixels bgr24?"
+                    f"the last frame on standard input holds {len(content)} of {size} bytes; are `width` "
+                    f"{self._shape[1]} and `height` {self._shape[0]} right, and the pixels bgr24?"
                 )
             yield self._framed(np.frombuffer(content, np.uint8).reshape(self._shape))
         if not self.captured:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import random
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgecls.bounds import LONGEST_S, check_bounds
 from edgecls.clock import milliseconds_since, now_ns
 from edgecls.errors import SourceError
+from edgecls.streaming.config import ReconnectPolicy
 from edgecls.streaming.decision import State
-from edgecls.streaming.frames import AS_IT_IS, Frame, Geometry
+from edgecls.streaming.frames import Frame, Geometry
 from edgecls.streaming.sources.base import DEFAULT_FPS, Source
 
 if TYPE_CHECKING:
@@ -38,38 +36,6 @@ class Device(ABC):
         """Let go."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReconnectPolicy:
-    """How long to wait for what, in seconds.
-
-    Without a frame for `stale_s` a camera is stale; a read that takes longer than `stall_s` is given up and the camera
-    opened anew. Between attempts the wait doubles from `retry_s` to `retry_max_s`, each with up to half of it at random
-    on top, so that many boxes do not storm a server that comes back. `give_up_s` without a frame is an error: 0 means
-    the first failure, None never. A camera that has not once been there is an error at once where `must_exist`.
-    """
-
-    stale_s: float = 2.0
-    stall_s: float = 6.0
-    retry_s: float = 0.5
-    retry_max_s: float = 30.0
-    give_up_s: float | None = None
-    must_exist: bool = False
-
-    def check(self) -> None:
-        """Raise `UsageError` for values that make no sense."""
-        for name in ("stale_s", "stall_s", "retry_s", "retry_max_s"):
-            check_bounds(name, getattr(self, name), 1e-3, LONGEST_S, "seconds")
-        check_bounds("--give-up", self.give_up_s, 0.0, LONGEST_S, "seconds")
-
-    def wait_s(self, attempt: int) -> float:
-        """How long to wait after so many failures in a row."""
-        wait_s = min(self.retry_max_s, self.retry_s * 2.0 ** min(attempt - 1, 16))
-        return wait_s * (1 + random.random() / 2)
-
-
-DEFAULT_RECONNECT = ReconnectPolicy()
-
-
 class LiveSource(Source):
     """Reads in a thread and keeps the newest frame only, so that a slow model never looks at the past.
 
@@ -82,8 +48,8 @@ class LiveSource(Source):
         self,
         name: str,
         connect: Callable[[], Device],
-        reconnect: ReconnectPolicy = DEFAULT_RECONNECT,
-        geometry: Geometry = AS_IT_IS,
+        reconnect: ReconnectPolicy = ReconnectPolicy(),
+        geometry: Geometry = Geometry(),
     ):
         self.name = name
         self.geometry = geometry
@@ -148,7 +114,7 @@ class LiveSource(Source):
             captured_ns = now_ns()
             image = self.geometry(image)
             if not image.size:
-                raise SourceError(f"{self.name}: the region of --roi lies outside the picture")
+                raise SourceError(f"{self.name}: the region of `region` lies outside the picture")
             self._put(image, captured_ns)
 
     def _expect_within(self, seconds: float) -> None:

@@ -10,27 +10,22 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from edgecls.benchmarking.answers import Limits
-from edgecls.benchmarking.config import SuiteConfig
-from edgecls.benchmarking.run import BenchmarkConfig
-from edgecls.bounds import check_bounds
+from edgecls.benchmarking.config import BenchmarkConfig, Constraints, TimingConfig
 from edgecls.errors import UsageError
 from edgecls.runtime.store import Artifact
-from edgecls.streaming.config import StreamConfig
-from edgecls.streaming.decision import Smoothing
+from edgecls.settings import check_bounds
+from edgecls.streaming.config import CameraOptions, CaptureFormat, ReconnectPolicy, Smoothing, StreamConfig
 from edgecls.streaming.sinks.files import VideoSink
-from edgecls.streaming.sources import CameraOptions, open_source
-from edgecls.streaming.sources.camera import CaptureFormat
-from edgecls.streaming.sources.live import ReconnectPolicy
+from edgecls.streaming.sources import open_source
 
 FIELDS = {
     StreamConfig: ("duration_s", "frames", "max_fps"),
-    Smoothing: ("seconds", "majority", "hysteresis", "dwell_s", "min_confidence"),
+    Smoothing: ("smooth_s", "majority", "hysteresis", "dwell_s", "min_confidence"),
     CaptureFormat: ("width", "height", "fps"),
     ReconnectPolicy: ("stale_s", "stall_s", "retry_s", "retry_max_s", "give_up_s"),
-    BenchmarkConfig: ("rounds", "seconds", "threads"),
-    SuiteConfig: ("rounds", "seconds"),
-    Limits: ("max_latency_ms", "min_accuracy", "max_size_mb"),
+    TimingConfig: ("rounds", "seconds", "threads"),
+    BenchmarkConfig: ("rounds", "seconds"),
+    Constraints: ("max_latency_ms", "min_accuracy", "max_size_mb"),
 }
 WRONG = (math.nan, math.inf, -math.inf, -1, -1e-9, 1e12, 1e300, 10**400, 10**5000, True, "1", [1])
 
@@ -60,7 +55,7 @@ def test_cameras_are_not_opened_with_other_options(options: CameraOptions):
 
 @pytest.mark.parametrize("segment_s", [math.nan, 0, 0.5, 1e12, math.inf])
 def test_segments_last_a_second_or_more(segment_s: float):
-    with pytest.raises(UsageError, match="--segment"):
+    with pytest.raises(UsageError, match="`segment_minutes`"):
         VideoSink(Path("seen.mp4"), [], segment_s)
 
 
@@ -70,9 +65,9 @@ def test_raw_frames_are_not_larger_than_pictures_may_be():
 
 
 def test_whole_numbers_are_whole():
-    check_bounds("--frames", 3, 1, 5)
-    with pytest.raises(UsageError, match=r"--frames takes a whole number from 1 to 5, not 2\.5"):
-        check_bounds("--frames", 2.5, 1, 5)
+    check_bounds("frames", 3, 1, 5)
+    with pytest.raises(UsageError, match=r"`frames` takes a whole number from 1 to 5, not 2\.5"):
+        check_bounds("frames", 2.5, 1, 5)
 
 
 @pytest.mark.parametrize(

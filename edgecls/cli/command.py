@@ -1,14 +1,15 @@
-"""Numbers that somebody types: finite, within bounds that anything real keeps, and written in plain digits."""
+"""A verb of the command line: numbers that somebody types are checked, and messages speak of options."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from re import Match
 from typing import Any, TypeVar
 
 from typer.core import TyperCommand
 
-from edgecls.errors import UsageError
+from edgecls.errors import SETTING, EdgeclsError, UsageError
 
 T = TypeVar("T", int, float)
 
@@ -38,7 +39,7 @@ def check_number(value: float, name: str) -> None:
 
 
 class Command(TyperCommand):
-    """A verb whose numeric options are checked before it begins."""
+    """A verb whose numeric options are checked before it begins, and whose errors name its options."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb. Raises `UsageError`."""
@@ -47,4 +48,35 @@ class Command(TyperCommand):
             for each in value if isinstance(value, (list, tuple)) else (value,):
                 if isinstance(each, (int, float)) and not isinstance(each, bool):
                     check_number(each, max(parameter.opts, key=len))
-        return super().invoke(ctx)
+        try:
+            return super().invoke(ctx)
+        except EdgeclsError as error:
+            error.args = (name_options(str(error), ctx), *error.args[1:])
+            raise
+
+
+def name_options(message: str, ctx: Any) -> str:
+    """A message of the library with the option in place of each setting: of this verb, or else of another one."""
+    verbs = [ctx.command, *_verbs(ctx.find_root().command)]
+
+    def option(setting: Match[str]) -> str:
+        for verb in verbs:
+            for parameter in verb.params:
+                if parameter.name == setting[1]:
+                    return _spelled(parameter)
+        return setting[1]
+
+    return SETTING.sub(option, message)
+
+
+def _verbs(group: Any) -> list[Any]:
+    found = []
+    for command in getattr(group, "commands", {}).values():
+        found += [command, *_verbs(command)]
+    return found
+
+
+def _spelled(parameter: Any) -> str:
+    """How a parameter is written: its longest name, or what stands for an argument."""
+    longest: str = max(parameter.opts, key=len)
+    return longest if longest.startswith("-") else (parameter.metavar or longest).strip("[].").upper()

@@ -1,0 +1,157 @@
+"""Options from configurations: name, type, default, help, choices and bounds of each are those of the setting."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from functools import wraps
+from typing import Annotated, Any, get_args, get_origin
+
+import typer
+
+from edgecls.settings import Config, Setting, settings_of
+
+_UNITS = ("_s", "_px", "_mib", "_points")
+"""Of settings; an option says its unit in its help."""
+_SMALL, _FAR = 1e-3, 1e6
+"""Bounds that only keep out what is no number of this kind are checked, but not shown."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """What an option is called and how it is read, where the setting's own name and type do not say it.
+
+    `parse` reads text, `default` is what stands for the setting's default as text. With `argument`, its metavar, it is
+    one that has no name.
+    """
+
+    names: tuple[str, ...] = ()
+    parse: Callable[[str], Any] | None = None
+    default: str | None = None
+    metavar: str | None = None
+    argument: str | None = None
+    help: str | None = None
+    variable: str | None = None
+
+
+def configured(
+    panels: Mapping[str, Sequence[str]] | None = None, left_out: Sequence[str] = (), **declared: Option
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A verb of which each parameter that is a configuration becomes options, one for each setting.
+
+    `panels` gather settings in the help, by their names; `left_out` get no option and keep their defaults; `declared`
+    says what is not evident of a setting. A configuration inside another is taken apart in the same way.
+    """
+    titles = {name: title for title, names in (panels or {}).items() for name in names}
+    order = list(titles)
+
+    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
+        parameters: list[inspect.Parameter] = []
+        configs: dict[str, type[Config]] = {}
+        for parameter in inspect.signature(verb, eval_str=True).parameters.values():
+            if isinstance(parameter.annotation, type) and issubclass(parameter.annotation, Config):
+                configs[parameter.name] = parameter.annotation
+                found = _all_settings(parameter.annotation, left_out)
+                for setting in sorted(found, key=lambda each: order.index(each.name) if each.name in order else -1):
+                    option = declared.get(setting.name, Option())
+                    parameters.append(_parameter(setting, option, titles.get(setting.name)))
+            else:
+                parameters.append(parameter)
+
+        @wraps(verb)
+        def run(**values: Any) -> None:
+            for name, config in configs.items():
+                values[name] = _built(config, values, declared, left_out)
+            verb(**{name: values[name] for name in inspect.signature(verb).parameters})
+
+        signature = inspect.Signature([each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters])
+        run.__signature__ = signature  # type: ignore[attr-defined]  # what `inspect.signature` looks at
+        return run
+
+    return decorate
+
+
+def given(ctx: typer.Context, config: type[Config]) -> set[str]:
+    """The settings of a configuration that stand on the command line."""
+    return {setting.name for setting in _all_settings(config) if on_command_line(ctx, setting.name)}
+
+
+def on_command_line(ctx: typer.Context, name: str) -> bool:
+    """Whether somebody typed this parameter."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _all_settings(config: type[Config], left_out: Sequence[str] = ()) -> Iterator[Setting]:
+    """The settings of a configuration and of those inside it."""
+    yield from (setting for setting in settings_of(config) if setting.name not in left_out)
+    for inner in _inner(config, left_out).values():
+        yield from _all_settings(inner, left_out)
+
+
+def _inner(config: type[Config], left_out: Sequence[str]) -> dict[str, type[Config]]:
+    return {
+        each.name: type(each.default)
+        for each in fields(config)
+        if isinstance(each.default, Config) and each.name not in left_out
+    }
+
+
+def _built(
+    config: type[Config], values: Mapping[str, Any], declared: Mapping[str, Option], left_out: Sequence[str]
+) -> Config:
+    """The configuration that the options say."""
+    found: dict[str, Any] = {}
+    for setting in settings_of(config):
+        value = values.get(setting.name)
+        if value is None:
+            continue  # left out, or left to the configuration's default
+        parse = declared.get(setting.name, Option()).parse
+        found[setting.name] = parse(value) if parse else tuple(value) if isinstance(value, list) else value
+    for name, inner in _inner(config, left_out).items():
+        found[name] = _built(inner, values, declared, left_out)
+    return config(**found)
+
+
+def _parameter(setting: Setting, option: Option, panel: str | None) -> inspect.Parameter:
+    """The parameter by which Typer makes the option of a setting."""
+    many = get_origin(setting.type) is tuple and option.parse is None
+    kind: Any = str if option.parse else list[get_args(setting.type)[0]] if many else setting.type  # type: ignore[misc]
+    default = option.default if option.parse else None if many else setting.default
+    required = setting.default is MISSING
+    if not required and default is None:
+        kind = kind | None
+    listed = f" [default: {', '.join(map(str, setting.default))}]" if many and setting.default else ""
+    explained = f"{option.help or setting.help}{listed}".replace("[", "\\[")  # which is no markup
+    shared: dict[str, Any] = {"help": explained, "metavar": option.metavar or option.argument}
+    if setting.type in (int, float) and not option.parse and setting.low is not None:
+        shared |= {
+            "min": None if 0 < setting.low < _SMALL or not _is_short(setting.low) else setting.low,
+            "max": setting.high if setting.high is not None and setting.high < _FAR else None,
+        }
+    if panel:
+        shared["rich_help_panel"] = panel
+    if option.argument:
+        declaration: Any = typer.Argument(**shared)
+    else:
+        names = option.names or (_flag(setting.name),)
+        if kind is bool and setting.default is True and len(names) == 1:
+            names = (f"{names[0]}/--no-{names[0].removeprefix('--')}",)
+        declaration = typer.Option(*names, envvar=option.variable, **shared)
+    return inspect.Parameter(
+        setting.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if required else default,
+        annotation=Annotated[kind, declaration],
+    )
+
+
+def _is_short(bound: float) -> bool:
+    return len(f"{bound:g}") < 5
+
+
+def _flag(name: str) -> str:
+    for unit in _UNITS:
+        name = name.removesuffix(unit)
+    return f"--{name.replace('_', '-')}"

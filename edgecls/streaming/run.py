@@ -1,0 +1,58 @@
+"""From a configuration to a running stream: cameras and model are opened, sinks are made."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from edgecls.artifact.golden import Golden
+from edgecls.runtime import machine, store
+from edgecls.runtime.classifier import load
+from edgecls.streaming.config import StreamConfig
+from edgecls.streaming.loop import Stream, Summary
+from edgecls.streaming.sinks.base import Sink
+from edgecls.streaming.sinks.choose import make_sinks
+from edgecls.streaming.sources import Source, open_source
+from edgecls.streaming.sources.choose import DEMO, split_name
+
+OnProgress = Callable[[str], None]
+
+
+def stream(
+    config: StreamConfig | None = None, sinks: Sequence[Sink] = (), stop: threading.Event | None = None
+) -> Summary:
+    """Classify cameras, streams or videos until they end, the configuration says so, or `stop` is set.
+
+    Decisions go to the configuration's sinks and to `sinks`. Raises `SourceError` where no source can go on, and
+    `OutputError` where a sink cannot begin.
+    """
+    with open_stream(config or StreamConfig(), lambda _: sinks) as running:
+        return running.run(stop or threading.Event())
+
+
+@contextmanager
+def open_stream(
+    config: StreamConfig,
+    more_sinks: Callable[[str], Sequence[Sink]] = lambda _: (),
+    beat: Callable[[], None] = lambda: None,
+    tell: OnProgress = lambda _: None,
+) -> Iterator[Stream]:
+    """A stream that is ready to run. `more_sinks` come on top, for a title that names the cameras and the model.
+
+    `beat` is called many times a second as long as the stream is alive, `tell` hears what the runtime builds first.
+    """
+    config.check()
+    with ExitStack() as stack:
+        artifact = store.resolve(config.model, machine.this_machine().name)
+        demo = any(split_name(camera)[1] == DEMO for camera in config.cameras) and artifact.place.is_dir()
+        golden = Golden.read(artifact.place, artifact.card) if demo else None
+        sources: list[Source] = [
+            stack.enter_context(open_source(camera, golden, config.camera_options)) for camera in config.cameras
+        ]
+        title = " · ".join([*(source.name for source in sources), artifact.card.name])
+        sinks = [*make_sinks(config.sinks, sources), *more_sinks(title)]
+        # A camera wants its answer soon, and the processor for others in between; a file wants all of its answers.
+        live = sources[0].live
+        classifier = load(artifact.place, config.threads, tell, 1 if live else None, config.spin or not live)
+        yield Stream(sources, stack.enter_context(classifier), sinks, config, beat)
