@@ -130,7 +130,7 @@ class Fields:
     def names(self, name: str) -> tuple[str, ...]:
         """At least one string, none of them empty and no two alike."""
         values = self._record.get(name)
-        if not isinstance(values, list) or not values or not all(map(_is_name, values)):
+        if not isinstance(values, list) or not values or not all(map(is_name, values)):
             self.fail(name, "a list of names")
         if repeated := next((value for value in values if values.count(value) > 1), None) if _repeats(values) else None:
             self.fail(name, f"a list of names that differ ({repeated!r} stands there twice)")
@@ -162,7 +162,8 @@ class Fields:
         yield from (self.mapping(name) or {}).items()
 
 
-def _is_name(value: Any) -> bool:
+def is_name(value: Any) -> bool:
+    """Whether a value can be the name of a class: a string that is not blank and holds no NUL."""
     return isinstance(value, str) and bool(value.strip()) and "\0" not in value
 
 

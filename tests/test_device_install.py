@@ -118,6 +118,9 @@ def test_the_wheel_alone_does_what_a_device_is_for(installed: Path, model: Path,
 
     packages = subprocess.run([installed.with_name("python"), "-m", "pip", "list"], capture_output=True, text=True)
     assert not {"torch", "onnx", "scikit-learn"} & {line.split()[0] for line in packages.stdout.splitlines()}
+    program = "from edgecls.artifact.schemas import NAMES, schema; print(*(schema(name)['$id'] for name in NAMES))"
+    schemas = subprocess.run([installed.with_name("python"), "-I", "-c", program], capture_output=True, text=True)
+    assert schemas.stdout.startswith("urn:edgecls:card:"), schemas.stderr
     assert '"label": "three"' in run("predict", photo, "--model", model, "--json")
     assert "10 frames" in run("stream", "--camera", "demo", "--model", model, "--frames", 10, "--display", "none")
     assert "pass:" in run("verify", model)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,13 @@ from typing import Any
 from edgecls.benchmarking.statistics import Interval, slowdown
 from edgecls.benchmarking.suite import SCHEMA, BenchmarkResult, visited
 from edgecls.errors import ArtifactError, UsageError, first_line
+from edgecls.fields import Fields, parse_json
 from edgecls.files import read_text, shortened
 from edgecls.runtime import machine
 
 MOST_ROUNDS = 25
 """Where it is not clear yet, candidates are visited again, so often at most."""
+LONGEST_MS = 1e9
 
 
 @dataclass(frozen=True)
@@ -34,15 +35,37 @@ class Change:
 
 
 def read_baseline(path: Path) -> dict[str, Any]:
-    """An older measurement. Raises `ArtifactError` for what is none."""
+    """An older measurement. Raises `ArtifactError` for what is none, or lacks what is compared."""
     try:
-        found = json.loads(read_text(path))
-    except (OSError, ValueError, RecursionError) as error:
+        found = parse_json(read_text(path))
+    except (OSError, ValueError) as error:
         said = first_line(error)
         raise ArtifactError(f"cannot read the measurement {shortened(path)}: {said}; give a benchmark.json") from error
     if not isinstance(found, dict) or "rows" not in found or found.get("schema") != SCHEMA:
         raise ArtifactError(f"{path} is no measurement of this version of edgecls; measure the baseline again")
+    fields = Fields(found, shortened(path))
+    if not fields.has("machine"):
+        fields.fail("machine", "a JSON object")
+    fields.mapping("machine")
+    if (rows := fields.mappings("rows")) is None:
+        fields.fail("rows", "a list of JSON objects")
+    for number, row in enumerate(rows):
+        _check_row(row, shortened(path), f"rows[{number}].")
     return found
+
+
+def _check_row(row: Mapping[str, Any], origin: str, prefix: str) -> None:
+    fields = Fields(row, origin, prefix)
+    fields.text("key")
+    if not fields.has("latency"):
+        return
+    fields.within("latency").number("p50_ms", 0, LONGEST_MS)
+    if not (rounds := fields.mappings("rounds")):
+        fields.fail("rounds", "a list of at least one JSON object")
+    for number, each in enumerate(rounds):
+        found = Fields(each, origin, f"{prefix}rounds[{number}].")
+        for name in ("p10_ms", "anchor_ms"):
+            found.number(name, 0, LONGEST_MS, above=True)
 
 
 def compare(
@@ -57,7 +80,7 @@ def compare(
 
     Raises `UsageError` where the two have no candidate in common.
     """
-    rows = {row["key"]: row for row in baseline["rows"] if row["latency"]}
+    rows = {row["key"]: row for row in baseline["rows"] if row.get("latency")}
     common = [index for index, result in enumerate(results) if result.visits and result.candidate.key in rows]
     if not common:
         raise UsageError(f"the baseline has none of these candidates; it has {', '.join(rows) or 'none at all'}")

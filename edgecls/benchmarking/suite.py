@@ -225,9 +225,14 @@ def record(results: Sequence[BenchmarkResult], config: BenchmarkConfig, state: c
     }
 
 
+def as_text(values: dict[str, Any]) -> str:
+    """A measurement as JSON; what is not a number becomes null."""
+    return json.dumps(_finite(values), indent=1, allow_nan=False)
+
+
 def write(values: dict[str, Any], path: Path) -> None:
-    """Write a measurement as JSON; what is not a number becomes null."""
-    write_text(path, json.dumps(_finite(values), indent=1) + "\n")
+    """Write a measurement as JSON. Raises `OutputError`."""
+    write_text(path, as_text(values) + "\n")
 
 
 def _finite(value: Any) -> Any:

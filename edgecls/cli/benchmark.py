@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -87,7 +86,7 @@ def benchmark(
     with working("benchmark") as spinner:
         report = run_benchmark(config, lambda step: spinner.update(f"benchmark, {step}"))
     if as_json:
-        print(json.dumps(report.record, indent=1))
+        print(suite.as_text(report.record))
     else:
         console.print(_table(report.results))
         console.print("image in to scores out, one at a time; ±: where another run's p50 lies (95 %)")

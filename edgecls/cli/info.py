@@ -104,11 +104,12 @@ def _lines(card: Card) -> list[tuple[str, Any]]:
         lines.append(("parent", lineage.parent))
     lines += [(name, digest) for name, digest in lineage.files.items()]
     if lineage.recipe:
-        float_layers = lineage.recipe.get("float_layers") or ()
-        kept = f", {len(float_layers)} layers in float" if float_layers else ""
+        float_layers = lineage.recipe.get("float_layers")
+        kept = f", {len(float_layers)} layers in float" if isinstance(float_layers, list) and float_layers else ""
         lines.append(("recipe", f"{lineage.recipe.get('candidate', 'as written')}{kept}"))
     if lineage.calibration:
-        lines.append(("calibration", f"{lineage.calibration['images']} images, {lineage.calibration['digest']}"))
+        images, digest = (lineage.calibration.get(name, "unknown") for name in ("images", "digest"))
+        lines.append(("calibration", f"{images} images, {digest}"))
     if quality.top1 is not None:
         lines.append(("top-1", f"{percent(quality.top1)} on {quality.images} {quality.split} images"))
     if quality.agreement is not None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from edgecls.data.sources import DIGITS, TORCHVISION, DigitsSource, FolderSource, Source, TorchvisionSource
 from edgecls.data.splits import SPLITS, Sample
 from edgecls.errors import DataError
+from edgecls.fields import is_name
 from edgecls.files import expanded, read_text, write_text
 from edgecls.imaging.decode import find_images
 
@@ -69,6 +70,8 @@ def index_dataset(location: str | None) -> DatasetIndex:
             f"there is no folder {location}; give a folder with one folder of images per class, a .csv or .jsonl "
             f"manifest, or one of {', '.join(TORCHVISION)}"
         )
+    if wrong := [name for name in classes if not is_name(name)]:
+        raise DataError(f"{location} has a class named {wrong[0]!r}; give it a name that can be read and typed")
     return DatasetIndex(FolderSource(root), classes, found, read_quarantine(root), left_out)
 
 

@@ -51,7 +51,7 @@ class FolderSource(Source):
     def __init__(self, root: Path):
         self.root = root.resolve()
         self.location = str(self.root)
-        self.name = self.root.name
+        self.name = self.root.name or self.location
 
     def read(self, key: str) -> NDArray[uint8]:
         """See `Source.read`."""

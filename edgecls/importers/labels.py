@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecls.errors import DataError
-from edgecls.fields import parse_json
+from edgecls.fields import is_name, parse_json
 from edgecls.files import read_text, shortened
 
 TABLES = (".csv", ".tsv")
@@ -45,6 +45,8 @@ def read_classes(file: Path) -> tuple[str, ...]:
         raise DataError(f"{file} names {len(names)} classes; a classifier has at least two, one a line")
     if not all(names):
         raise DataError(f"{file} leaves the name of class {names.index('')} empty")
+    if wrong := next((name for name in names if not is_name(name)), None):
+        raise DataError(f"{file} names a class {wrong!r}; a name holds no NUL character")
     twice = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
     if twice:
         raise DataError(f"{file} names the class {min(twice)!r} more than once; make the names differ")

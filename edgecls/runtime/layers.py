@@ -66,8 +66,8 @@ def _shares(layers: list[Layer], timed: bool) -> dict[str, float]:
 def _unquantized(artifact: Artifact, layers: list[Layer]) -> list[str]:
     if artifact.card.precision != "int8":
         return []
-    recipe = artifact.card.lineage.recipe or {}
-    left_out = (NORMALIZE_PREFIX, *recipe.get("float_layers", ()))
+    kept = (artifact.card.lineage.recipe or {}).get("float_layers")
+    left_out = (NORMALIZE_PREFIX, *(map(str, kept) if isinstance(kept, list) else ()))
     return [
         layer.name
         for layer in layers

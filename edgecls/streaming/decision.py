@@ -72,11 +72,16 @@ class Event:
     ended: str | None = None
     snapshot: str | None = None
 
+    @property
+    def kind(self) -> str:
+        """Whether it has begun or ended."""
+        return "event_started" if self.ended is None else "event_ended"
+
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        values = asdict(self)
+        """Plain values, the kind in front, by which it is told from a change of state."""
         return {
-            **values,
+            "kind": self.kind,
+            **asdict(self),
             "start_s": round(self.start_s, 3),
             "end_s": round(self.end_s, 3),
             "score": round(self.score, 4),
@@ -93,8 +98,8 @@ class StateChange:
     reason: str
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {**asdict(self), "state": self.state.value}
+        """Plain values, the kind in front, by which it is told from an event."""
+        return {"kind": "state", **asdict(self), "state": self.state.value}
 
 
 class Smoother:

@@ -20,6 +20,7 @@ from edgecls.benchmarking.suite import BenchmarkResult, Candidate
 from edgecls.cli.benchmark import parse_share
 from edgecls.errors import ArtifactError, UsageError
 from edgecls.runtime.store import Artifact
+from tests.schemas import assert_described
 
 QUICK = BenchmarkConfig(rounds=2, seconds=0.05)
 
@@ -77,6 +78,13 @@ class TestMeasuring:
     def test_values_that_make_no_sense_are_refused(self, values: dict):
         with pytest.raises(UsageError):
             BenchmarkConfig(**values).check()
+
+    def test_what_is_no_number_is_null_in_print_and_file(self, bundle: Callable[..., Artifact], tmp_path: Path):
+        """One round, as of a candidate that failed in the second, has no spread."""
+        record = {"rows": [measured(bundle("onnx", "fp32"), 1.0, rounds=1).to_json()]}
+        suite.write(record, tmp_path / "b.json")
+        assert (tmp_path / "b.json").read_text() == suite.as_text(record) + "\n"
+        assert json.loads(suite.as_text(record))["rows"][0]["p50_interval_ms"]["high"] is None
 
 
 class TestIntervals:
@@ -146,6 +154,31 @@ class TestBaseline:
         with pytest.raises(ArtifactError):
             regression.read_baseline(tmp_path / "b.json")
 
+    @pytest.mark.parametrize(
+        ("record", "words"),
+        [
+            ({"rows": []}, "machine must be a JSON object, but is missing"),
+            ({"machine": {}, "rows": None}, "rows must be a list"),
+            ({"machine": {}, "rows": [3]}, "rows must be a list"),
+            ({"machine": {}, "rows": [{"latency": None}]}, r"rows\[0\]\.key must be text"),
+            ({"machine": {}, "rows": [{"key": "a", "latency": {}}]}, r"rows\[0\]\.latency\.p50_ms must be"),
+            ({"machine": {}, "rows": [{"key": "a", "latency": {"p50_ms": 1}}]}, r"rows\[0\]\.rounds must be"),
+            (
+                {
+                    "machine": {},
+                    "rows": [{"key": "a", "latency": {"p50_ms": 1}, "rounds": [{"p10_ms": 1, "anchor_ms": 0}]}],
+                },
+                r"rows\[0\]\.rounds\[0\]\.anchor_ms must be a number above 0",
+            ),
+        ],
+    )  # fmt: skip
+    def test_a_baseline_that_lacks_what_is_compared_is_told_with_the_field(
+        self, tmp_path: Path, record: dict, words: str
+    ):
+        (tmp_path / "b.json").write_text(json.dumps({"schema": suite.SCHEMA, **record}))
+        with pytest.raises(ArtifactError, match=words):
+            regression.read_baseline(tmp_path / "b.json")
+
 
 class TestAnswers:
     @pytest.fixture
@@ -188,6 +221,7 @@ class TestCommand:
         assert result.exit_code == 0, result.output
         assert "fastest verified here: onnx-" in result.stdout
         record = json.loads((tmp_path / "benchmark.json").read_text())
+        assert_described("benchmark", record)
         assert len(record["rows"]) == 8
         assert {part["name"] for part in record["answer"]["breakdown"]} == {"onnx-fp32", "onnx-int8"}
         assert set(record["answer"]["breakdown"][0]["steps_ms"]) == {
@@ -205,6 +239,9 @@ class TestCommand:
                      "--baseline", tmp_path / "benchmark.json", "--fail-if-slower", "900%")  # fmt: skip
         assert again_.exit_code == 0, again_.output
         assert "against the baseline" in again_.stdout
+        against = json.loads((tmp_path / "again" / "benchmark.json").read_text())
+        assert_described("benchmark", against)
+        assert [change["key"] for change in against["answer"]["changes"]] == ["onnx-fp32"]
 
         before = record["rows"][0]
         for each in before["rounds"]:

@@ -108,6 +108,19 @@ def test_predict_with_a_run_uses_its_best_bundle(cli: Cli, bundle, trained: Arti
     assert "three" in result.stdout
 
 
+def test_info_prints_what_a_card_says_of_its_recipe_whatever_that_is(
+    cli: Cli, bundle, copy_of: Callable[[Artifact], Path]
+):
+    place = copy_of(bundle("onnx", "int8"))
+    card = json.loads((place / "card.json").read_text())
+    card["lineage"] |= {"recipe": {"float_layers": 3}, "calibration": {"digest": "ab"}}
+    (place / "card.json").write_text(json.dumps(card))
+    result = cli("info", place)
+    assert result.exit_code == 0
+    assert "unknown images, ab" in result.stdout
+    assert cli("info", place, "--layers").exit_code == 0
+
+
 def test_info_prints_the_card_and_json_is_the_card(cli: Cli, bundle):
     place = bundle("onnx", "int8").place
     assert "simple_cnn" in cli("info", place).stdout
@@ -221,7 +234,7 @@ def test_compare_writes_a_page_and_fails_where_asked_to(cli: Cli, bundle, traine
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
 
 
-def test_an_int8_export_prints_the_rungs_that_it_tried(cli: Cli, trained: Artifact, tmp_path: Path):
+def test_an_int8_export_prints_the_candidates_that_it_tried(cli: Cli, trained: Artifact, tmp_path: Path):
     done = cli("export", trained.place, "--int8", "--max-drop", 5, "--out", tmp_path / "bundle")
     assert done.exit_code == 0, done.output
     assert "int8 recipe tried" in done.output

@@ -63,12 +63,19 @@ class TestManifests:
             ("m.jsonl", '["a.jpg"]\n', "line 1 is not a JSON object"),
             ("m.csv", b"\xff\xfe\x00", "cannot be read as text in UTF-8"),
             ("m.txt", "a.jpg x", "is a file; give a folder"),
+            ("m.csv", "path,label\na.jpg,x\nb.jpg, \n", "has a class named ' '"),
+            ("m.jsonl", '{"path": "a.jpg", "label": "a\\u0000"}\n', r"has a class named 'a\\x00'"),
         ],
     )
     def test_what_is_wrong_is_named_with_its_line(self, tmp_path: Path, name: str, text: str | bytes, words: str):
         (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
         with pytest.raises(DataError, match=words):
             index_dataset(str(tmp_path / name))
+
+    def test_a_class_folder_without_a_name_is_refused_before_training_writes_a_card_with_it(self, photos: Path):
+        (photos / "dark").rename(photos / " ")
+        with pytest.raises(DataError, match="has a class named ' '"):
+            index_dataset(str(photos))
 
     def test_missing_images_are_skipped_and_named(self, photos: Path):
         rows = [f"{path},{label}" for path, label in self.rows(photos)]

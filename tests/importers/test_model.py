@@ -721,6 +721,7 @@ def test_names_that_look_like_tables_stay_what_they_are(tmp_path: Path, name: st
         ('id,name\n0,"cat\n1,dog\n', "cannot be read as a table"),
         ("", "names 0 classes"),
         ("0,cat\n1,\n", "the name of class 1 empty"),
+        ("0,cat\n1,d\0g\n", "holds no NUL|cannot be read as a table"),
     ],
 )
 def test_tables_that_name_no_classes(tmp_path: Path, text: str, message: str):

@@ -15,7 +15,7 @@ BASE = 'quantizer = "onnxruntime"\nactivations = "uint8"\nsymmetric = false\n'
 
 
 @pytest.mark.parametrize("target", INT8_TARGETS)
-def test_every_int8_target_has_a_ladder_that_ends_with_fine_tuning(target: str):
+def test_every_int8_target_has_candidates_that_end_with_fine_tuning(target: str):
     candidates = candidates_for(target)
     assert candidates[0].recipe.samples >= 100
     assert candidates[0].recipe.float_share == candidates[0].recipe.fine_tune_epochs == 0
@@ -72,7 +72,7 @@ def test_a_file_of_ones_own_replaces_the_recipe(tmp_path: Path):
     assert (second.name, second.recipe.estimator, second.recipe.samples) == ("second", "entropy", 32)
 
 
-def test_a_recipe_without_rungs_is_one_rung():
+def test_a_recipe_without_candidates_is_one_candidate():
     [candidate] = parse(BASE, "mine.toml")
     assert isinstance(candidate, RecipeCandidate)
     assert candidate.name == "as written"

@@ -70,7 +70,7 @@ def test_the_first_rung_that_is_accurate_and_fast_ends_the_ladder_after_its_alte
     assert best(attempts, AcceptanceCriteria(1.0)).candidate.name == "other placement"
 
 
-def test_inaccurate_rungs_lead_further_up(tmp_path: Path):
+def test_inaccurate_candidates_lead_to_later_ones(tmp_path: Path):
     bad = outcome(tmp_path, 3.0, 2.0)
     figures = {"cheap": bad, "other placement": bad, "better ranges": bad, "float layers": outcome(tmp_path, 0.9, 1.4)}
     attempts = searched(figures, AcceptanceCriteria(1.0))
@@ -156,7 +156,7 @@ def test_many_changed_answers_lead_further_up_though_the_drop_is_allowed(tmp_pat
     )  # allowed all the same, for nothing better was found
 
 
-def test_rungs_that_could_not_be_tried_do_not_count_as_accurate(tmp_path: Path):
+def test_candidates_that_could_not_be_tried_do_not_count_as_accurate(tmp_path: Path):
     def nothing(candidate):
         return skipped(candidate, 0.0, DataError("no"))
 

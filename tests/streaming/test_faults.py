@@ -17,6 +17,7 @@ from edgecls.streaming.decision import State
 from edgecls.streaming.loop import Stream
 from edgecls.streaming.sources import LiveSource, open_source
 from edgecls.streaming.sources.live import Device
+from tests.schemas import assert_described
 from tests.streaming.cameras import MjpegServer, RtspServer, free_port, missing_rtsp, numbered, until
 from tests.streaming.test_loop import Remembering
 
@@ -74,6 +75,8 @@ def start(classifier: edgecls.Classifier) -> Iterator[Callable[..., Running]]:
     yield begin
     for running in started:
         running.end()
+        for told in (*running.sink.events, *running.sink.states):
+            assert_described("event", told.to_json())
         if running.error is None:
             for camera in running.summary.cameras:
                 assert camera.captured == camera.decided + camera.dropped

@@ -21,14 +21,18 @@ from edgecls.streaming.decision import Event, Health, State, StateChange
 from edgecls.streaming.outbox import Outbox
 from edgecls.streaming.sinks import network
 from edgecls.streaming.sinks.network import MqttSink, WebhookSink
+from tests.schemas import assert_described
 from tests.streaming.cameras import found, free_port, until
 
 MOSQUITTO = found("mosquitto")
 NO_BROKER = "mosquitto is not installed"
 
 
-def event(number: int, camera: str = "door", ended: str | None = "later") -> Event:
-    return Event(f"{camera}-{number}", camera, "cat", "now", 0.0, 1.0, 0, 9, 10, 0.9, ended)
+NOW, LATER = "2026-01-01T12:00:00.000+00:00", "2026-01-01T12:00:01.000+00:00"
+
+
+def event(number: int, camera: str = "door", ended: str | None = LATER) -> Event:
+    return Event(f"{camera}-{number}", camera, "cat", NOW, 0.0, 1.0, 0, 9, 10, 0.9, ended)
 
 
 def nothing() -> Health:
@@ -109,12 +113,14 @@ class TestMqtt:
         outbox = outbox_of(sink)
         until(lambda: ("line/status", "online") in subscriber.heard)
         outbox.tell(event(1, "a/door"))
-        outbox.tell(StateChange("a/door", State.RECONNECTING, "now", "the network is gone"))
+        outbox.tell(StateChange("a/door", State.RECONNECTING, NOW, "the network is gone"))
         until(lambda: len(subscriber.heard) >= 3)
         outbox.close()
         until(lambda: ("line/status", "offline") in subscriber.heard)
         subscriber.close()
         heard = dict(subscriber.heard)
+        for topic in ("line/a_door/event", "line/a_door/state"):
+            assert_described("event", json.loads(heard[topic]))
         assert json.loads(heard["line/a_door/event"])["label"] == "cat"
         assert json.loads(heard["line/a_door/state"])["state"] == "reconnecting"
         assert outbox.health().failed == 0
@@ -210,6 +216,7 @@ class TestWebhook:
         until(lambda: len(server.taken) == 30)
         assert [taken["id"] for taken in server.taken] == [f"door-{number}" for number in range(30)]
         assert server.taken[0]["kind"] == "event_ended"
+        assert_described("event", server.taken[0])
         assert len(set(server.keys)) == 30
         assert (outbox.health().lost, outbox.health().failed) == (0, 0)
 

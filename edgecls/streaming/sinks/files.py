@@ -211,7 +211,7 @@ class LinesSink(Sink):
 
 
 class EventSink(LinesSink):
-    """One JSON line for each event when it ends, and for each change of a camera's state."""
+    """One JSON line for each event when it ends, and for each change of a camera's state; `kind` says which."""
 
     name = "events"
     takes_frames = False

@@ -170,12 +170,11 @@ class WebhookSink(Sink):
 
     def event(self, event: Event) -> None:
         """See `Sink.event`."""
-        kind = "event_started" if event.ended is None else "event_ended"
-        self._send(f"{event.id}-{kind}", {"kind": kind, **event.to_json()})
+        self._send(f"{event.id}-{event.kind}", event.to_json())
 
     def state(self, change: StateChange) -> None:
         """See `Sink.state`."""
-        self._send(f"{change.camera}-{change.at}-{change.state.value}", {"kind": "state", **change.to_json()})
+        self._send(f"{change.camera}-{change.at}-{change.state.value}", change.to_json())
 
     def begin_shutdown(self) -> None:
         """See `Sink.begin_shutdown`."""
