@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import warnings
 from pathlib import Path
+from typing import Any
 
 from edgecls.artifact.card import INPUT_NAME, OUTPUT_NAME, Card
 from edgecls.backends.onnx_graph import NORMALIZE_PREFIX, OPSET
-from edgecls.errors import BackendError, MissingExtraError
-from edgecls.exporting.fold import fold_shapes
+from edgecls.errors import BackendError, MissingExtraError, first_line
 from edgecls.models import require_torch
 from edgecls.models.torch_backend import open_module
+
+logger = logging.getLogger(__name__)
 
 
 def float_graph(weights: Path, card: Card, out: Path, half: bool = False) -> None:
@@ -30,9 +33,26 @@ def float_graph(weights: Path, card: Card, out: Path, half: bool = False) -> Non
         _halve(weights, out)
     else:
         shutil.copyfile(weights, out)
-    model = onnx.load(out)
-    fold_shapes(model)
-    onnx.save(model, out)
+    onnx.save(simplified(onnx.load(out)), out)
+
+
+def simplified(model: Any) -> Any:
+    """An ONNX model without what follows from its constants and known dimensions, identities, and separate padding.
+
+    Quantizers take arithmetic on shapes for layers, and runtimes that build per shape stumble over it. A graph that
+    cannot be simplified stays as it is.
+    """
+    try:
+        import onnxsim
+    except ImportError as error:
+        raise MissingExtraError("onnxsim", "train", "exporting") from error
+    try:
+        simpler, _ = onnxsim.simplify(model)
+    except Exception as error:
+        # Graphs that others wrote may hold operators that it does not know; its errors share no base class.
+        logger.warning("the graph cannot be simplified: %s", first_line(error))
+        return model
+    return simpler
 
 
 def _trace(weights: Path, card: Card, out: Path, half: bool) -> None:

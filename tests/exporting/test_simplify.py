@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from edgecls.exporting.fold import fold_shapes
+from edgecls.exporting.graph import simplified
 
 
 class PadsAsTensorFlowDoes(nn.Module):
@@ -50,10 +50,9 @@ def answers(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
 
 
 def folded(model: onnx.ModelProto) -> onnx.ModelProto:
-    copy = onnx.ModelProto.FromString(model.SerializeToString())
-    fold_shapes(copy)
-    onnx.checker.check_model(copy)
-    return copy
+    simpler = simplified(model)
+    onnx.checker.check_model(simpler)
+    return simpler
 
 
 @pytest.fixture
@@ -80,3 +79,26 @@ def test_padding_with_anything_but_zeros_stays_a_step_of_its_own(tmp_path: Path,
 def test_the_number_of_images_stays_free(tmp_path: Path, images: np.ndarray):
     model = folded(traced(PadsAsTensorFlowDoes(), tmp_path / "model.onnx"))
     assert [len(answers(model, images[:count])) for count in (1, 2, 5)] == [1, 2, 5]
+
+
+class ShufflesChannels(nn.Module):
+    """Reshapes whose sizes are computed from what comes in, as ShuffleNet's are."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        count, channels, height, width = x.shape
+        return x.view(count, 3, channels // 3, height, width).transpose(1, 2).reshape(count, channels, height, width)
+
+
+def test_sizes_of_reshapes_are_worked_out(tmp_path: Path, images: np.ndarray):
+    model = traced(ShufflesChannels(), tmp_path / "model.onnx")
+    assert {"Shape", "Gather", "Concat"} <= set(operators(model))
+    assert set(operators(folded(model))) <= {"Reshape", "Transpose"}
+    np.testing.assert_array_equal(answers(folded(model), images), answers(model, images))
+
+
+def test_a_graph_with_operators_of_others_stays_as_it_is(caplog: pytest.LogCaptureFixture):
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    node = onnx.helper.make_node("Theirs", ["x"], ["x_"], domain="somebody")
+    graph = onnx.helper.make_graph([node], "g", [value], [onnx.helper.make_tensor_value_info("x_", 1, [1])])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    assert operators(simplified(model)) == {"Theirs": 1}
