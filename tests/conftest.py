@@ -13,12 +13,12 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from edgecls import backends
-from edgecls.benchmarking.run import TimingConfig
+from edgecls.benchmarking.config import TimingConfig
 from edgecls.cli import app
 from edgecls.data.sources import DigitsSource
 from edgecls.errors import BackendError
-from edgecls.exporting import bundle as bundle_module
 from edgecls.exporting import compare as compare_module
+from edgecls.exporting import timing as timing_module
 from edgecls.exporting.bundle import export
 from edgecls.exporting.config import ExportConfig
 from edgecls.imaging.opencv import cv2
@@ -48,7 +48,7 @@ def _short_timings() -> Iterator[None]:
     """Tests look at what is done with a measurement; a good one takes its time."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("QUICK_TIMING", "TIMING", "BORDERLINE_TIMING"):
-            patch.setattr(bundle_module, name, TimingConfig(rounds=1, seconds=0.02))
+            patch.setattr(timing_module, name, TimingConfig(rounds=1, seconds=0.02))
         patch.setattr(compare_module, "TIMING", TimingConfig(rounds=1, seconds=0.02))
         yield
 

@@ -49,4 +49,4 @@ def compare(
         name, worst = min(comparison.layers, key=lambda layer: layer[1])
         console.print(f"noisiest layer: {name}, {worst:.1f} dB", soft_wrap=True)
     console.print(f"written: {shown(html)}" + (f", {shown(json_file)}" if json_file else ""), soft_wrap=True)
-    comparison.require(config)
+    comparison.require(config.min_agreement, config.max_drop_points)

@@ -85,9 +85,8 @@ class Comparison:
         del values["source"]
         return values
 
-    def require(self, config: CompareConfig) -> None:
+    def require(self, min_agreement: float | None = None, max_drop_points: float | None = None) -> None:
         """Raise `VerificationError` where the second model changed too much."""
-        min_agreement, max_drop_points = config.min_agreement, config.max_drop_points
         if min_agreement is not None and self.agreement < min_agreement:
             raise VerificationError(f"agreement is {self.agreement:.2%}, at least {min_agreement:.2%} was asked for")
         if max_drop_points is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from edgecls.artifact.card import Card, Quality
@@ -48,6 +50,35 @@ class HeldOut:
                 self.images, self.split = Golden.read(run.place, run.card).images, "golden"
         with run.open() as session:
             self.parent_scores: NDArray[float32] = scores_of(session, self.images)
+
+
+class Verifier:
+    """Compares bundles with their run on held-out images, which the run is asked about before the first comparison."""
+
+    def __init__(
+        self,
+        run: Artifact,
+        limit: int = MAX_IMAGES,
+        tell: Callable[[str], None] = lambda _: None,
+        calibration: Calibration | None = None,
+    ):
+        self._run, self._limit, self._tell, self._calibration = run, limit, tell, calibration
+
+    @cached_property
+    def _held_out(self) -> HeldOut:
+        self._tell("asking the run about held-out images")
+        return HeldOut(self._run, self._calibration, self._limit)
+
+    def verify(self, bundle: Artifact) -> Artifact:
+        """The bundle with its quality measured; see `measure_quality`."""
+        self._tell("verifying against the run")
+        return Artifact(bundle.place, replace(bundle.card, quality=measure_quality(bundle, self._held_out)))
+
+    def verify_float(self, bundle: Artifact) -> Artifact:
+        """The same for a float bundle. Raises `VerificationError` where its scores differ visibly from the run's."""
+        verified = self.verify(bundle)
+        require_faithful(verified.card, self._held_out)
+        return verified
 
 
 def measure_quality(bundle: Artifact, held_out: HeldOut) -> Quality:

@@ -6,14 +6,17 @@ Which images come when, and how they are varied, follows from seed and epoch alo
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edgecls import models
 from edgecls.data.dataset import Dataset
 from edgecls.errors import ArtifactError, DataError
 from edgecls.files import make_folder, write_bytes
 from edgecls.runtime.store import runs_folder
+from edgecls.training.history import Epoch
+from edgecls.training.setup import TrainingSetup
 
 CHECKPOINT_FILE = "checkpoint.pt"
 
@@ -72,3 +75,41 @@ def read_checkpoint(place: Path) -> Checkpoint:
         return Checkpoint(**torch.load(file, map_location="cpu", weights_only=True))
     except (OSError, RuntimeError, ValueError, EOFError, TypeError, pickle.UnpicklingError) as error:
         raise ArtifactError(f"{file} is damaged; train anew") from error
+
+
+def write_checkpoint(setup: TrainingSetup, place: Path) -> None:
+    """Write the training as it stands between two steps into a run's folder, in place of the checkpoint before."""
+    import torch
+
+    optimization, progress = setup.optimization, setup.progress
+    state = {
+        "network": setup.model.network.state_dict(),
+        "average": optimization.average.state_dict() if optimization.average else {},
+        "best": progress.best,
+        "optimizer": optimization.plain_optimizer.state_dict(),
+        "schedule": optimization.schedule.state_dict(),
+        "losses": progress.losses,
+        "random": torch.get_rng_state(),
+        "random_cuda": torch.cuda.get_rng_state_all() if setup.fabric.device.type == "cuda" else [],
+    }
+    settings = {**setup.config.to_json(), "epochs": setup.epochs}
+    Checkpoint(settings, [asdict(epoch) for epoch in progress.history], images_of(setup.dataset), state).write(place)
+
+
+def restore(setup: TrainingSetup, checkpoint: Checkpoint) -> None:
+    """Bring a training that has not begun to where the checkpoint was written; torch's random state too."""
+    import torch
+
+    state, optimization, progress = checkpoint.state, setup.optimization, setup.progress
+    models.restore(setup.model.network, state["network"])
+    if optimization.average:
+        optimization.average.load_state_dict(state["average"])
+    progress.best = state["best"]
+    optimization.plain_optimizer.load_state_dict(state["optimizer"])
+    optimization.schedule.load_state_dict(state["schedule"])
+    progress.history = [Epoch(**epoch) for epoch in checkpoint.history]
+    progress.losses = state["losses"]
+    if setup.fabric.is_global_zero:  # the others keep drawing otherwise
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"] and setup.fabric.device.type == "cuda":
+            torch.cuda.set_rng_state_all(state["random_cuda"])

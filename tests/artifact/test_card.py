@@ -56,7 +56,7 @@ def test_a_card_of_schema_1_is_read_as_one_of_today(tmp_path: Path):
 
 def test_a_newer_schema_is_refused_with_the_way_out(tmp_path: Path):
     (tmp_path / "card.json").write_text(json.dumps({**CARD.to_json(), "schema": 99}))
-    with pytest.raises(ArtifactError, match=r"schema 99.*pip install `upgrade` edgecls"):
+    with pytest.raises(ArtifactError, match=r"schema 99.*pip install --upgrade edgecls"):
         read_card(tmp_path)
 
 

@@ -59,7 +59,7 @@ def test_bad_input_is_one_line(cli: Cli, trained: Artifact, photos: Path, tmp_pa
         ((trained.place, tmp_path / "none"), 3, "there is no folder"),
         ((trained.place, photos), 3, "is no class of this network"),
         ((trained.place, tmp_path / "loose"), 3, "images without classes"),
-        ((trained.place, "--min-top1", "95"), 2, "is a fraction, 0 to 1"),
+        ((trained.place, "--min-top1", "95"), 2, "--min-top1"),
     ):
         result = cli("evaluate", *arguments)
         assert (result.exit_code, len(result.stderr.splitlines())) == (code, 1), result.stderr

@@ -17,7 +17,7 @@ from edgecls.artifact.card import read_card, write_card
 from edgecls.artifact.golden import Golden
 from edgecls.data.dataset import open_recorded
 from edgecls.errors import ArtifactError, BackendError, DataError, MissingExtraError, UsageError, VerificationError
-from edgecls.exporting import bundle as exporting
+from edgecls.exporting import build, int8_search, timing, verification
 from edgecls.exporting.bundle import export
 from edgecls.exporting.config import ExportConfig
 from edgecls.runtime import machine, store
@@ -102,7 +102,7 @@ def test_a_lowered_precision_is_timed_in_turn_with_float32(bundle: Callable[[str
 def test_a_required_gain_decides_whether_the_bundle_is_written(
     run: Path, monkeypatch: pytest.MonkeyPatch, gain: float | None, written: bool, refusal: str
 ):
-    monkeypatch.setattr(exporting, "gain_over", lambda *_: gain)
+    monkeypatch.setattr(timing, "gain_over", lambda *_: gain)
     config = ExportConfig(target="onnx", run=run, precision="fp16", require_gain=True)
     if written:
         assert export(config).card.quality.gain == gain
@@ -115,7 +115,7 @@ def test_a_required_gain_decides_whether_the_bundle_is_written(
 def test_lowered_precision_that_does_not_pay_comes_with_the_float_bundle_that_is_used_instead(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(exporting, "gain_over", lambda *_: 0.8)
+    monkeypatch.setattr(timing, "gain_over", lambda *_: 0.8)
     artifact = export(ExportConfig(target="onnx", run=run, precision="int8", max_drop_points=5.0))
     assert artifact.card.quality.recommended is False
     assert {path.name for path in (run / "bundles").iterdir()} == {"onnx-int8", "onnx-fp32"}
@@ -124,7 +124,7 @@ def test_lowered_precision_that_does_not_pay_comes_with_the_float_bundle_that_is
 
 
 def test_candidates_that_are_accurate_but_slow_are_not_refined(run: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(exporting, "gain_over", lambda *_: 0.8)
+    monkeypatch.setattr(timing, "gain_over", lambda *_: 0.8)
     artifact = export(ExportConfig(target="onnx", run=run, precision="int8", max_drop_points=5.0))
     assert [tried["candidate"] for tried in artifact.card.lineage.candidates] == ["percentile ranges"]
 
@@ -168,8 +168,8 @@ def test_a_bundle_that_loses_too_much_is_not_written(
     def black(self, preprocess, count=None):
         return [np.zeros((32, 32, 3), np.uint8)] * 10
 
-    monkeypatch.setattr(exporting.calibration.Calibration, "images", black)
-    monkeypatch.setattr(exporting.calibration, "check", lambda *_: None)
+    monkeypatch.setattr(int8_search.calibration.Calibration, "images", black)
+    monkeypatch.setattr(int8_search.calibration, "check", lambda *_: None)
     before = files_below(run)
     with pytest.raises(VerificationError, match=r"loses .* points of top-1 at best .*, 1 are allowed; 1 recipes were"):
         export(ExportConfig(target="onnx", run=run, precision="int8", recipe=single_candidate))
@@ -183,7 +183,7 @@ def test_a_failed_export_keeps_the_bundle_that_was_there(run: Path, monkeypatch:
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(exporting, "measure_quality", interrupt)
+    monkeypatch.setattr(verification, "measure_quality", interrupt)
     with pytest.raises(KeyboardInterrupt):
         export(ExportConfig(target="onnx", run=run))
     assert read_card(place) == before
@@ -216,7 +216,7 @@ class TestRefusals:
             export(ExportConfig(target="coreml", run=trained.place))
         with pytest.raises(UsageError, match="no export target"):
             export(ExportConfig(target="torch", run=trained.place))
-        with pytest.raises(UsageError, match="no precision int4"):
+        with pytest.raises(UsageError, match="`precision` takes fp32, fp16, bf16, int8"):
             export(ExportConfig(target="onnx", run=trained.place, precision="int4"))
 
     def test_options_that_do_not_go_together(self, trained: Artifact, photos: Path):
@@ -291,7 +291,7 @@ def test_what_no_recipe_can_mend_is_said_before_any_is_tried(
     def without_torch(*_: object, **__: object):
         raise MissingExtraError("torch", "train", "exporting")
 
-    monkeypatch.setattr(exporting, "float_graph", without_torch)
+    monkeypatch.setattr(build, "float_graph", without_torch)
     with pytest.raises(MissingExtraError, match="exporting needs torch"):
         export(ExportConfig(target="onnx", run=run, precision=precision))
 
@@ -310,11 +310,11 @@ def test_candidates_share_the_prepared_graph_and_the_ranking_of_the_layers(
     calls: list[str] = []
 
     def counted(name: str):
-        original = getattr(exporting, name)
+        original = getattr(int8_search, name)
         return lambda *arguments: (calls.append(name), original(*arguments))[1]
 
     for name in ("prepare", "rank_layers"):
-        monkeypatch.setattr(exporting, name, counted(name))
+        monkeypatch.setattr(int8_search, name, counted(name))
     file = tmp_path / "recipe.toml"
     file.write_text(
         'quantizer = "onnxruntime"\nactivations = "uint8"\nsymmetric = false\nsamples = 32\n'
@@ -341,7 +341,7 @@ def test_the_graph_holds_nothing_that_is_not_used(bundle: Callable[[str, str], A
 class Meddling:
     """What goes wrong with a candidate, wherever it is on its way."""
 
-    STEPS = ("quantize", "build", "measure_quality", "benchmark")
+    STEPS = ("quantize", "build", "measure_quality", "time_artifacts")
 
     @staticmethod
     def into(step: str, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,13 +358,14 @@ class Meddling:
             return call
 
         if step == "quantize":
-            monkeypatch.setattr(exporting.Quantizer, step, failing(exporting.Quantizer.quantize, lambda *_: True))
+            monkeypatch.setattr(int8_search.Quantizer, step, failing(int8_search.Quantizer.quantize, lambda *_: True))
         elif step == "build":
-            backend = type(exporting.backends.find("onnx"))
+            backend = type(build.backends.find("onnx"))
             int8 = lambda _self, _graph, card, *_: card.precision == "int8"  # noqa: E731
             monkeypatch.setattr(backend, step, failing(backend.build, int8))
         else:
-            monkeypatch.setattr(exporting, step, failing(getattr(exporting, step), lambda *_: True))
+            module = {"measure_quality": verification, "benchmark": timing}[step]
+            monkeypatch.setattr(module, step, failing(getattr(module, step), lambda *_: True))
 
 
 @pytest.mark.parametrize("error", [RuntimeError("two\nlines"), KeyError("x"), MemoryError(), OSError("gone")], ids=repr)
@@ -393,15 +394,15 @@ def test_where_every_candidate_fails_the_reasons_are_told_and_nothing_is_written
     def failing(*_: object) -> None:
         raise ZeroDivisionError("by zero")
 
-    monkeypatch.setattr(exporting.Quantizer, "quantize", failing)
+    monkeypatch.setattr(int8_search.Quantizer, "quantize", failing)
     with pytest.raises(VerificationError, match=r"no recipe could be applied \(.*: ZeroDivisionError: by"):
         export(ExportConfig(target="onnx", run=run, precision="int8"))
     assert not (run / "bundles").exists() or not list((run / "bundles").iterdir())
 
 
 def test_scores_that_are_no_numbers_are_no_candidate(run: Path, monkeypatch: pytest.MonkeyPatch):
-    from edgecls.exporting import verification as parity
-
-    monkeypatch.setattr(parity, "scores_of", lambda _session, images: np.full((len(images), 10), np.nan, np.float32))
+    monkeypatch.setattr(
+        verification, "scores_of", lambda _session, images: np.full((len(images), 10), np.nan, np.float32)
+    )
     with pytest.raises(VerificationError, match="not finite"):
         export(ExportConfig(target="onnx", run=run, precision="int8"))

@@ -146,11 +146,11 @@ def test_fine_tuning_changes_weights_a_little_and_keeps_their_names(trained: Art
 def test_the_last_rung_is_reached_and_kept_in_the_card(
     trained: Artifact, copy_of: Callable[[Artifact], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from edgecls.exporting import bundle
+    from edgecls.exporting import timing
     from edgecls.exporting.bundle import export
     from edgecls.exporting.config import ExportConfig
 
-    monkeypatch.setattr(bundle, "gain_over", lambda *_: 2.0)
+    monkeypatch.setattr(timing, "gain_over", lambda *_: 2.0)
 
     file = tmp_path / "recipe.toml"
     file.write_text(

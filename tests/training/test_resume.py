@@ -117,7 +117,7 @@ def test_killed_at_any_moment_it_goes_on(photos: Path, tmp_path: Path):
         "    def batch(self, epoch, loss): print('step', epoch, flush=True)\n"
         "try:\n    resume(place, Talks())\n"
         "except Exception:\n"
-        "    train(TrainConfig(sys.argv[1], **settings, out=place), Talks())\n"
+        "    train(TrainConfig(data=sys.argv[1], **settings, out=place), Talks())\n"
         "print('done', flush=True)\n"
     )
     for delay_s in (0.0, 0.03, 0.15, 0.3, 0.5):

@@ -1,0 +1,74 @@
+"""The float graph and the bundles of one run for one target, in scratch space."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgecls import backends
+from edgecls.artifact.card import Card, Quality
+from edgecls.artifact.golden import Golden
+from edgecls.backends.base import PROCESSORS, BuildOptions
+from edgecls.exporting.graph import float_graph
+from edgecls.exporting.verification import Verifier
+from edgecls.runtime import machine
+from edgecls.runtime.store import Artifact
+
+
+@dataclass(frozen=True)
+class BundleBuilder:
+    """Builds bundles of one run for one target in folders below `scratch`.
+
+    `card` is that of the float32 bundle; the others' differ from it in precision and recipe.
+    """
+
+    run: Artifact
+    card: Card
+    options: BuildOptions
+    scratch: Path
+    tell: Callable[[str], None]
+
+    def trace(self, half: bool = False) -> Path:
+        """The run's graph in float32, or in float16."""
+        self.tell("tracing the graph in float16" if half else "tracing the graph")
+        path = self.scratch / ("float16.onnx" if half else "float.onnx")
+        float_graph(self.run.place / self.run.card.model_file, self.run.card, path, half=half)
+        return path
+
+    def build(self, graph: Path, card: Card) -> Artifact:
+        """The bundle of a graph, not verified yet, with the run's golden inputs."""
+        self.tell(f"building for {card.target}")
+        folder = self.scratch_folder()
+        card = backends.find(card.target).build(graph, card, folder, self.options)
+        Golden.read(self.run.place, self.run.card).write(folder)
+        return Artifact(folder, card)
+
+    def scratch_folder(self) -> Path:
+        """A new folder."""
+        folder = Path(tempfile.mkdtemp(dir=self.scratch))
+        folder.chmod(0o755)  # copied with the folder's content; others on the device may read it
+        return folder
+
+    @property
+    def is_timed_here(self) -> bool:
+        """Whether what is built can run on this machine, and is meant for its kind of processor."""
+        device = self.options.device
+        elsewhere = device in PROCESSORS and device != machine.int8_kind(machine.this_machine())
+        return backends.find(self.card.target).available() is None and not elsewhere
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """A bundle in scratch space. `float32` is the bundle that it was timed against, None where it was not."""
+
+    bundle: Artifact
+    verifier: Verifier
+    float32: Artifact | None = None
+
+
+def float32_card(run: Artifact, target: str) -> Card:
+    """The card of a run's float32 bundle before anything is measured."""
+    lineage = machine.new_lineage(run.card.lineage.data, parent=run.card.lineage.files[run.card.model_file])
+    return replace(run.card, target=target, precision="fp32", quality=Quality(), runtime=None, lineage=lineage)
