@@ -45,25 +45,26 @@ def fine_tune(run: Artifact, epochs: int, out: Path, tell: Callable[[str], None]
     augmentation = Augmentation(mirror=dataset.source.horizontal_flip_safe)
     batches = TrainingBatches(dataset, run.card.preprocess, augmentation, BATCH_SIZE, dataset.seed)
     teacher, student = open_module(weights, run.card), open_module(weights, run.card)
-    torch.manual_seed(dataset.seed)
     network: Any = student.network
     release = _simulate_int8(network)
     optimizer = torch.optim.AdamW(student.parameters(), lr=LR, weight_decay=0.0)
     steps = epochs * len(batches)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    step = 0
-    for epoch in range(1, epochs + 1):
-        for inputs, _ in batches.epoch(epoch):
-            with torch.no_grad():
-                wanted = softmax(teacher(inputs), dim=1)
-            loss = kl_div(log_softmax(student(inputs), dim=1), wanted, reduction="batchmean")
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(student.parameters(), max_norm=1.0)
-            optimizer.step()
-            schedule.step()
-            step += 1
-            tell(f"fine-tuning with int8 simulated: step {step} of {steps}")
+    with torch.random.fork_rng([]):  # whoever calls this goes on with random numbers of their own
+        torch.manual_seed(dataset.seed)
+        step = 0
+        for epoch in range(1, epochs + 1):
+            for inputs, _ in batches.epoch(epoch):
+                with torch.no_grad():
+                    wanted = softmax(teacher(inputs), dim=1)
+                loss = kl_div(log_softmax(student(inputs), dim=1), wanted, reduction="batchmean")
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                torch.nn.utils.clip_grad_norm_(student.parameters(), max_norm=1.0)
+                optimizer.step()
+                schedule.step()
+                step += 1
+                tell(f"fine-tuning with int8 simulated: step {step} of {steps}")
     release()
     write_weights(network, out)
 

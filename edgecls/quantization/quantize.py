@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +15,7 @@ from edgecls.artifact.card import INPUT_NAME
 from edgecls.backends.onnx_graph import LAYERS, NORMALIZE_PREFIX, drop_unused, replace_nodes
 from edgecls.concurrency import chunked
 from edgecls.errors import BackendError, MissingExtraError, first_line
+from edgecls.logs import quiet
 from edgecls.quantization.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -287,15 +287,9 @@ def _quiet() -> Iterator[None]:
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(4)
-    loggers = [logging.getLogger(), logging.getLogger("nncf")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with quiet("", "nncf"), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
         onnxruntime.set_default_logger_severity(2)

@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ from edgecls.training.features import FrozenFeatures
 from edgecls.training.finish import finish
 from edgecls.training.history import Epoch, TensorBoardLog, TrainingCallbacks
 from edgecls.training.interrupt import Interruption, deferred_signals
-from edgecls.training.parallel import gathered, launch
+from edgecls.training.parallel import gathered, launched
 from edgecls.training.prepare import prepare
 from edgecls.training.setup import TrainingSetup
 
@@ -86,9 +86,10 @@ def _train(
 
     from edgecls.imaging.opencv import single_threaded
 
-    fabric = launch(config.precision, config.deterministic)
-    dataset = open_dataset(config.data, config.seed)
-    with reserve(dataset) if fabric.is_global_zero else nullcontext() as place:
+    with ExitStack() as stack:
+        fabric = stack.enter_context(launched(config.precision, config.deterministic))
+        dataset = open_dataset(config.data, config.seed)
+        place = stack.enter_context(reserve(dataset)) if fabric.is_global_zero else None
         if place is None:
             callbacks = TrainingCallbacks()
         elif config.tensorboard:

@@ -7,11 +7,13 @@ only dropout draws differently.
 
 from __future__ import annotations
 
-import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from edgecls.errors import MissingExtraError, UsageError
+from edgecls.logs import quiet
 from edgecls.models.vision import no_cache_folder
 
 if TYPE_CHECKING:
@@ -23,7 +25,22 @@ if TYPE_CHECKING:
 FABRIC_PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
-def launch(precision: str, deterministic: bool) -> Fabric:
+@contextmanager
+def launched(precision: str, deterministic: bool) -> Iterator[Fabric]:
+    """See `_launch`. Afterwards the process draws random numbers, chooses algorithms and logs as before."""
+    import torch
+
+    before = torch.are_deterministic_algorithms_enabled()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with quiet("lightning_fabric"), torch.random.fork_rng(devices):
+        torch.use_deterministic_algorithms(deterministic)
+        try:
+            yield _launch(precision, deterministic)
+        finally:
+            torch.use_deterministic_algorithms(before)
+
+
+def _launch(precision: str, deterministic: bool) -> Fabric:
     """Join the processes that torchrun started, or be the only one.
 
     Raises `UsageError` for a precision that the device cannot train in.
@@ -37,14 +54,12 @@ def launch(precision: str, deterministic: bool) -> Fabric:
             from lightning_fabric.strategies import DDPStrategy
     except ImportError as error:
         raise MissingExtraError("lightning-fabric", "train", "training") from error
-    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     gpu = torch.cuda.is_available()
     if precision == "auto":
         # A processor without matrix units for it computes bfloat16 slower than float32.
         precision = ("bf16" if torch.cuda.is_bf16_supported() else "fp16") if gpu else "fp32"
     if precision == "fp16" and not gpu:
         raise UsageError("`precision` fp16 trains on a GPU only, and none was found; use fp32 or bf16")
-    torch.use_deterministic_algorithms(deterministic)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what CUDA asks for to repeat itself
     processes, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))

@@ -70,6 +70,7 @@ def _model(config: TrainConfig, dataset: Dataset, fabric: Fabric, checkpoint: Ch
     head = models.find(config.arch).head
     if checkpoint:
         checkpoint.require_same_images(dataset)
+        models.restore(network, checkpoint.state["network"])  # which features of a frozen backbone are computed with
         done = f"{len(checkpoint.history)} epochs"
         initial = InitialWeights(True, f"weights: those after {done}, where the training was ended")
     else:

@@ -19,6 +19,7 @@ from edgecls.clock import Latency
 from edgecls.errors import MissingExtraError, OutputError, UsageError, first_line
 from edgecls.exporting.graph import float_graph
 from edgecls.files import make_folder, take_name
+from edgecls.logs import quiet
 from edgecls.models.torch_backend import MODEL_FILE
 from edgecls.training.augment import PRESETS
 from edgecls.training.history import Epoch, TrainingCallbacks
@@ -76,15 +77,17 @@ def tune(config: TuneConfig, callbacks: TuningCallbacks | None = None) -> list[T
     `OutputError` where the storage cannot be used.
     """
     config.check()
-    study, told = open_study(config), callbacks or TuningCallbacks()
-    search = _Search(config, told, best_of(trials_of(study)))
-    study.optimize(
-        search.run,
-        n_trials=config.trials,
-        timeout=None if config.minutes is None else 60 * config.minutes,
-        callbacks=[lambda study, frozen: told.ended(_trial(frozen), _is_best(study, frozen))],
-    )
-    return trials_of(study)
+    callbacks = callbacks or TuningCallbacks()
+    with quiet("optuna"):
+        study = open_study(config)
+        search = _Search(config, callbacks, best_of(trials_of(study)))
+        study.optimize(
+            search.run,
+            n_trials=config.trials,
+            timeout=None if config.minutes is None else 60 * config.minutes,
+            callbacks=[lambda study, frozen: callbacks.ended(_trial(frozen), _is_best(study, frozen))],
+        )
+        return trials_of(study)
 
 
 def open_study(config: TuneConfig) -> optuna.Study:
@@ -93,7 +96,6 @@ def open_study(config: TuneConfig) -> optuna.Study:
         import optuna
     except ImportError as error:
         raise MissingExtraError("optuna", "tune", "tuning") from error
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     make_folder(config.out)
     url = config.storage or f"sqlite:///{config.out.resolve() / STUDY_FILE}"
     shown = SecretUrl(url)

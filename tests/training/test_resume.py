@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -71,6 +72,29 @@ def test_weights_and_losses_are_those_of_a_training_that_was_not_interrupted(pho
     assert all(torch.equal(weights[name], expected_weights[name]) for name in expected_weights)
     assert not (place / CHECKPOINT_FILE).exists()
     assert store.find(place).is_run
+
+
+def test_features_of_a_frozen_backbone_are_those_of_the_checkpoint(photos: Path, tmp_path: Path):
+    first, _ = train(TrainConfig(data=str(photos), **SETTINGS, out=tmp_path / "first"))
+    settings = {**SETTINGS, "weights": str(first), "freeze": "backbone"}
+    whole, _ = train(TrainConfig(data=str(photos), **settings, out=tmp_path / "whole"))
+    with pytest.raises(KeyboardInterrupt):
+        train(TrainConfig(data=str(photos), **settings, out=tmp_path / "parts"), StopsAfter(1))
+    resume(tmp_path / "parts")
+    (weights, losses), (expected_weights, expected_losses) = result_of(tmp_path / "parts"), result_of(whole)
+    assert losses == expected_losses
+    assert all(torch.equal(weights[name], expected_weights[name]) for name in expected_weights)
+
+
+def test_random_numbers_algorithms_and_loggers_of_others_are_left_alone(photos: Path, tmp_path: Path):
+    logging.getLogger("lightning_fabric").setLevel(logging.INFO)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    train(TrainConfig(data=str(photos), **{**SETTINGS, "epochs": 1}, deterministic=True, out=tmp_path / "run"))
+    assert torch.equal(torch.rand(3), expected)
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert logging.getLogger("lightning_fabric").level == logging.INFO
 
 
 def test_an_unfinished_training_is_not_the_latest_run(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
