@@ -47,8 +47,8 @@ def main() -> None:
 
 def _accuracy(run: store.Artifact, side_px: int | None) -> None:
     side_px = side_px or run.card.preprocess.height_px
-    test = (dataset := open_recorded(run.place)).splits["test"]
-    module = open_module(Path(run.place / run.card.model_file), run.card)
+    test = (dataset := open_recorded(run.path)).splits["test"]
+    module = open_module(Path(run.path / run.card.model_file), run.card)
     for name in get_args(Interpolation):
         preprocess = replace(run.card.preprocess, interpolation=name, height_px=side_px, width_px=side_px)
         session = TorchSession(replace(run.card, preprocess=preprocess), module)

@@ -61,13 +61,13 @@ def peers() -> str:
         rows.append([name, *cells])
     start = summary["start"]
     ratio = start["Ultralytics onnx"]["p50_ms"] / start["edgecls onnx-fp32"]["p50_ms"]
-    said = (
+    message = (
         f"{machine(result)}; MobileNetV2 at 224 pixels, {result['rounds']} interleaved rounds, median and where "
         f"another run's lies (95 %). float32 unless it says int8.\n\n"
     )
     heads = ["images/s, higher is better", "400 JPEG files to labels", "video file to labels"]
     helps = f"\n\n`edgecls --help` answers {ratio:.1f}x as fast as `yolo help`."
-    return said + table(heads, rows) + helps
+    return message + table(heads, rows) + helps
 
 
 def overhead() -> str:
@@ -109,8 +109,8 @@ def training() -> str:
         middle, peak = statistics.median(rates), max(each["peak_mb"] for each in result["rounds"][key])
         spread = f"{middle:.0f} ({min(rates):.0f} to {max(rates):.0f})"
         rows.append([name, spread, f"{middle / base:.1f}x", f"{peak / 1000:.1f}"])
-    said = f"{machine(result)}; {result['arch']}, {result['size_px']} pixels, batches of {result['batch']}.\n\n"
-    return said + table(["training", "images/s", "", "peak memory (GB)"], rows)
+    message = f"{machine(result)}; {result['arch']}, {result['size_px']} pixels, batches of {result['batch']}.\n\n"
+    return message + table(["training", "images/s", "", "peak memory (GB)"], rows)
 
 
 def transfer() -> str:
@@ -139,7 +139,7 @@ def stream() -> str:
         rows.append([name, *(f"{value:.1f}" for value in middle), f"{bound:.1f}"])
     heads = ["beside the stream", "frame age p50 (ms)", "p99", "two inferences and a frame"]
     cameras = soak["cameras"]
-    said = (
+    message = (
         f"{machine(result)}; {result['frames']:,} decisions a round, {len(result['rounds']['nobody'])} rounds, a "
         f"source of {result['fps']:.0f} frames/s.\n\n"
     )
@@ -153,7 +153,7 @@ def stream() -> str:
         f"{soak['descriptors'][1]} descriptors, {soak['inconsistent']} of {soak['samples']} looks at the counters "
         f"inconsistent, ended {soak['seconds_to_end']:.1f} s after SIGTERM."
     )
-    return said + table(heads, rows) + after
+    return message + table(heads, rows) + after
 
 
 def draw_peers(path: Path) -> None:

@@ -27,13 +27,13 @@ def study(run: store.Artifact, target: str, images: int, every_candidate: bool, 
     """Export one run for one target; the search's figures, or the reason why there are none."""
     begun = now_ns()
     record: dict[str, Any] = {
-        "run": run.place.name, "arch": run.card.arch, "data": run.card.lineage.data, "target": target,
+        "run": run.path.name, "arch": run.card.arch, "data": run.card.lineage.data, "target": target,
         "size_px": run.card.preprocess.height_px,
     }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="edgecls-study-") as scratch:
         config = ExportConfig(
             target=target,
-            run=run.place,
+            run=run.path,
             precision="int8",
             out=None if keep else Path(scratch) / "bundle",
             verify_images=images,
@@ -98,16 +98,16 @@ def main() -> None:
     options = parser.parse_args()
     result: dict[str, Any]
     if options.table:
-        for place in options.places:
-            result = json.loads(place.read_text())
-            print(f"`{place.name}`: {result['machine']['cpu']}, {result['machine']['cores']} cores\n")
+        for path in options.places:
+            result = json.loads(path.read_text())
+            print(f"`{path.name}`: {result['machine']['cpu']}, {result['machine']['cores']} cores\n")
             print(table(result["records"]))
         return
     result = {"machine": machine.this_machine().to_json(), "versions": machine.versions(), "records": []}
-    for place in options.places:
+    for path in options.places:
         for target in options.targets.split(","):
             result["records"].append(
-                study(store.find_run(place), target, options.images, options.every_candidate, options.keep)
+                study(store.find_run(path), target, options.images, options.every_candidate, options.keep)
             )
             options.out.parent.mkdir(parents=True, exist_ok=True)
             options.out.write_text(json.dumps(result, indent=1) + "\n")

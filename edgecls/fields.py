@@ -59,8 +59,8 @@ class Fields:
 
     def fail(self, name: str, wanted: str) -> NoReturn:
         """Say that a field is not what it must be."""
-        found = _shown(self._record[name]) if name in self._record else "missing"
-        raise ArtifactError(f"{self._origin}: {self._prefix}{name} must be {wanted}, but is {found}")
+        value = _shown(self._record[name]) if name in self._record else "missing"
+        raise ArtifactError(f"{self._origin}: {self._prefix}{name} must be {wanted}, but is {value}")
 
     def within(self, name: str) -> Fields:
         """The fields of an object inside this one; of none where that is missing."""

@@ -164,32 +164,32 @@ def _size(count: int) -> str:
 
 
 @contextlib.contextmanager
-def writing_to(place: Path) -> Iterator[None]:
-    """Turn the operating system's refusals (read-only, full, not a folder) into an `OutputError` that names `place`."""
+def writing_to(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals (read-only, full, not a folder) into an `OutputError` that names `path`."""
     try:
         yield
     except OSError as error:
-        raise _refused(place, error) from error
+        raise _refused(path, error) from error
     except ValueError as error:
         if (reason := path_error(error)) is None:
             raise
-        raise OutputError(f"cannot write {shortened(place)}: {reason}") from error
+        raise OutputError(f"cannot write {shortened(path)}: {reason}") from error
 
 
 @contextlib.contextmanager
-def _full_disk_at(place: Path) -> Iterator[None]:
+def _full_disk_at(path: Path) -> Iterator[None]:
     """Turn trouble with the disk into an `OutputError`; other errors of what is done meanwhile are somebody else's."""
     try:
         yield
     except OSError as error:
         if error.errno not in _DISK_TROUBLE:
             raise
-        raise _refused(place, error) from error
+        raise _refused(path, error) from error
 
 
-def _refused(place: Path, error: OSError) -> OutputError:
+def _refused(path: Path, error: OSError) -> OutputError:
     reason = error.strerror or str(error)
-    return OutputError(f"cannot write {shortened(place)}: {reason}; choose another place, or free this one")
+    return OutputError(f"cannot write {shortened(path)}: {reason}; choose another path, or make this one writable")
 
 
 def is_disk_trouble(error: OSError) -> bool:
@@ -197,15 +197,15 @@ def is_disk_trouble(error: OSError) -> bool:
     return error.errno in _DISK_TROUBLE
 
 
-def make_folder(place: Path) -> Path:
-    """Create `place` and its parents; return it. Raises `OutputError` where that is not possible."""
-    with writing_to(place):
-        if not place.is_dir():
-            if place.parent != place:
-                make_folder(place.parent)
-            place.mkdir(exist_ok=True)
-            sync_folder(place.parent)
-    return place
+def make_folder(path: Path) -> Path:
+    """Create `path` and its parents; return it. Raises `OutputError` where that is not possible."""
+    with writing_to(path):
+        if not path.is_dir():
+            if path.parent != path:
+                make_folder(path.parent)
+            path.mkdir(exist_ok=True)
+            sync_folder(path.parent)
+    return path
 
 
 def write_text(path: Path, text: str, errors: str = "backslashreplace") -> None:
@@ -235,26 +235,26 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def new_file(place: Path) -> Iterator[Path]:
-    """Yield a temporary file's path beside `place`; the file takes the name `place` when the block ends well.
+def new_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary file's path beside `path`; the file takes the name `path` when the block ends well.
 
-    On any error, Ctrl-C included, nothing is left and what stood at `place` stays. Links, devices and pipes are treated
+    On any error, Ctrl-C included, nothing is left and what stood at `path` stays. Links, devices and pipes are treated
     as by `write_bytes`.
     """
-    make_folder(place.parent)
-    with writing_to(place):
-        target = _file_to_replace(place)
+    make_folder(path.parent)
+    with writing_to(path):
+        target = _file_to_replace(path)
         folder = target.parent if target else None
-        handle, name = tempfile.mkstemp(dir=folder, prefix=_prefix(place), suffix=place.suffix)
+        handle, name = tempfile.mkstemp(dir=folder, prefix=_prefix(path), suffix=path.suffix)
         os.close(handle)
     temporary = Path(name)
     try:
         _give_usual_mode(temporary)
-        with _full_disk_at(place):
+        with _full_disk_at(path):
             yield temporary
-        with writing_to(place):
+        with writing_to(path):
             if target is None:
-                _write_through(place, temporary.read_bytes())
+                _write_through(path, temporary.read_bytes())
             else:
                 sync_file(temporary)
                 _take_name(temporary, target)
@@ -263,26 +263,26 @@ def new_file(place: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def new_folder(place: Path) -> Iterator[Path]:
-    """Yield an empty temporary folder beside `place`; it takes the name `place` when the block ends well.
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty temporary folder beside `path`; it takes the name `path` when the block ends well.
 
-    A folder that already stands at `place` is replaced only then; a link to a folder stays. On any error, Ctrl-C
+    A folder that already stands at `path` is replaced only then; a link to a folder stays. On any error, Ctrl-C
     included, nothing is left.
     """
-    make_folder(place.parent)
-    with writing_to(place):
-        if place.exists() and not place.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, "it is no folder", str(place))
-        place = _resolved(place)
-        temporary = Path(tempfile.mkdtemp(dir=place.parent, prefix=_prefix(place)))
+    make_folder(path.parent)
+    with writing_to(path):
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "it is no folder", str(path))
+        path = _resolved(path)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path)))
         temporary.chmod(0o755)
     try:
-        with _full_disk_at(place):
+        with _full_disk_at(path):
             yield temporary
-        with writing_to(place):
+        with writing_to(path):
             _sync_tree(temporary)
-            _replace_folder(temporary, place)
-            sync_folder(place.parent)
+            _replace_folder(temporary, path)
+            sync_folder(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -308,23 +308,23 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def take_name(finished: Path, place: Path) -> None:
+def take_name(finished: Path, path: Path) -> None:
     """Give a file or folder that was written elsewhere on the same file system its name, so that it survives a power
-    cut whole; what stands at `place` is replaced. Raises `OutputError`.
+    cut whole; what stands at `path` is replaced. Raises `OutputError`.
     """
-    with writing_to(place):
+    with writing_to(path):
         if finished.is_dir():
             _sync_tree(finished)
-            _replace_folder(finished, place)
-            sync_folder(place.parent)
+            _replace_folder(finished, path)
+            sync_folder(path.parent)
         else:
             sync_file(finished)
-            _take_name(finished, place)
+            _take_name(finished, path)
 
 
-def _take_name(finished: Path, place: Path) -> None:
-    finished.replace(place)
-    sync_folder(place.parent)
+def _take_name(finished: Path, path: Path) -> None:
+    finished.replace(path)
+    sync_folder(path.parent)
 
 
 def _flush(stream: BinaryIO) -> None:
@@ -345,84 +345,84 @@ def _give_usual_mode(path: Path) -> None:
     path.chmod(0o644)
 
 
-def half_written(place: Path) -> list[Path]:
-    """What a process that was killed left of a file or folder that it was making at `place`."""
-    return [path for path in place.parent.iterdir() if path.name.startswith(_prefix(place))]
+def half_written(folder: Path) -> list[Path]:
+    """What a process that was killed left of a file or folder that it was making at `folder`."""
+    return [path for path in folder.parent.iterdir() if path.name.startswith(_prefix(folder))]
 
 
-def _prefix(place: Path) -> str:
+def _prefix(path: Path) -> str:
     """Of a temporary name: hidden, recognizable, and short enough where the name itself is as long as can be."""
-    name = place.name if len(os.fsencode(place.name)) <= LONG_NAME_BYTES else place.name[:32]
+    name = path.name if len(os.fsencode(path.name)) <= LONG_NAME_BYTES else path.name[:32]
     return f".{name}."
 
 
-def _resolved(place: Path) -> Path:
+def _resolved(path: Path) -> Path:
     """What a link points to, whether or not it is there yet; anything else as it is."""
-    return Path(os.path.realpath(place)) if place.is_symlink() else place
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
-def _file_to_replace(place: Path) -> Path | None:
+def _file_to_replace(path: Path) -> Path | None:
     """The regular file, there or not, that a new one replaces; None for what has to be written through.
 
     Raises `OSError` for a folder.
     """
-    if _open_descriptor(place) is not None:
+    if _open_descriptor(path) is not None:
         return None
     try:
-        mode = place.stat().st_mode
+        mode = path.stat().st_mode
     except FileNotFoundError:
-        return _resolved(place)
+        return _resolved(path)
     if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, "it is a folder; name a file in it", str(place))
-    return _resolved(place) if stat.S_ISREG(mode) else None
+        raise IsADirectoryError(errno.EISDIR, "it is a folder; name a file in it", str(path))
+    return _resolved(path) if stat.S_ISREG(mode) else None
 
 
-def _open_descriptor(place: Path) -> int | None:
-    """The number of this process' open file that `place` stands for (/dev/stdout, /dev/fd/3), or None."""
+def _open_descriptor(path: Path) -> int | None:
+    """The number of this process' open file that `path` stands for (/dev/stdout, /dev/fd/3), or None."""
     for _ in range(8):
-        parent = os.path.realpath(place.parent)
+        parent = os.path.realpath(path.parent)
         if parent == f"/proc/{os.getpid()}/fd" or parent == "/dev/fd":
-            return int(place.name) if place.name.isdecimal() else None
-        if not place.is_symlink():
+            return int(path.name) if path.name.isdecimal() else None
+        if not path.is_symlink():
             return None
-        place = place.parent / place.readlink()
+        path = path.parent / path.readlink()
     return None
 
 
-def _write_through(place: Path, content: bytes) -> None:
+def _write_through(path: Path, content: bytes) -> None:
     """Write to a device, a pipe, or a file that this process already holds open."""
     sys.stdout.flush()
-    descriptor = _open_descriptor(place)
+    descriptor = _open_descriptor(path)
     if descriptor is not None:
         handle = os.dup(descriptor)
     else:
         try:
             # A pipe that nobody reads from would be waited for.
-            handle = os.open(place, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+            handle = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
         except OSError as error:
             if error.errno == errno.ENXIO:
-                raise OSError(errno.ENXIO, "nobody reads from it", str(place)) from error
+                raise OSError(errno.ENXIO, "nobody reads from it", str(path)) from error
             raise
         os.set_blocking(handle, True)
     with os.fdopen(handle, "wb") as stream:
         stream.write(content)
 
 
-def _replace_folder(new: Path, place: Path) -> None:
+def _replace_folder(new: Path, path: Path) -> None:
     """Give a folder the name of another one, which goes; the name stands for one of them at every moment."""
-    if not place.exists():
-        new.rename(place)
+    if not path.exists():
+        new.rename(path)
         return
     try:
-        _exchange(new, place)
+        _exchange(new, path)
         old = new
     except OSError:  # not on every file system
-        old = Path(tempfile.mkdtemp(dir=place.parent, prefix=f"{_prefix(place)}old.")) / place.name
-        place.rename(old)
+        old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{_prefix(path)}old.")) / path.name
+        path.rename(old)
         try:
-            new.rename(place)
+            new.rename(path)
         except OSError:
-            old.rename(place)
+            old.rename(path)
             raise
     shutil.rmtree(old if old == new else old.parent, ignore_errors=True)
 

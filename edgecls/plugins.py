@@ -47,7 +47,7 @@ def load_all(group: str) -> Iterator[tuple[str, Any]]:
 
 def _entries(group: str) -> dict[str, metadata.EntryPoint]:
     """A group's entry points by name, sorted; of several of one name the first that is installed. Looks at the disk."""
-    found: dict[str, metadata.EntryPoint] = {}
+    entries: dict[str, metadata.EntryPoint] = {}
     for entry in metadata.entry_points(group=group):
-        found.setdefault(entry.name, entry)
-    return dict(sorted(found.items()))
+        entries.setdefault(entry.name, entry)
+    return dict(sorted(entries.items()))

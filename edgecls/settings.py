@@ -96,13 +96,13 @@ class Config:
 def settings_of(config: type[Config]) -> tuple[Setting, ...]:
     """The settings of a configuration, in their order."""
     hints = get_type_hints(config)
-    found = []
+    settings = []
     for each in fields(config):
         if _METADATA in each.metadata:
             kinds = get_args(hints[each.name]) if _is_union(hints[each.name]) else (hints[each.name],)
             kind = next(kind for kind in kinds if kind is not type(None))
-            found.append(Setting(each.name, kind, each.default, type(None) in kinds, *each.metadata[_METADATA]))
-    return tuple(found)
+            settings.append(Setting(each.name, kind, each.default, type(None) in kinds, *each.metadata[_METADATA]))
+    return tuple(settings)
 
 
 def inner_configs(config: Config) -> Iterator[Config]:

@@ -56,9 +56,9 @@ def _short_timings() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def trained(workspace: Path) -> Artifact:
     """A run: simple_cnn on the embedded digits at 32 pixels."""
-    place = workspace / "runs" / "001-digits-simple_cnn"
-    train(TrainConfig(arch="simple_cnn", epochs=3, size_px=32, batch_size=64, out=place))
-    return store.find(place)
+    path = workspace / "runs" / "001-digits-simple_cnn"
+    train(TrainConfig(arch="simple_cnn", epochs=3, size_px=32, batch_size=64, out=path))
+    return store.find(path)
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +75,7 @@ def bundle(trained: Artifact) -> Callable[[str, str], Artifact]:
         if target == "openvino" and backend.available():
             pytest.skip(str(backend.available()))
         if (target, precision) not in built:
-            config = ExportConfig(target=target, run=trained.place, precision=precision, max_drop_points=5.0)
+            config = ExportConfig(target=target, run=trained.path, precision=precision, max_drop_points=5.0)
             built[target, precision] = export(config)
         return built[target, precision]
 
@@ -108,9 +108,9 @@ def copy_of(tmp_path: Path) -> Callable[[Artifact], Path]:
     """A copy of an artifact's folder, without the bundles inside a run, that a test may damage."""
 
     def copy(artifact: Artifact) -> Path:
-        place = tmp_path / "copy"
-        shutil.copytree(artifact.place, place, ignore=shutil.ignore_patterns("bundles"))
-        return place
+        path = tmp_path / "copy"
+        shutil.copytree(artifact.path, path, ignore=shutil.ignore_patterns("bundles"))
+        return path
 
     return copy
 

@@ -45,7 +45,7 @@ def on_a_device(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def model(bundle: Callable[[str, str], Artifact]) -> Path:
-    return bundle("onnx", "int8").place
+    return bundle("onnx", "int8").path
 
 
 @pytest.fixture

@@ -32,17 +32,17 @@ from edgecls.files import (
 )
 
 
-def write_file(place: Path) -> None:
-    write_bytes(place, b"content")
+def write_file(path: Path) -> None:
+    write_bytes(path, b"content")
 
 
-def write_new_file(place: Path) -> None:
-    with new_file(place) as temporary:
+def write_new_file(path: Path) -> None:
+    with new_file(path) as temporary:
         temporary.write_bytes(b"content")
 
 
-def write_new_folder(place: Path) -> None:
-    with new_folder(place) as folder:
+def write_new_folder(path: Path) -> None:
+    with new_folder(path) as folder:
         (folder / "deep").mkdir()
         (folder / "deep" / "a").write_bytes(b"content")
 
@@ -51,32 +51,32 @@ WRITERS = [write_file, write_new_file]
 
 
 def test_a_new_folder_appears_only_when_it_is_whole(tmp_path: Path):
-    place = tmp_path / "deep" / "result"
-    with new_folder(place) as folder:
+    target = tmp_path / "deep" / "result"
+    with new_folder(target) as folder:
         (folder / "a").write_text("1")
-        assert not place.exists()
-    assert (place / "a").read_text() == "1"
-    assert [path.name for path in place.parent.iterdir()] == ["result"]
+        assert not target.exists()
+    assert (target / "a").read_text() == "1"
+    assert [path.name for path in target.parent.iterdir()] == ["result"]
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_interrupted_folder_leaves_nothing_and_keeps_the_old_one(tmp_path: Path, error: type[BaseException]):
-    place = tmp_path / "result"
-    place.mkdir()
-    (place / "old").write_text("kept")
-    with pytest.raises(error), new_folder(place) as folder:
+    target = tmp_path / "result"
+    target.mkdir()
+    (target / "old").write_text("kept")
+    with pytest.raises(error), new_folder(target) as folder:
         (folder / "half").write_text("1")
         raise error
     assert [path.name for path in tmp_path.iterdir()] == ["result"]
-    assert (place / "old").read_text() == "kept"
+    assert (target / "old").read_text() == "kept"
 
 
 def test_a_finished_folder_replaces_the_old_one(tmp_path: Path):
-    place = tmp_path / "result"
+    target = tmp_path / "result"
     for content in ("first", "second"):
-        with new_folder(place) as folder:
+        with new_folder(target) as folder:
             (folder / content).write_text(content)
-    assert [path.name for path in place.iterdir()] == ["second"]
+    assert [path.name for path in target.iterdir()] == ["second"]
     assert [path.name for path in tmp_path.iterdir()] == ["result"]
 
 
@@ -158,11 +158,11 @@ CRASHING = """
     import os, sys
     from pathlib import Path
     from edgecls.files import new_folder, write_bytes
-    place = Path(sys.argv[1])
+    target = Path(sys.argv[1])
     for number in range(10**9):
         content = bytes([number % 251]) * 200_000
-        write_bytes(place / "file", content)
-        with new_folder(place / "folder") as folder:
+        write_bytes(target / "file", content)
+        with new_folder(target / "folder") as folder:
             (folder / "a").write_bytes(content)
             (folder / "b").write_bytes(content)
         print(number, flush=True)
@@ -216,10 +216,10 @@ def test_a_fault_in_any_step_keeps_the_old_content(tmp_path: Path, call: str, fa
 
 def test_what_a_killed_process_left_is_found(tmp_path: Path):
     for name in ("run[1]", "n" * 255):
-        place = tmp_path / name
-        with new_folder(place) as folder:
-            assert half_written(place) == [folder]
-        assert half_written(place) == []
+        path = tmp_path / name
+        with new_folder(path) as folder:
+            assert half_written(path) == [folder]
+        assert half_written(path) == []
 
 
 # ── what is no regular file ─────────────────────────────────────────────────────────────────────────────────────────
@@ -227,46 +227,46 @@ def test_what_a_killed_process_left_is_found(tmp_path: Path):
 
 def null_device(folder: Path, name: str = "null.csv") -> Path:
     """A node of its own, so that a fault cannot take the machine's."""
-    place = folder / name
+    path = folder / name
     try:
-        os.mknod(place, stat.S_IFCHR | 0o666, os.makedev(1, 7 if "full" in name else 3))
-        place.open("wb").close()
+        os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 7 if "full" in name else 3))
+        path.open("wb").close()
     except OSError as error:
         pytest.skip(f"no device node can be made here: {error}")
-    return place
+    return path
 
 
 @pytest.mark.parametrize("write", WRITERS)
 def test_output_to_a_device_goes_through_it(tmp_path: Path, write: Callable[[Path], None]):
-    place = null_device(tmp_path)
-    write(place)
-    assert place.is_char_device()
-    assert [path.name for path in tmp_path.iterdir()] == [place.name]
+    folder = null_device(tmp_path)
+    write(folder)
+    assert folder.is_char_device()
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
 
 
 @pytest.mark.parametrize("write", WRITERS)
 @pytest.mark.parametrize("linked", [False, True])
 def test_a_full_device_is_an_error_and_stays(tmp_path: Path, write: Callable[[Path], None], linked: bool):
     if linked:
-        place = tmp_path / "link.csv"
-        place.symlink_to("/dev/full")
+        path = tmp_path / "link.csv"
+        path.symlink_to("/dev/full")
     else:
-        place = null_device(tmp_path, "full.csv")
+        path = null_device(tmp_path, "full.csv")
     with pytest.raises(OutputError, match="No space left"):
-        write(place)
-    assert place.is_char_device()
-    assert place.is_symlink() is linked
+        write(path)
+    assert path.is_char_device()
+    assert path.is_symlink() is linked
 
 
 @pytest.mark.parametrize("write", WRITERS)
 def test_output_to_a_pipe_reaches_its_reader(tmp_path: Path, write: Callable[[Path], None]):
-    place = tmp_path / "pipe.csv"
-    os.mkfifo(place)
-    reader = os.open(place, os.O_RDONLY | os.O_NONBLOCK)
-    write(place)
+    path = tmp_path / "pipe.csv"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    write(path)
     assert os.read(reader, 100) == b"content"
     os.close(reader)
-    assert place.is_fifo()
+    assert path.is_fifo()
 
 
 def test_a_pipe_without_a_reader_is_an_error_and_no_wait(tmp_path: Path):
@@ -287,8 +287,8 @@ def test_output_to_standard_output_goes_on_where_it_is(tmp_path: Path, name: str
         ended = subprocess.run(
             [sys.executable, "-c", script, name], check=True, stdout=stream if to_file else subprocess.PIPE
         )
-    said = caught.read_bytes() if to_file else ended.stdout
-    assert said == b"before\ncontent\nafter\n"
+    message = caught.read_bytes() if to_file else ended.stdout
+    assert message == b"before\ncontent\nafter\n"
 
 
 @pytest.mark.parametrize("write", WRITERS)
@@ -314,22 +314,22 @@ def test_a_folder_written_to_a_link_keeps_the_link(tmp_path: Path):
 
 @pytest.mark.parametrize("write", [*WRITERS, write_new_folder])
 def test_output_that_would_replace_something_else_is_refused(tmp_path: Path, write: Callable[[Path], None]):
-    place = tmp_path / "there"
+    folder = tmp_path / "there"
     if write is write_new_folder:
-        place.write_bytes(b"kept")
+        folder.write_bytes(b"kept")
     else:
-        place.mkdir()
+        folder.mkdir()
     with pytest.raises(OutputError, match="it is (a|no) folder"):
-        write(place)
-    assert place.exists()
+        write(folder)
+    assert folder.exists()
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 
 def test_a_folder_never_replaces_a_device(tmp_path: Path):
-    place = null_device(tmp_path)
+    path = null_device(tmp_path)
     with pytest.raises(OutputError, match="no folder"):
-        write_new_folder(place)
-    assert place.is_char_device()
+        write_new_folder(path)
+    assert path.is_char_device()
 
 
 @pytest.mark.parametrize("name", ["n" * 300, "n" * 5000, "nul\0", "loop/x"])
@@ -354,26 +354,26 @@ def test_every_name_that_can_be_is_written(tmp_path: Path, write: Callable[[Path
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder", "socket"])
 @pytest.mark.parametrize("read", [read_bytes, read_text, sha256])
 def test_only_regular_files_are_read(tmp_path: Path, kind: str, read: Callable[[Path], object]):
-    place = tmp_path / "x"
+    path = tmp_path / "x"
     if kind == "pipe":
-        os.mkfifo(place)
+        os.mkfifo(path)
     elif kind == "device":
-        place = Path("/dev/zero")
+        path = Path("/dev/zero")
     elif kind == "folder":
-        place.mkdir()
+        path.mkdir()
     else:
         listener = socket.socket(socket.AF_UNIX)
-        listener.bind(str(place))
+        listener.bind(str(path))
     with pytest.raises(OSError, match=f"no regular file but a {kind}"):
-        read(place)
+        read(path)
 
 
 def test_reading_ends_at_a_limit(tmp_path: Path):
-    place = tmp_path / "x"
-    place.write_bytes(b"12345")
-    assert read_bytes(place, 5) == b"12345"
+    path = tmp_path / "x"
+    path.write_bytes(b"12345")
+    assert read_bytes(path, 5) == b"12345"
     with pytest.raises(OSError, match="more than 4 bytes"):
-        read_bytes(place, 4)
+        read_bytes(path, 4)
 
 
 @pytest.mark.parametrize("name", ["n" * 300, "n" * 5000, "nul\0", "absent"])
@@ -384,13 +384,13 @@ def test_names_that_cannot_be_read_are_system_errors(tmp_path: Path, name: str):
 
 
 def test_text_is_read_with_and_without_a_byte_order_mark(tmp_path: Path):
-    place = tmp_path / "x"
+    path = tmp_path / "x"
     for content in (b"\xef\xbb\xbfcr\xc3\xa8me", b"cr\xc3\xa8me"):
-        place.write_bytes(content)
-        assert read_text(place) == "crème"
-    place.write_bytes(b"\xff\xfe")
+        path.write_bytes(content)
+        assert read_text(path) == "crème"
+    path.write_bytes(b"\xff\xfe")
     with pytest.raises(OSError, match="no text in UTF-8"):
-        read_text(place)
+        read_text(path)
 
 
 # ── names in messages ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -420,20 +420,20 @@ def test_names_in_messages_are_short_and_printable():
         (ValueError("something else"), None),
     ],
 )
-def test_errors_over_paths_are_told_as_such(error: Exception, said: str | None):
+def test_errors_over_paths_are_told_as_such(error: Exception, message: str | None):
     found = path_error(error)
-    assert found is None if said is None else said in (found or "")
+    assert found is None if message is None else message in (found or "")
     assert len(found or "") < 400
 
 
 def test_a_folder_that_replaces_another_is_there_at_every_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    place, new = tmp_path / "place", tmp_path / "new"
-    for folder, text in ((place, "old"), (new, "new")):
+    target, new = tmp_path / "target", tmp_path / "new"
+    for folder, text in ((target, "old"), (new, "new")):
         folder.mkdir()
         (folder / "x").write_text(text)
     renamed: list[Path] = []
     monkeypatch.setattr(Path, "rename", lambda self, _to: renamed.append(self))
-    take_name(new, place)
-    assert (place / "x").read_text() == "new"
+    take_name(new, target)
+    assert (target / "x").read_text() == "new"
     assert not renamed, "a moment without the folder"
-    assert [path.name for path in tmp_path.iterdir()] == ["place"]
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]

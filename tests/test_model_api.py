@@ -18,8 +18,8 @@ model_api = pytest.importorskip("model_api.models", reason="openvino-model-api i
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_a_bare_file_gives_the_same_top1(bundle: Callable[[str, str], Artifact], trained: Artifact, target, precision):
     artifact = bundle(target, precision)
-    file = artifact.place / artifact.card.model_file
-    dataset = open_recorded(trained.place)
+    file = artifact.path / artifact.card.model_file
+    dataset = open_recorded(trained.path)
     images = [dataset.read(sample) for sample in dataset.splits["test"][:80]]
     theirs = model_api.ClassificationModel.create_model(str(file))
     their_labels = [theirs(image).top_labels[0].name for image in images]
@@ -32,5 +32,5 @@ def test_a_bare_file_gives_the_same_top1(bundle: Callable[[str, str], Artifact],
 @pytest.mark.parametrize("suffix", [".onnx", ".xml"])
 def test_class_order_and_names_travel_inside_the_file(bundle: Callable[[str, str], Artifact], suffix: str):
     artifact = bundle("onnx" if suffix == ".onnx" else "openvino", "fp32")
-    theirs = model_api.ClassificationModel.create_model(str(Path(artifact.place / f"model{suffix}")))
+    theirs = model_api.ClassificationModel.create_model(str(Path(artifact.path / f"model{suffix}")))
     assert theirs.params.labels == list(artifact.card.classes)

@@ -76,7 +76,7 @@ def with_example(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subp
 def test_the_examples_backend_is_exported_to_verified_and_run(
     with_example: Callable, trained: Artifact, tmp_path: Path
 ):
-    done = with_example("export", "--target", "onnx-reference", trained.place, "--out", tmp_path / "bundle")
+    done = with_example("export", "--target", "onnx-reference", trained.path, "--out", tmp_path / "bundle")
     assert done.returncode == 0, done.stderr
     assert "onnx-reference" in json.loads(with_example("doctor", "--json").stdout)["backends"]
     done = with_example("verify", tmp_path / "bundle")
@@ -87,7 +87,7 @@ def test_the_examples_source_and_sink_make_a_stream(
     with_example: Callable, bundle: Callable[[str, str], Artifact], tmp_path: Path
 ):
     tally = tmp_path / "tally.json"
-    common = ("stream", "--model", bundle("onnx", "int8").place, "--display", "none")
+    common = ("stream", "--model", bundle("onnx", "int8").path, "--display", "none")
     done = with_example(*common, "--camera", "noise:64x48x12", "--sink", f"tally:{tally}")
     assert done.returncode == 0, done.stderr
     assert sum(json.loads(tally.read_text()).values()) == 12

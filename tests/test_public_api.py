@@ -28,7 +28,7 @@ VERBS = {
 
 @pytest.fixture
 def model(bundle: Callable[[str, str], Artifact]):
-    with edgecls.load(bundle("onnx", "fp32").place) as model:
+    with edgecls.load(bundle("onnx", "fp32").path) as model:
         yield model
 
 
@@ -57,18 +57,18 @@ def test_the_public_names_are_exactly_these():
 
 
 def test_an_image_is_classified_with_typed_results(model: edgecls.Classifier, tmp_path: Path):
-    prediction = model.predict(bgr(model.place, 7))
+    prediction = model.predict(bgr(model.path, 7))
     assert prediction.label == "seven"
     assert prediction.index == 7
     assert 0.3 < prediction.score <= 1
     assert prediction.top(2)[0] == ("seven", prediction.score)
     assert sum(score for _, score in prediction.ranking) == pytest.approx(1, abs=1e-5)
-    cv2.imwrite(str(tmp_path / "seven.png"), bgr(model.place, 7))
+    cv2.imwrite(str(tmp_path / "seven.png"), bgr(model.path, 7))
     assert model.predict(tmp_path / "seven.png").label == model.predict(str(tmp_path / "seven.png")).label == "seven"
 
 
 def test_an_image_comes_in_any_form(model: edgecls.Classifier, tmp_path: Path):
-    pixels = bgr(model.place, 7)
+    pixels = bgr(model.path, 7)
     content = cv2.imencode(".png", pixels)[1].tobytes()
     (tmp_path / "seven.png").write_bytes(content)
     expected = model.predict(pixels)
@@ -102,7 +102,7 @@ def test_a_single_image_is_no_series(model: edgecls.Classifier, one: object):
 
 
 def test_a_photograph_of_pil_is_turned_upright_and_one_of_16_bits_refused(model: edgecls.Classifier, tmp_path: Path):
-    lying = Image.fromarray(np.ascontiguousarray(np.rot90(bgr(model.place, 7)[..., ::-1], 1)))
+    lying = Image.fromarray(np.ascontiguousarray(np.rot90(bgr(model.path, 7)[..., ::-1], 1)))
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by 90 degrees clockwise to be shown
     lying.save(tmp_path / "seven.png", exif=exif)
@@ -114,20 +114,20 @@ def test_a_photograph_of_pil_is_turned_upright_and_one_of_16_bits_refused(model:
 
 
 def test_many_images_come_back_in_order(model: edgecls.Classifier):
-    images = [bgr(model.place, index % 10) for index in range(23)]
+    images = [bgr(model.path, index % 10) for index in range(23)]
     labels = [prediction.index for prediction in model.predict_many(iter(images))]
     assert labels == [model.predict(image).index for image in images]
 
 
 def test_an_image_of_any_size_is_taken(model: edgecls.Classifier):
-    large = cv2.resize(bgr(model.place, 3), (500, 500), interpolation=cv2.INTER_CUBIC)
+    large = cv2.resize(bgr(model.path, 3), (500, 500), interpolation=cv2.INTER_CUBIC)
     assert model.predict(large).label == "three"
 
 
 def test_a_run_opens_as_its_best_bundle_and_itself_without_one(trained: Artifact, copy_of: Callable[[Artifact], Path]):
     with edgecls.load(copy_of(trained)) as model:
         assert model.card.target == "torch"
-        assert model.predict(bgr(trained.place, 0)).label == "zero"
+        assert model.predict(bgr(trained.path, 0)).label == "zero"
 
 
 def test_bad_input_is_refused(model: edgecls.Classifier):
@@ -136,7 +136,7 @@ def test_bad_input_is_refused(model: edgecls.Classifier):
     with pytest.raises(ImageError, match="cannot read"):
         model.predict("gone.jpg")
     with pytest.raises(UsageError, match="threads"):
-        edgecls.load(model.place, threads=0)
+        edgecls.load(model.path, threads=0)
 
 
 def test_softmax_does_not_overflow():
@@ -156,7 +156,7 @@ def test_what_is_no_model_is_one_clear_error(path: object):
 @pytest.mark.parametrize("name", ["threads", "streams"])
 def test_threads_and_streams_are_whole_numbers_from_one_on(trained: Artifact, name: str, wrong: object):
     with pytest.raises(UsageError, match=f"{name} must be at least 1"):
-        edgecls.load(trained.place, **{name: wrong})
+        edgecls.load(trained.path, **{name: wrong})
 
 
 @pytest.mark.parametrize("count", [0, -1, 1.5, "a", None], ids=repr)
@@ -208,14 +208,14 @@ class TestVerbs:
         )  # fmt: skip
         bundle = edgecls.export(edgecls.ExportConfig(run=run))
         assert edgecls.verify(bundle).agreement == 1.0
-        report = edgecls.evaluate(edgecls.EvaluateConfig(model=bundle.place))
+        report = edgecls.evaluate(edgecls.EvaluateConfig(model=bundle.path))
         assert report.figures.metrics.top1 == metrics.top1
-        same = edgecls.compare(edgecls.CompareConfig(first=run, second=bundle.place))
+        same = edgecls.compare(edgecls.CompareConfig(first=run, second=bundle.path))
         assert same.agreement == 1.0
         measured = edgecls.benchmark(edgecls.BenchmarkConfig(models=(run,), rounds=2, seconds=0.05))
-        assert measured.best.candidate.artifact.place == bundle.place
+        assert measured.best.candidate.artifact.path == bundle.path
         seen = tmp_path / "seen.jsonl"
         summary = edgecls.stream(
-            edgecls.StreamConfig(cameras=("demo",), model=bundle.place, frames=5, sinks=edgecls.SinkConfig(log=seen))
+            edgecls.StreamConfig(cameras=("demo",), model=bundle.path, frames=5, sinks=edgecls.SinkConfig(log=seen))
         )
         assert summary.decided == len(seen.read_text().splitlines()) == 5

@@ -88,7 +88,7 @@ def test_options_beyond_their_bounds_are_usage_errors(
     option: tuple[str, ...],
 ):
     monkeypatch.chdir(tmp_path)
-    result = cli("stream", "--camera", "demo", "--model", trained.place, "--display", "none", *option)
+    result = cli("stream", "--camera", "demo", "--model", trained.path, "--display", "none", *option)
     assert result.exit_code == 2, result.output
     assert option[-2] in result.stderr
     assert not list(tmp_path.iterdir())

@@ -43,8 +43,8 @@ def test_secrets_are_never_shown(address: str) -> None:
         ("rtsp://host/live/password/SECRET/x", "bad SECRET"), ("rtsp://host/user=me&password=SECRET", "no SECRET"),
     ],
 )  # fmt: skip
-def test_secrets_alone_are_not_shown_either(address: str, said: str) -> None:
-    scrubbed = SecretUrl(address).scrubbed(said)
+def test_secrets_alone_are_not_shown_either(address: str, message: str) -> None:
+    scrubbed = SecretUrl(address).scrubbed(message)
     assert "***" in scrubbed
     assert "RET" not in scrubbed
 

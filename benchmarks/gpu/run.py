@@ -39,15 +39,15 @@ IMAGES = 256
 
 def study(run: store.Artifact, precision: str, seconds: float) -> dict[str, Any]:
     """Everything about one run in one precision."""
-    record: dict[str, Any] = {"run": run.place.name, "arch": run.card.arch, "precision": precision}
+    record: dict[str, Any] = {"run": run.path.name, "arch": run.card.arch, "precision": precision}
     config = ExportConfig(
-        target="tensorrt", run=run.place, precision=precision, batch=(1, 1, max(BATCHES)), max_drop_points=100.0
+        target="tensorrt", run=run.path, precision=precision, batch=(1, 1, max(BATCHES)), max_drop_points=100.0
     )
     try:
         bundle = export(config)
-        shutil.rmtree(bundle.place / "engines", ignore_errors=True)  # so that building is timed from nothing
+        shutil.rmtree(bundle.path / "engines", ignore_errors=True)  # so that building is timed from nothing
         begun_ns = now_ns()
-        [engine] = bundle.backend.prepare(bundle.place, bundle.card)
+        [engine] = bundle.backend.prepare(bundle.path, bundle.card)
         record["build_s"] = round(milliseconds_since(begun_ns) / 1000, 2)
         record["engine_mb"] = round(engine.stat().st_size / 1e6, 2)
         record |= {"parity": parity(bundle), "latency": latency(bundle, seconds), "inside": inside(bundle)}
@@ -59,9 +59,9 @@ def study(run: store.Artifact, precision: str, seconds: float) -> dict[str, Any]
 
 def parity(bundle: store.Artifact) -> dict[str, Any]:
     """Answers of the engine against those of ONNX Runtime on the same graph."""
-    images = np.concatenate([Golden.read(bundle.place, bundle.card).images, noise(bundle, IMAGES)])
+    images = np.concatenate([Golden.read(bundle.path, bundle.card).images, noise(bundle, IMAGES)])
     fallback = backends.find(bundle.backend.fallback or "onnx")
-    with bundle.open() as ours, fallback.open(bundle.place / bundle.card.model_file, bundle.card) as theirs:
+    with bundle.open() as ours, fallback.open(bundle.path / bundle.card.model_file, bundle.card) as theirs:
         scores, expected = scores_of(ours, images), scores_of(theirs, images)
         submitted = np.concatenate(list(pipelined(ours, images[:64])))
     return {
@@ -114,7 +114,7 @@ def trtexec(bundle: store.Artifact) -> dict[str, Any] | None:
     if program is None:
         return None
     shape = "x".join(map(str, (1, *bundle.card.input_shape)))
-    command = [program, f"--onnx={bundle.place / bundle.card.model_file}", f"--shapes=image:{shape}", "--stronglyTyped"]
+    command = [program, f"--onnx={bundle.path / bundle.card.model_file}", f"--shapes=image:{shape}", "--stronglyTyped"]
     done = subprocess.run([*command, "--useCudaGraph"], capture_output=True, text=True, timeout=900, check=False)
     found = re.search(r"Latency: min = \S+ ms, max = \S+ ms, mean = \S+ ms, median = (\S+) ms", done.stdout)
     return {"p50_ms": float(found[1])} if found else {"error": done.stderr.strip().splitlines()[-1:] or done.returncode}
@@ -140,9 +140,9 @@ def main() -> None:
         "machine": machine.this_machine().to_json(), "gpu": vars(gpu) if gpu else None, "tensorrt": backend.version(),
         "versions": machine.versions(), "records": [],
     }  # fmt: skip
-    for place in options.runs:
+    for path in options.runs:
         for precision in PRECISIONS:
-            record = study(store.find_run(place), precision, options.seconds)
+            record = study(store.find_run(path), precision, options.seconds)
             result["records"].append(record)
             options.out.write_text(json.dumps(result, indent=1) + "\n")
             print(json.dumps({name: record.get(name) for name in ("run", "precision", "build_s", "parity", "error")}))

@@ -20,9 +20,9 @@ def infer(plan: dict[str, Any]) -> dict[str, float]:
         "-hint", plan["hint"], "-t", str(max(3, int(2 * plan["seconds"]))), "-infer_precision", "f32",
         "-shape", f"[1,{plan['size_px']},{plan['size_px']},3]",
     ]  # fmt: skip
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    median = float(re.search(r"Median:\s+([\d.]+) ms", said)[1])  # type: ignore[index]
-    rate = float(re.search(r"Throughput:\s+([\d.]+) FPS", said)[1])  # type: ignore[index]
+    message = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    median = float(re.search(r"Median:\s+([\d.]+) ms", message)[1])  # type: ignore[index]
+    rate = float(re.search(r"Throughput:\s+([\d.]+) FPS", message)[1])  # type: ignore[index]
     found = {"images_per_s": rate}
     return {"p50_ms": median, **found} if plan["hint"] == "latency" else found
 

@@ -15,18 +15,18 @@ import common
 
 def infer(plan: dict[str, Any]) -> dict[str, float]:
     """Raw inputs to scores, one after the other, with the runtime's settings for latency."""
-    place, size = Path(plan["model"]), plan["size_px"]
+    path, size = Path(plan["model"]), plan["size_px"]
     image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8)
-    if (place / "model.onnx").exists():
+    if (path / "model.onnx").exists():
         import onnxruntime
 
-        session = onnxruntime.InferenceSession(str(place / "model.onnx"), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(path / "model.onnx"), providers=["CPUExecutionProvider"])
         name = session.get_inputs()[0].name
         return common.timed(lambda: session.run(None, {name: image}), plan["seconds"])
     import openvino
 
     core = openvino.Core()
-    model = core.read_model(place / "model.xml")
+    model = core.read_model(path / "model.xml")
     model.reshape([1, size, size, 3])
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     request = core.compile_model(model, "CPU", settings).create_infer_request()

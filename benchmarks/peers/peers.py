@@ -70,25 +70,25 @@ class Plan:
 
     @classmethod
     def make(
-        cls, suite: dict[str, Any], place: Path, photos: Path, video: Path | None, calibration: Path | None
+        cls, suite: dict[str, Any], folder: Path, photos: Path, video: Path | None, calibration: Path | None
     ) -> Plan:
         """Export what is missing of a run, and find the images."""
         from edgecls.runtime import store
 
-        run = store.find_run(place)
+        run = store.find_run(folder)
         for bundle in ("onnx-fp32", "onnx-int8", "openvino-fp32", "openvino-int8"):
-            if not (run.place / "bundles" / bundle / "card.json").exists():
+            if not (run.path / "bundles" / bundle / "card.json").exists():
                 target, precision = bundle.split("-")
-                command = [sys.executable, "-m", "edgecls", "export", str(run.place), "--target", target]
+                command = [sys.executable, "-m", "edgecls", "export", str(run.path), "--target", target]
                 command += ["--int8", "--strategy", "smallest"] if precision == "int8" else []
                 command += ["--calibration", str(calibration)] if calibration and precision == "int8" else []
                 subprocess.run(command, check=True)
-        files = {name: str(run.place / "bundles" / name) for name in ("onnx-fp32", "onnx-int8")}
-        files |= {name: str(run.place / "bundles" / name) for name in ("openvino-fp32", "openvino-int8")}
-        files["torch"] = str(run.place)
-        plain = run.place / "peers"
+        files = {name: str(run.path / "bundles" / name) for name in ("onnx-fp32", "onnx-int8")}
+        files |= {name: str(run.path / "bundles" / name) for name in ("openvino-fp32", "openvino-int8")}
+        files["torch"] = str(run.path)
+        plain = run.path / "peers"
         if not (plain / "nchw.onnx").exists():
-            subprocess.run([sys.executable, str(Path(__file__).parent / "plain_export.py"), str(run.place)], check=True)
+            subprocess.run([sys.executable, str(Path(__file__).parent / "plain_export.py"), str(run.path)], check=True)
         files |= {"nchw-onnx": str(plain / "nchw.onnx"), "nchw-openvino": str(plain / "nchw_openvino_model")}
         files["nchw-torchscript"] = str(plain / "nchw.torchscript")
         found = sorted(str(path) for path in photos.rglob("*.jpg"))[: suite.get("images", 400)]

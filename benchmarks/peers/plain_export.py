@@ -21,10 +21,10 @@ def main() -> None:
     import yaml
 
     run = store.find_run(sys.argv[1])
-    card, folder = run.card, run.place / "peers"
+    card, folder = run.card, run.path / "peers"
     folder.mkdir(exist_ok=True)
     network = create(card.arch, len(card.classes))
-    load_weights(network, card.arch, read_weights(run.place / card.model_file), str(run.place))
+    load_weights(network, card.arch, read_weights(run.path / card.model_file), str(run.path))
     mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (card.preprocess.mean, card.preprocess.std))
 
     class Plain(torch.nn.Module):
@@ -50,13 +50,13 @@ def main() -> None:
     torch.jit.trace(module, example).save(folder / "nchw.torchscript")
     import openvino
 
-    place = folder / "nchw_openvino_model"
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir()
+    path = folder / "nchw_openvino_model"
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir()
     converted = openvino.convert_model(folder / "nchw.onnx")
-    openvino.save_model(converted, place / "nchw.xml", compress_to_fp16=False)
-    (place / "metadata.yaml").write_text(yaml.safe_dump(metadata))
-    (folder / "about.json").write_text(json.dumps({"from": str(run.place.name), "size_px": size}))
+    openvino.save_model(converted, path / "nchw.xml", compress_to_fp16=False)
+    (path / "metadata.yaml").write_text(yaml.safe_dump(metadata))
+    (folder / "about.json").write_text(json.dumps({"from": str(run.path.name), "size_px": size}))
 
 
 if __name__ == "__main__":

@@ -51,22 +51,22 @@ def prepare(peer: Peer, venvs: Path) -> str | None:
     """Make the peer's environment where it is not there yet; why that failed, or None."""
     if not peer.packages:
         return None
-    place = venvs / peer.environment
-    if (place / ".ready").exists():
+    path = venvs / peer.environment
+    if (path / ".ready").exists():
         return None
     steps = [
-        [sys.executable, "-m", "venv", str(place)],
-        [str(place / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check", *peer.packages],
+        [sys.executable, "-m", "venv", str(path)],
+        [str(path / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check", *peer.packages],
     ]
     for step in steps:
         done = subprocess.run(step, capture_output=True, text=True, check=False)
         if done.returncode:
             return (done.stderr.strip().splitlines() or ["no reason given"])[-1][:200]
     if any(package.startswith("torchvision") for package in peer.packages):
-        packages = next(place.glob("lib/python3*/site-packages"))
+        packages = next(path.glob("lib/python3*/site-packages"))
         (packages / "torchvision_operators.py").write_text(OPERATORS)
         (packages / "torchvision_operators.pth").write_text("import torchvision_operators\n")
-    (place / ".ready").touch()
+    (path / ".ready").touch()
     return None
 
 

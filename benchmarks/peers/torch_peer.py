@@ -21,7 +21,7 @@ def infer(plan: dict[str, Any]) -> dict[str, float]:
     import torch
 
     artifact = store.find(plan["model"])
-    module = open_module(artifact.place / artifact.card.model_file, artifact.card)
+    module = open_module(artifact.path / artifact.card.model_file, artifact.card)
     if plan.get("compile"):
         module = torch.compile(module)  # type: ignore[assignment]
     image = np.random.default_rng(0).integers(0, 256, (1, *artifact.card.input_shape), np.uint8)

@@ -27,9 +27,9 @@ STARTS_S = 4.0
 """Killed before a training has begun there is nothing to lose."""
 
 
-def epochs_in(place: Path) -> int:
+def epochs_in(path: Path) -> int:
     """Whole epochs in a training's checkpoint."""
-    return len(read_checkpoint(place).history) if (place / CHECKPOINT_FILE).exists() else 0
+    return len(read_checkpoint(path).history) if (path / CHECKPOINT_FILE).exists() else 0
 
 
 def main() -> None:
@@ -43,16 +43,16 @@ def main() -> None:
     chance = random.Random(options.seed)
     edgecls = [sys.executable, "-m", "edgecls", "train"]
     with tempfile.TemporaryDirectory(prefix="edgecls-") as scratch:
-        whole, place = Path(scratch) / "whole", Path(scratch) / "killed"
+        whole, path = Path(scratch) / "whole", Path(scratch) / "killed"
         begin = [*edgecls, options.data, "--epochs", options.epochs, *rest]
         begun = time.perf_counter()
         subprocess.run([*begin, "--out", str(whole)], check=True, capture_output=True)
         took_s = time.perf_counter() - begun
         kills = 0
         while kills < options.times:
-            there = (place / CHECKPOINT_FILE).exists()
-            before = epochs_in(place)
-            command = [*edgecls, "--resume", str(place)] if there else [*begin, "--out", str(place)]
+            there = (path / CHECKPOINT_FILE).exists()
+            before = epochs_in(path)
+            command = [*edgecls, "--resume", str(path)] if there else [*begin, "--out", str(path)]
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             delay_s = chance.uniform(STARTS_S, STARTS_S + took_s / 6)
             try:
@@ -63,21 +63,21 @@ def main() -> None:
                 os.kill(process.pid, signal.SIGKILL)
                 process.wait()
             kills += 1
-            after = epochs_in(place)
+            after = epochs_in(path)
             print(f"kill {kills} after {delay_s:.1f} s: {before} epochs written before, {after} after", flush=True)
             assert after >= before, "a written epoch was lost"
-            if place.exists() and not (place / CHECKPOINT_FILE).exists() and not (place / "card.json").exists():
-                for left in place.iterdir():
+            if path.exists() and not (path / CHECKPOINT_FILE).exists() and not (path / "card.json").exists():
+                for left in path.iterdir():
                     left.unlink()
-                place.rmdir()
-        if not (place / "card.json").exists():
-            there = (place / CHECKPOINT_FILE).exists()
-            end = [*edgecls, "--resume", str(place)] if there else [*begin, "--out", str(place)]
+                path.rmdir()
+        if not (path / "card.json").exists():
+            there = (path / CHECKPOINT_FILE).exists()
+            end = [*edgecls, "--resume", str(path)] if there else [*begin, "--out", str(path)]
             subprocess.run(end, check=True, capture_output=True)
         losses = [
-            [row["train_loss"] for row in csv.DictReader((folder / "metrics.csv").open())] for folder in (whole, place)
+            [row["train_loss"] for row in csv.DictReader((folder / "metrics.csv").open())] for folder in (whole, path)
         ]
-        same = sha256(whole / "model.safetensors") == sha256(place / "model.safetensors")
+        same = sha256(whole / "model.safetensors") == sha256(path / "model.safetensors")
         print(f"{kills} kills; losses {'the same' if losses[0] == losses[1] else 'differ'}; "
               f"weights {'the same' if same else 'differ'}")  # fmt: skip
 

@@ -58,13 +58,13 @@ def plain(photos: Path, arch: str, size_px: int) -> float:
 
 def ours(photos: Path, arch: str, size_px: int, *options: str) -> tuple[Path, float]:
     """The run that edgecls trained, and how long the whole command took in seconds."""
-    place = Path(tempfile.mkdtemp(prefix="edgecls-")) / "run"
+    path = Path(tempfile.mkdtemp(prefix="edgecls-")) / "run"
     command = [sys.executable, "-m", "edgecls", "train", str(photos), "--arch", arch, "--size", str(size_px)]
     begun = time.perf_counter()
     subprocess.run(
-        [*command, "--batch-size", str(BATCH), "--out", str(place), *options], check=True, capture_output=True
+        [*command, "--batch-size", str(BATCH), "--out", str(path), *options], check=True, capture_output=True
     )
-    return place, time.perf_counter() - begun
+    return path, time.perf_counter() - begun
 
 
 def measure(candidate: str, photos: Path, arch: str, size_px: int, run: str) -> dict[str, Any]:
@@ -75,14 +75,14 @@ def measure(candidate: str, photos: Path, arch: str, size_px: int, run: str) -> 
         worker = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
         return {"images_per_s": rate, "peak_mb": (largest + usable_cpus() * worker) / 1024}
     if candidate == "edgecls":
-        place, _ = ours(photos, arch, size_px, "--weights", "none", "--epochs", "2")
-        rows = list(csv.DictReader((place / "metrics.csv").open()))
+        path, _ = ours(photos, arch, size_px, "--weights", "none", "--epochs", "2")
+        rows = list(csv.DictReader((path / "metrics.csv").open()))
         rate = float(rows[1]["images_per_s"])
     else:
-        place, seconds = ours(
+        path, seconds = ours(
             photos, arch, size_px, "--weights", run, "--freeze", "backbone", "--epochs", str(FROZEN_EPOCHS)
         )
-        splits = json.loads((place / "data.json").read_text())["splits"]
+        splits = json.loads((path / "data.json").read_text())["splits"]
         rate = FROZEN_EPOCHS * len(splits["train"]) / seconds
     return {"images_per_s": rate, "peak_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024}
 

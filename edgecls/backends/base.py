@@ -278,7 +278,7 @@ class Backend(ABC):
             raise BackendError(reason)
 
     def open(
-        self, place: Path, card: Card, parallelism: Parallelism = LOW_LATENCY, tell: OnProgress = lambda _: None
+        self, path: Path, card: Card, parallelism: Parallelism = LOW_LATENCY, tell: OnProgress = lambda _: None
     ) -> Session:
         """Open a bundle's folder, or a bare model file with the card that was read from it.
 
@@ -288,7 +288,7 @@ class Backend(ABC):
         parallelism.check()
         if not self.survives_fork:
             self._check_process()
-        return self._open(self._runnable(place, card), card, parallelism, tell)
+        return self._open(self._runnable(path, card), card, parallelism, tell)
 
     def _check_process(self) -> None:
         self._used_in = self._used_in or os.getpid()
@@ -298,18 +298,18 @@ class Backend(ABC):
                 "processes by multiprocessing's spawn method, or load the first model after the fork"
             )
 
-    def _runnable(self, place: Path, card: Card) -> Path:
+    def _runnable(self, path: Path, card: Card) -> Path:
         """The model file of a bundle that can run here. Raises as `open` does."""
         if reason := self.available():
-            raise BackendError(f"{place} cannot run here: {reason}")
-        if not place.is_dir():
-            return place
-        check_files(card, place)
-        return place / card.model_file
+            raise BackendError(f"{path} cannot run here: {reason}")
+        if not path.is_dir():
+            return path
+        check_files(card, path)
+        return path / card.model_file
 
     def prepare(
         self,
-        place: Path,  # noqa: ARG002
+        path: Path,  # noqa: ARG002
         card: Card,  # noqa: ARG002
         device: str | None = None,
         tell: OnProgress = lambda _: None,  # noqa: ARG002
@@ -321,12 +321,12 @@ class Backend(ABC):
         self._check_device(device)
         return []
 
-    def layers(self, place: Path, card: Card, images: NDArray[uint8]) -> list[Layer]:
+    def layers(self, path: Path, card: Card, images: NDArray[uint8]) -> list[Layer]:
         """What the runtime computes, in order, with the mean time of each step on `images` (N, h, w, 3).
 
         Raises `UsageError` where the runtime does not tell, and as `open` does.
         """
-        return self._layers(self._runnable(place, card), card, images)
+        return self._layers(self._runnable(path, card), card, images)
 
     def _layers(self, file: Path, card: Card, images: NDArray[uint8]) -> list[Layer]:  # noqa: ARG002
         raise UsageError(f"{self.name} does not tell its layers; give a bundle")

@@ -196,8 +196,8 @@ def _compile(model: Any, shape: Sequence[int], device: str, settings: Mapping[st
     except RuntimeError as error:
         if device in core.available_devices:
             raise BackendError(f"OpenVINO cannot compile the model for {device}: {_reason(error)}") from error
-        found = ", ".join(core.available_devices) or "none"
-        raise BackendError(f"OpenVINO finds no device {device} on this machine; found: {found}") from error
+        devices = ", ".join(core.available_devices) or "none"
+        raise BackendError(f"OpenVINO finds no device {device} on this machine; found: {devices}") from error
 
 
 def _device(card: Card) -> str:

@@ -38,8 +38,8 @@ class TensorRtBackend(Backend):
 
     def version(self) -> str | None:
         """Title and version of each installed flavour."""
-        found = [f"{flavour.title} {flavour.version()}" for flavour in installed_flavours()]
-        return ", ".join(found) or None
+        installed = [f"{flavour.title} {flavour.version()}" for flavour in installed_flavours()]
+        return ", ".join(installed) or None
 
     def available(self) -> str | None:
         """See `Backend.available`."""
@@ -78,13 +78,13 @@ class TensorRtBackend(Backend):
         return replace(runtime, name=flavour.module, version=flavour.version(), device=device, note=note), [MODEL_FILE]
 
     def prepare(
-        self, place: Path, card: Card, device: str | None = None, tell: OnProgress = lambda _: None
+        self, folder: Path, card: Card, device: str | None = None, tell: OnProgress = lambda _: None
     ) -> list[Path]:
         """The engine for this machine's GPU, or with `device` for compute capabilities, which TensorRT-RTX can."""
         if not installed_flavours():
             raise BackendError(str(self.available()))
         plan = _plan_here(card) if device is None else _plan_for(card, device)
-        cache = EngineCache(place / card.model_file)
+        cache = EngineCache(folder / card.model_file)
         cache.obtain(plan, tell)
         return [path] if (path := cache.find(plan)) else []
 
@@ -97,11 +97,11 @@ class TensorRtBackend(Backend):
         """See `Backend.bundle_of`: engines lie in a folder of their bundle."""
         return file.parent.parent if file.suffix == ".engine" else None
 
-    def layers(self, place: Path, card: Card, images: NDArray[uint8]) -> list[Layer]:
+    def layers(self, path: Path, card: Card, images: NDArray[uint8]) -> list[Layer]:
         """What the inspector says of the engine; without a GPU, what the graph asks TensorRT to compute in."""
         if self.available() is not None:
-            return graph_layers(place / card.model_file)
-        return super().layers(place, card, images)
+            return graph_layers(path / card.model_file)
+        return super().layers(path, card, images)
 
     def _layers(self, file: Path, card: Card, images: NDArray[uint8]) -> list[Layer]:
         from edgecls.backends.nvidia.layers import engine_layers

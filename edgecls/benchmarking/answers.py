@@ -10,18 +10,18 @@ from edgecls.benchmarking.suite import BenchmarkResult
 
 def violations(result: BenchmarkResult, constraints: Constraints) -> list[str]:
     """What a result does not keep to, in words."""
-    said = []
+    broken = []
     latency = result.latency
     if constraints.max_latency_ms is not None and latency and latency.p50_ms > constraints.max_latency_ms:
-        said.append(f"{latency.p50_ms:.2f} ms")
+        broken.append(f"{latency.p50_ms:.2f} ms")
     if constraints.min_accuracy is not None:
         if result.accuracy is None:
-            said.append("accuracy not measured")
+            broken.append("accuracy not measured")
         elif result.accuracy < constraints.min_accuracy:
-            said.append(f"top-1 {result.accuracy:.2%}")
+            broken.append(f"top-1 {result.accuracy:.2%}")
     if constraints.max_size_mb is not None and result.size_bytes > constraints.max_size_mb * 1e6:
-        said.append(f"{result.size_bytes / 1e6:.1f} MB")
-    return said
+        broken.append(f"{result.size_bytes / 1e6:.1f} MB")
+    return broken
 
 
 def shippable(results: Sequence[BenchmarkResult]) -> list[BenchmarkResult]:

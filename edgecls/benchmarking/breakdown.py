@@ -36,7 +36,7 @@ def break_down(artifact: Artifact, files: Sequence[bytes]) -> Breakdown:
     import numpy as np
 
     spent: dict[str, list[float]] = {step: [] for step in STEPS}
-    with Classifier(artifact.card, artifact.open(LOW_LATENCY), artifact.place) as model:
+    with Classifier(artifact.card, artifact.open(LOW_LATENCY), artifact.path) as model:
         for number, content in enumerate([*files[:WARM_UP], *files]):
             moments = [now_ns()]
             image = decode_image(content, "image")

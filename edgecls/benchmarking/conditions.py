@@ -28,12 +28,12 @@ class Conditions:
 
     def remarks(self) -> list[str]:
         """What makes a measurement under these conditions doubtful."""
-        said = []
+        lines = []
         if self.governor not in (None, "performance", "schedutil"):
-            said.append(f"the processor's governor is {self.governor}; performance is steadier")
+            lines.append(f"the processor's governor is {self.governor}; performance is steadier")
         if self.load is not None and self.load >= BUSY_LOAD:
-            said.append(f"the machine was busy before anything was measured (load {self.load:.1f} per processor)")
-        return said
+            lines.append(f"the machine was busy before anything was measured (load {self.load:.1f} per processor)")
+        return lines
 
 
 @dataclass(frozen=True)

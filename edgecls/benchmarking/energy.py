@@ -107,8 +107,8 @@ class Gpu(Sensor):
 def sensor() -> Sensor | None:
     """The best sensor that can be read: a board's, a GPU's, the processor's; None where there is none."""
     for find in (_board, _gpu, _rapl):
-        if found := find():
-            return found
+        if sensor := find():
+            return sensor
     return None
 
 

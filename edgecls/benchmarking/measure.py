@@ -110,9 +110,9 @@ def inputs(artifact: Artifact, batch: int) -> NDArray[uint8]:
     """Raw inputs (batch, h, w, 3): the artifact's golden images, over and over, or noise for a bare file."""
     import numpy as np
 
-    if not artifact.place.is_dir():
+    if not artifact.path.is_dir():
         return np.random.default_rng(0).integers(0, 256, (batch, *artifact.card.input_shape), dtype=np.uint8)
-    golden = Golden.read(artifact.place, artifact.card).images
+    golden = Golden.read(artifact.path, artifact.card).images
     return np.ascontiguousarray(golden[np.arange(batch) % len(golden)])
 
 
@@ -172,10 +172,10 @@ def main() -> None:
     from edgecls.errors import EdgeclsError
 
     try:
-        found: dict[str, Any] = asdict(measure(Task(**json.loads(sys.argv[1]))))
+        outcome: dict[str, Any] = asdict(measure(Task(**json.loads(sys.argv[1]))))
     except EdgeclsError as error:
-        found = {"error": str(error)}
-    print(json.dumps(found))
+        outcome = {"error": str(error)}
+    print(json.dumps(outcome))
 
 
 if __name__ == "__main__":

@@ -37,13 +37,15 @@ class Change:
 def read_baseline(path: Path) -> dict[str, Any]:
     """An older measurement. Raises `ArtifactError` for what is none, or lacks what is compared."""
     try:
-        found = parse_json(read_text(path))
+        record = parse_json(read_text(path))
     except (OSError, ValueError) as error:
-        said = first_line(error)
-        raise ArtifactError(f"cannot read the measurement {shortened(path)}: {said}; give a benchmark.json") from error
-    if not isinstance(found, dict) or "rows" not in found or found.get("schema") != SCHEMA:
+        message = first_line(error)
+        raise ArtifactError(
+            f"cannot read the measurement {shortened(path)}: {message}; give a benchmark.json"
+        ) from error
+    if not isinstance(record, dict) or "rows" not in record or record.get("schema") != SCHEMA:
         raise ArtifactError(f"{path} is no measurement of this version of edgecls; measure the baseline again")
-    fields = Fields(found, shortened(path))
+    fields = Fields(record, shortened(path))
     if not fields.has("machine"):
         fields.fail("machine", "a JSON object")
     fields.mapping("machine")
@@ -51,7 +53,7 @@ def read_baseline(path: Path) -> dict[str, Any]:
         fields.fail("rows", "a list of JSON objects")
     for number, row in enumerate(rows):
         _check_row(row, shortened(path), f"rows[{number}].")
-    return found
+    return record
 
 
 def _check_row(row: Mapping[str, Any], origin: str, prefix: str) -> None:
@@ -63,9 +65,9 @@ def _check_row(row: Mapping[str, Any], origin: str, prefix: str) -> None:
     if not (rounds := fields.mappings("rounds")):
         fields.fail("rounds", "a list of at least one JSON object")
     for number, each in enumerate(rounds):
-        found = Fields(each, origin, f"{prefix}rounds[{number}].")
+        figures = Fields(each, origin, f"{prefix}rounds[{number}].")
         for name in ("p10_ms", "anchor_ms"):
-            found.number(name, 0, LONGEST_MS, above=True)
+            figures.number(name, 0, LONGEST_MS, above=True)
 
 
 def compare(
@@ -88,14 +90,14 @@ def compare(
     for index in common:
         row = rows[results[index].candidate.key]
         before = [paired(each["p10_ms"], each["anchor_ms"]) for each in row["rounds"]]
-        found = slowdown(before, _now(results[index]))
-        while found.contains(limit) and len(results[index].visits) < MOST_ROUNDS:
+        change = slowdown(before, _now(results[index]))
+        while change.contains(limit) and len(results[index].visits) < MOST_ROUNDS:
             tell(f"looking again: {results[index].candidate.key}")
             results[index] = visited(results[index], seconds)
-            found = slowdown(before, _now(results[index]))
+            change = slowdown(before, _now(results[index]))
         now_ms = results[index].p50_interval
         assert now_ms is not None
-        changes.append(Change(row["key"], row["latency"]["p50_ms"], now_ms.value, found, found.value > limit))
+        changes.append(Change(row["key"], row["latency"]["p50_ms"], now_ms.value, change, change.value > limit))
     return changes
 
 

@@ -79,9 +79,9 @@ def remember(rows: Sequence[Row]) -> None:
     float32 = {row.artifact.card.target: row for row in rows if row.artifact.card.precision == "fp32"}
     for row in rows:
         artifact = row.artifact
-        if row.latency is None or not artifact.place.is_dir() or artifact.is_run:
+        if row.latency is None or not artifact.path.is_dir() or artifact.is_run:
             continue
         baseline = float32.get(artifact.card.target)
         gain = gain_over(row, baseline) if baseline is not None and baseline is not row else None
         with suppress(OutputError, ArtifactError):
-            keep_timing(artifact.place, here, Timing(row.latency.p50_ms, gain))
+            keep_timing(artifact.path, here, Timing(row.latency.p50_ms, gain))

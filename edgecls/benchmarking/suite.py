@@ -134,12 +134,12 @@ def candidates(artifacts: Sequence[Artifact], config: BenchmarkConfig) -> list[C
     """Every artifact in every setting, each under a name of its own."""
     config.check()
     names = [artifact.card.name for artifact in artifacts]
-    found = []
+    chosen = []
     for artifact, name in zip(artifacts, names, strict=True):
-        unique = name if names.count(name) == 1 else f"{artifact.place.parent.parent.name}/{artifact.place.name}"
+        unique = name if names.count(name) == 1 else f"{artifact.path.parent.parent.name}/{artifact.path.name}"
         settings = itertools.product(config.threads, config.batches, config.streams)
-        found += [Candidate(artifact, unique, *setting) for setting in settings]
-    return found
+        chosen += [Candidate(artifact, unique, *setting) for setting in settings]
+    return chosen
 
 
 def run(
@@ -160,22 +160,22 @@ def run(
 def visited(result: BenchmarkResult, seconds: float) -> BenchmarkResult:
     """A candidate with one more visit, in a process of its own. Raises `ArtifactError` where that process fails."""
     each = result.candidate
-    task = Task(str(each.artifact.place), each.threads, each.streams, each.batch, seconds)
+    task = Task(str(each.artifact.path), each.threads, each.streams, each.batch, seconds)
     begun_s = time.time()
     done = subprocess.run(
         [sys.executable, "-m", "edgecls.benchmarking.measure", json.dumps(asdict(task))],
         capture_output=True, text=True, timeout=VISIT_TIMEOUT_S, check=False,
     )  # fmt: skip
     try:
-        found = json.loads(done.stdout.strip().splitlines()[-1])
+        outcome = json.loads(done.stdout.strip().splitlines()[-1])
     except (IndexError, ValueError):
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        last = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
         raise ArtifactError(
             f"{each.key} cannot be measured: its process ended with {done.returncode}: {last}"
         ) from None
-    if "error" in found:
-        return replace(result, reason=found["error"])
-    visit = Repetition(**found)
+    if "error" in outcome:
+        return replace(result, reason=outcome["error"])
+    visit = Repetition(**outcome)
     cold_ms = 1000 * (visit.answered_unix_s - begun_s)
     first = result.cold_start_ms
     return replace(
@@ -185,20 +185,20 @@ def visited(result: BenchmarkResult, seconds: float) -> BenchmarkResult:
 
 def remarks(results: Sequence[BenchmarkResult], state: conditions.Conditions) -> list[str]:
     """What makes these figures doubtful: a busy machine, stolen time, throttling, drift over the rounds."""
-    said = state.remarks()
+    lines = state.remarks()
     visits = [visit for result in results for visit in result.visits]
     stolen = max((visit.stolen for visit in visits), default=0.0)
     if stolen >= conditions.STOLEN:
-        said.append(f"other guests of this machine took up to {stolen:.0%} of the processors' time")
+        lines.append(f"other guests of this machine took up to {stolen:.0%} of the processors' time")
     if any(visit.throttled for visit in visits):
-        said.append("the processor was throttled for its heat while it was measured")
+        lines.append("the processor was throttled for its heat while it was measured")
     scattered = [result.candidate.key for result in results if _outliers(result.samples_ms) > 0.05]
     if scattered:
-        said.append(f"many calls are outliers (more than 5 % lie above Q3 + 3 IQR): {'; '.join(scattered)}")
+        lines.append(f"many calls are outliers (more than 5 % lie above Q3 + 3 IQR): {'; '.join(scattered)}")
     uneven = [result.candidate.key for result in results if result.p50_interval and result.p50_interval.width > 0.3]
     if uneven:
-        said.append(f"rounds differ by much, more rounds would tell more: {'; '.join(uneven)}")
-    return said
+        lines.append(f"rounds differ by much, more rounds would tell more: {'; '.join(uneven)}")
+    return lines
 
 
 def _outliers(samples_ms: Sequence[float]) -> float:

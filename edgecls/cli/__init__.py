@@ -92,8 +92,8 @@ def _end_for_usage(error: Any) -> None:
     if not hasattr(error, "format_message") or type(error).__name__ == "NoArgsIsHelpError":
         return
     context = getattr(error, "ctx", None)
-    told = error.format_message().replace("Value error, ", "").strip().rstrip(".")
-    _say(f"error: {told}; see {context.command_path if context else 'edgecls'} --help")
+    message = error.format_message().replace("Value error, ", "").strip().rstrip(".")
+    _say(f"error: {message}; see {context.command_path if context else 'edgecls'} --help")
     raise typer.Exit(error.exit_code) from None
 
 

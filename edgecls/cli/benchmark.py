@@ -91,7 +91,7 @@ def benchmark(
         console.print(_table(report.results))
         console.print("image in to scores out, one at a time; ±: where another run's p50 lies (95 %)")
         _print_findings(report, str(config.constraints))
-    first = report.artifacts[0].place
+    first = report.artifacts[0].path
     folder = out or (first if first.is_dir() else None)
     if folder is not None:
         suite.write(report.record, make_folder(folder) / suite.RESULT_FILE)

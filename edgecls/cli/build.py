@@ -23,14 +23,12 @@ def build(
     from edgecls.runtime.store import find
 
     artifact = find(bundle)
-    check_files(artifact.card, artifact.place)
+    check_files(artifact.card, artifact.path)
     begun_ns = now_ns()
     with working(f"building for {artifact.card.target}") as spinner:
-        built = artifact.backend.prepare(artifact.place, artifact.card, compute_capability, spinner.update)
+        built = artifact.backend.prepare(artifact.path, artifact.card, compute_capability, spinner.update)
     if not built:
-        console.print(
-            f"nothing to build: {artifact.card.target} opens {shown(artifact.place)} as it is", soft_wrap=True
-        )
+        console.print(f"nothing to build: {artifact.card.target} opens {shown(artifact.path)} as it is", soft_wrap=True)
     for path in built:
         console.print(f"engine: {shown(path)}  ({megabytes(path.stat().st_size)})", soft_wrap=True)
         console.print(f"took {milliseconds_since(begun_ns) / 1000:.1f} s")

@@ -17,23 +17,23 @@ def cameras(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
     from edgecls.streaming.sources.v4l2 import Mode, found_cameras
 
-    found: dict[str, list[Mode]] = {}
+    modes_of: dict[str, list[Mode]] = {}
     entries = []
     for camera in found_cameras():
         try:
-            found[str(camera)] = camera.modes()
+            modes_of[str(camera)] = camera.modes()
         except SourceError as error:
             messages.print(str(error), soft_wrap=True)
-            found[str(camera)] = []
-        entries.append({**asdict(camera), "modes": [asdict(mode) for mode in found[str(camera)]]})
+            modes_of[str(camera)] = []
+        entries.append({**asdict(camera), "modes": [asdict(mode) for mode in modes_of[str(camera)]]})
     if as_json:
         print(json.dumps(entries, indent=2, ensure_ascii=False))
         return
-    for name, modes in found.items():
+    for name, modes in modes_of.items():
         console.print(name, soft_wrap=True)
         for mode in modes:
             console.print(f"  {mode}", soft_wrap=True)
-    if not found:
+    if not modes_of:
         console.print(
             "no video device was found on this machine; URLs, files and --camera demo work without one", soft_wrap=True
         )

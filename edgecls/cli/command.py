@@ -70,10 +70,10 @@ def name_options(message: str, ctx: Any) -> str:
 
 
 def _verbs(group: Any) -> list[Any]:
-    found = []
+    verbs = []
     for command in getattr(group, "commands", {}).values():
-        found += [command, *_verbs(command)]
-    return found
+        verbs += [command, *_verbs(command)]
+    return verbs
 
 
 def _spelled(parameter: Any) -> str:

@@ -19,7 +19,7 @@ DATA_HELP = "A folder of class folders, a CSV or JSONL manifest, or the name of 
 
 @data.command(cls=Command)
 def check(
-    place: Annotated[str, typer.Argument(help=DATA_HELP, metavar="DATA")],
+    path: Annotated[str, typer.Argument(help=DATA_HELP, metavar="DATA")],
     html: Annotated[Path, typer.Option(help="The report to write.")] = Path("data.html"),
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all findings as JSON too.")] = None,
     quarantine: Annotated[
@@ -34,7 +34,7 @@ def check(
     from edgecls.files import write_text
     from edgecls.report.data_page import write_page
 
-    layout = index_dataset(place)
+    layout = index_dataset(path)
     with working("looking at images") as spinner:
         report = look(layout, spinner.update)
         spinner.update("writing the report")
@@ -66,7 +66,7 @@ def check(
 
 @data.command(cls=Command)
 def split(
-    place: Annotated[str, typer.Argument(help=DATA_HELP, metavar="DATA")],
+    path: Annotated[str, typer.Argument(help=DATA_HELP, metavar="DATA")],
     out: Annotated[Path, typer.Option(help="The manifest to write; train and evaluate take it.")] = Path("split.csv"),
     val: Annotated[float, typer.Option(help="Share of the images for validation.")] = 0.15,
     test: Annotated[float, typer.Option(help="Share of the images for the test.")] = 0.15,
@@ -88,7 +88,7 @@ def split(
         raise UsageError(f"--val and --test are shares above 0 that leave some to train on, not {val:g} and {test:g}")
     if out.exists():
         raise OutputError(f"{out} exists already; choose another --out or remove it")
-    layout = index_dataset(place)
+    layout = index_dataset(path)
     if not isinstance(layout.source, FolderSource):
         raise UsageError("only images in a folder can be divided; this data set brings its own splits")
     members = [s for samples in layout.splits.values() for s in samples if s.key not in layout.quarantine]

@@ -34,19 +34,19 @@ def evaluate(
         confidence = report.artifact.card.confidence
         console.print(
             f"fitted on {report.fitted_on} validation images: temperature {confidence.temperature:.3f}, unsure below "
-            f"{confidence.threshold:.1%}; kept in {shown(report.artifact.place)}",
+            f"{confidence.threshold:.1%}; kept in {shown(report.artifact.path)}",
             soft_wrap=True,
         )
-    found = report.figures
-    low, high = found.top1_interval
+    figures = report.figures
+    (low, high), metrics, macro = figures.top1_interval, figures.metrics, figures.macro
     console.print(
-        f"{report.artifact.card.name} on {found.metrics.images} images: top-1 {percent(found.metrics.top1)} "
-        f"(95 %: {100 * low:.1f} to {100 * high:.1f}), top-5 {percent(found.top5)}, macro F1 {percent(found.macro.f1)}",
+        f"{report.artifact.card.name} on {metrics.images} images: top-1 {percent(metrics.top1)} "
+        f"(95 %: {100 * low:.1f} to {100 * high:.1f}), top-5 {percent(figures.top5)}, macro F1 {percent(macro.f1)}",
         soft_wrap=True,
     )
     console.print(
-        f"precision {percent(found.macro.precision)}, recall {percent(found.macro.recall)} (macro); calibration error "
-        f"{percent(found.calibration_error)}",
+        f"precision {percent(macro.precision)}, recall {percent(macro.recall)} (macro); calibration error "
+        f"{percent(figures.calibration_error)}",
         soft_wrap=True,
     )
     if report.answered:
@@ -56,7 +56,7 @@ def evaluate(
             f"above the threshold of {threshold:.1%}: {percent(share)} of the images, of which {percent(right)} right",
             soft_wrap=True,
         )
-    for truth, answer, images in found.confused[:3]:
+    for truth, answer, images in figures.confused[:3]:
         names = report.artifact.card.classes
         console.print(f"confused: {names[truth]} taken for {names[answer]}, {images} times", soft_wrap=True)
     console.print(f"written: {shown(html)}" + (f", {shown(json_file)}" if json_file else ""), soft_wrap=True)

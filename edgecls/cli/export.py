@@ -86,7 +86,7 @@ def _report(bundle: Artifact, recommends_beside: bool) -> None:
     card, quality = bundle.card, bundle.card.quality
     if card.lineage.candidates:
         console.print(_attempts(card))
-    console.print(f"bundle: {shown(bundle.place)}  ({megabytes(bundle.size_bytes())})", soft_wrap=True)
+    console.print(f"bundle: {shown(bundle.path)}  ({megabytes(bundle.size_bytes())})", soft_wrap=True)
     measured = f"top-1 {percent(quality.top1)}, " if quality.top1 is not None else ""
     console.print(
         f"verified with {quality.verified_with} on {quality.images} {quality.split} images: {measured}"
@@ -97,7 +97,7 @@ def _report(bundle: Artifact, recommends_beside: bool) -> None:
     if quality.latency_ms is not None:
         console.print(f"median latency here: {quality.latency_ms:.2f} ms{_verdict(quality)}", soft_wrap=True)
         if quality.recommended is False and recommends_beside:
-            beside = bundle.place.with_name(f"{card.target}-fp32")
+            beside = bundle.path.with_name(f"{card.target}-fp32")
             console.print(f"recommended here: float32, {shown(beside)}", soft_wrap=True)
     if card.runtime and card.runtime.note:
         console.print(f"note: {card.runtime.note}", soft_wrap=True)
@@ -143,5 +143,5 @@ def _verdict(quality: Quality) -> str:
     """What lowering the precision brought, in words."""
     if quality.gain is None or quality.latency_ms is None:
         return ""
-    told = f", {quality.gain:.2f}x the speed of float32 in the same runtime"
-    return told if quality.recommended else f"{told}: not faster than FP32 on this machine"
+    message = f", {quality.gain:.2f}x the speed of float32 in the same runtime"
+    return message if quality.recommended else f"{message}: not faster than FP32 on this machine"

@@ -60,4 +60,4 @@ def import_(ctx: typer.Context, config: ImportConfig) -> None:
         console.print(f"test split: top-1 {percent(quality.top1)} over {quality.images} images")
     else:
         console.print("accuracy not measured: give --data to check that size, mean, std and crop are right")
-    console.print(f"run: {shown(run.place)}", soft_wrap=True)
+    console.print(f"run: {shown(run.path)}", soft_wrap=True)

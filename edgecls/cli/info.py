@@ -40,7 +40,7 @@ def info(
         print(json.dumps(artifact.card.to_json(), indent=2, ensure_ascii=False))
         return
     table = Table.grid(padding=(0, 2))
-    table.add_row("place", f"{shown(artifact.place)} ({megabytes(artifact.size_bytes())})")
+    table.add_row("path", f"{shown(artifact.path)} ({megabytes(artifact.size_bytes())})")
     for name, value in _lines(artifact.card):
         table.add_row(name, str(value))
     console.print(table)

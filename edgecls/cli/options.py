@@ -52,8 +52,8 @@ def configured(
         for parameter in inspect.signature(verb, eval_str=True).parameters.values():
             if isinstance(parameter.annotation, type) and issubclass(parameter.annotation, Config):
                 configs[parameter.name] = parameter.annotation
-                found = _all_settings(parameter.annotation, left_out)
-                for setting in sorted(found, key=lambda each: order.index(each.name) if each.name in order else -1):
+                settings = _all_settings(parameter.annotation, left_out)
+                for setting in sorted(settings, key=lambda each: order.index(each.name) if each.name in order else -1):
                     option = declared.get(setting.name, Option())
                     parameters.append(_parameter(setting, option, titles.get(setting.name)))
             else:
@@ -102,16 +102,16 @@ def _built(
     config: type[Config], values: Mapping[str, Any], declared: Mapping[str, Option], left_out: Sequence[str]
 ) -> Config:
     """The configuration that the options say."""
-    found: dict[str, Any] = {}
+    values_given: dict[str, Any] = {}
     for setting in settings_of(config):
         value = values.get(setting.name)
         if value is None:
             continue  # left out, or left to the configuration's default
         parse = declared.get(setting.name, Option()).parse
-        found[setting.name] = parse(value) if parse else tuple(value) if isinstance(value, list) else value
+        values_given[setting.name] = parse(value) if parse else tuple(value) if isinstance(value, list) else value
     for name, inner in _inner(config, left_out).items():
-        found[name] = _built(inner, values, declared, left_out)
-    return config(**found)
+        values_given[name] = _built(inner, values, declared, left_out)
+    return config(**values_given)
 
 
 def _parameter(setting: Setting, option: Option, panel: str | None) -> inspect.Parameter:

@@ -59,7 +59,7 @@ def predict(
         with opening() as tell:
             classifier = stack.enter_context(load(model, threads, tell, streams=None))
         if not as_json:
-            messages.print(f"model: {shown(classifier.place)}", soft_wrap=True)
+            messages.print(f"model: {shown(classifier.path)}", soft_wrap=True)
             if left_out:
                 messages.print(f"left out, no images: {counted(left_out)}", soft_wrap=True)
         answers = classify(classifier, paths, colour)

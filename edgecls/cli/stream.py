@@ -79,7 +79,7 @@ def stream(
             if isinstance(sink, WebSink):
                 sink.announce = _announced(sink)
         classifier = running.classifier
-        messages.print(f"model: {shown(classifier.place)}", soft_wrap=True)
+        messages.print(f"model: {shown(classifier.path)}", soft_wrap=True)
         if not (classifier.card.verified or classifier.card.is_parent):
             messages.print(
                 "warning: nothing says that this model was compared with its parent; prefer its whole folder",
@@ -196,9 +196,9 @@ def _fail_for(summary: Summary, sinks: Sequence[Sink]) -> None:
         if health.error is None:
             continue
         failures = f"{health.failed} of {health.failed + health.written} failed; " if health.failed else ""
-        said = f"{health.sink}: {failures}{health.error}"
-        messages.print(f"warning: {said}", soft_wrap=True)
+        message = f"{health.sink}: {failures}{health.error}"
+        messages.print(f"warning: {message}", soft_wrap=True)
         if sink.durable:
-            failed.append(said)
+            failed.append(message)
     if failed:
         raise OutputError("; ".join(failed))

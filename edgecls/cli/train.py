@@ -127,7 +127,7 @@ def _callbacks(progress: Progress) -> TrainingCallbacks:
                 f"val top-1 {percent(epoch.val_top1)}  {epoch.images_per_s:.0f} images/s"
             )
 
-        def stopped(self, place: Path) -> None:
-            messages.print(f"go on later with: edgecls train --resume {shown(place)}", soft_wrap=True)
+        def stopped(self, path: Path) -> None:
+            messages.print(f"go on later with: edgecls train --resume {shown(path)}", soft_wrap=True)
 
     return Drawing()

@@ -59,14 +59,14 @@ def tune(
         "Ctrl-C ends it, and the same command goes on",
         soft_wrap=True,
     )
-    found = tuning.tune(config, _callbacks())
-    write_page(config.name, found, tuning.importances(tuning.open_study(config)), out / "tune.html")
-    best = tuning.best_of(found)
+    trials = tuning.tune(config, _callbacks())
+    write_page(config.name, trials, tuning.importances(tuning.open_study(config)), out / "tune.html")
+    best = tuning.best_of(trials)
     if best is None:
         raise UsageError("no trial was finished; allow more of them, or a higher `max_latency_ms`")
     top1 = percent(best.val_top1)
     console.print(
-        f"best of {len(found)}: trial {best.number}, val top-1 {top1}, {_shown(best.settings)}", soft_wrap=True
+        f"best of {len(trials)}: trial {best.number}, val top-1 {top1}, {_shown(best.settings)}", soft_wrap=True
     )
     if (out / tuning.BEST_FOLDER).exists():
         console.print(f"run: {shown(out / tuning.BEST_FOLDER)}; its config.toml trains it again", soft_wrap=True)

@@ -20,7 +20,7 @@ def verify(
     artifact = find(bundle)
     quality = replay(artifact)
     console.print(
-        f"pass: {shown(artifact.place)} with {quality.verified_with}, {quality.images} golden inputs, "
+        f"pass: {shown(artifact.path)} with {quality.verified_with}, {quality.images} golden inputs, "
         f"agreement {percent(quality.agreement)}, scores differ by up to {quality.max_score_difference:.3g}",
         soft_wrap=True,
     )

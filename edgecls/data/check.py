@@ -148,12 +148,12 @@ def _unusual(source: Source, sample: Sample) -> tuple[str, ...]:
                 "LA": "transparent",
                 "CMYK": "CMYK",
             }
-            found = [names.get(picture.mode, "16-bit" if picture.mode.startswith("I") else "")]
-            found.append("animated" if getattr(picture, "n_frames", 1) > 1 else "")
-            found.append("turned by EXIF" if picture.getexif().get(0x0112, 1) != 1 else "")
+            oddities = [names.get(picture.mode, "16-bit" if picture.mode.startswith("I") else "")]
+            oddities.append("animated" if getattr(picture, "n_frames", 1) > 1 else "")
+            oddities.append("turned by EXIF" if picture.getexif().get(0x0112, 1) != 1 else "")
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError):
         return ("stored in a way that only OpenCV reads",)
-    return tuple(filter(None, found))
+    return tuple(filter(None, oddities))
 
 
 Group = tuple[Picture, ...]
@@ -234,19 +234,19 @@ def _left_out(layout: DatasetIndex) -> Finding | None:
 
 
 def _leaks(groups: Sequence[Group], name_of: Names) -> Finding | None:
-    found = [group for group in groups if len({picture.split for picture in group}) > 1]
+    matches = [group for group in groups if len({picture.split for picture in group}) > 1]
     text = "the same picture in more than one split: it is trained on and then asked about"
-    return _finding("leaks between splits", text, found, name_of, severe=True)
+    return _finding("leaks between splits", text, matches, name_of, severe=True)
 
 
 def _contradictions(groups: Sequence[Group], name_of: Names) -> Finding | None:
-    found = [group for group in groups if len({picture.sample.label for picture in group}) > 1]
-    return _finding("contradictions", "the same picture in more than one class", found, name_of, severe=True)
+    matches = [group for group in groups if len({picture.sample.label for picture in group}) > 1]
+    return _finding("contradictions", "the same picture in more than one class", matches, name_of, severe=True)
 
 
 def _copies(groups: Sequence[Group], name_of: Names, kind: str, text: str) -> Finding | None:
-    found = [g for g in groups if len({p.sample.label for p in g}) == 1 and len({p.split for p in g}) == 1]
-    return _finding(kind, text, found, name_of, severe=False)
+    matches = [g for g in groups if len({p.sample.label for p in g}) == 1 and len({p.split for p in g}) == 1]
+    return _finding(kind, text, matches, name_of, severe=False)
 
 
 def _finding(kind: str, text: str, groups: Sequence[Group], name_of: Names, severe: bool) -> Finding | None:
@@ -295,9 +295,9 @@ def _odd_sizes(pictures: Sequence[Picture], name_of: Names) -> Finding | None:
         short, long = sorted((picture.height_px, picture.width_px))
         return short < MIN_SIDE_PX or long > MAX_ASPECT * short
 
-    found = [(picture,) for picture in pictures if odd(picture)]
+    matches = [(picture,) for picture in pictures if odd(picture)]
     text = f"less than {MIN_SIDE_PX} pixels on a side, or more than {MAX_ASPECT:g} times as long as wide"
-    return _finding("odd sizes", text, found, name_of, severe=False)
+    return _finding("odd sizes", text, matches, name_of, severe=False)
 
 
 def _modes(pictures: Sequence[Picture], name_of: Names) -> list[Finding]:

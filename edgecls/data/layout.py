@@ -46,12 +46,12 @@ def index_dataset(location: str | None) -> DatasetIndex:
     per class inside. A manifest names `path` (relative to itself) and `label` of each image, and may name its `split`.
     Raises `DataError`.
     """
-    place = expanded(location or DIGITS)
-    if location is None or (location == DIGITS and not place.exists()):
+    path = expanded(location or DIGITS)
+    if location is None or (location == DIGITS and not path.exists()):
         digits = DigitsSource()
         samples = [Sample(str(index), label) for index, label in enumerate(digits.labels)]
         return DatasetIndex(digits, DIGIT_NAMES, {"train": samples})
-    if location in TORCHVISION and not place.exists():
+    if location in TORCHVISION and not path.exists():
         named = TorchvisionSource(location)
         splits = {
             split: [Sample(f"{split}/{index}", label) for index, label in enumerate(labels)]
@@ -59,11 +59,11 @@ def index_dataset(location: str | None) -> DatasetIndex:
         }
         return DatasetIndex(named, named.classes(), splits)
     left_out: Counter[str] = Counter()
-    if place.is_dir():
-        root, (classes, found) = place, _scan(place.resolve(), left_out)
-    elif place.suffix.lower() in MANIFESTS and place.is_file():
-        root, (classes, found) = place.parent, read_manifest(place)
-    elif place.exists():
+    if path.is_dir():
+        root, (classes, samples) = path, _scan(path.resolve(), left_out)
+    elif path.suffix.lower() in MANIFESTS and path.is_file():
+        root, (classes, samples) = path.parent, read_manifest(path)
+    elif path.exists():
         raise DataError(f"{location} is a file; give a folder with one folder of images per class, or a manifest")
     else:
         raise DataError(
@@ -72,7 +72,7 @@ def index_dataset(location: str | None) -> DatasetIndex:
         )
     if wrong := [name for name in classes if not is_name(name)]:
         raise DataError(f"{location} has a class named {wrong[0]!r}; give it a name that can be read and typed")
-    return DatasetIndex(FolderSource(root), classes, found, read_quarantine(root), left_out)
+    return DatasetIndex(FolderSource(root), classes, samples, read_quarantine(root), left_out)
 
 
 def _scan(root: Path, left_out: Counter[str]) -> tuple[tuple[str, ...], dict[str, list[Sample]]]:

@@ -22,20 +22,20 @@ class Sample:
     label: int
 
 
-def complete(found: Mapping[str, Sequence[Sample]], classes: Sequence[str], seed: int) -> dict[str, list[Sample]]:
-    """Return all of train, val and test; those that `found` lacks are drawn from its `train`, class by class.
+def complete(given: Mapping[str, Sequence[Sample]], classes: Sequence[str], seed: int) -> dict[str, list[Sample]]:
+    """Return all of train, val and test; those that `given` lacks are drawn from its `train`, class by class.
 
     Each class gives at least one image to each drawn split and keeps at least one. Raises `DataError` that names a
     class with too few images.
     """
-    missing = [name for name in ("val", "test") if not found.get(name)]
-    splits: dict[str, list[Sample]] = {name: list(found.get(name, ())) for name in SPLITS}
+    missing = [name for name in ("val", "test") if not given.get(name)]
+    splits: dict[str, list[Sample]] = {name: list(given.get(name, ())) for name in SPLITS}
     if not missing:
         return splits
     generator = random.Random(seed)
     splits["train"] = []
     for label, name in enumerate(classes):
-        members = [sample for sample in found["train"] if sample.label == label]
+        members = [sample for sample in given["train"] if sample.label == label]
         generator.shuffle(members)
         if len(members) <= len(missing):
             raise DataError(
@@ -95,9 +95,9 @@ def grouped_by(pattern: str | None) -> Callable[[Sample], str]:
         raise UsageError(f"`group_by` {pattern!r} is no regular expression: {error}") from error
 
     def group_of(sample: Sample) -> str:
-        found = expression.search(sample.key)
-        if found is None:
+        match = expression.search(sample.key)
+        if match is None:
             raise DataError(f"`group_by` {pattern!r} finds nothing in {sample.key}; each image needs a group")
-        return str(found[1] if expression.groups else found[0])
+        return str(match[1] if expression.groups else match[0])
 
     return group_of

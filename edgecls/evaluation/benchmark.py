@@ -67,7 +67,7 @@ def benchmark(config: BenchmarkConfig | None = None, tell: OnProgress = lambda _
     state = conditions.now()
     top1 = _accuracies(chosen, config.data, tell) if config.data is not None else {}
     results = [
-        replace(result, top1=top1.get(result.candidate.artifact.place)) for result in suite.run(chosen, config, tell)
+        replace(result, top1=top1.get(result.candidate.artifact.path)) for result in suite.run(chosen, config, tell)
     ]
     allowed = ALLOWED_SLOWDOWN if config.fail_if_slower is None else config.fail_if_slower
     changes = regression.compare(before, results, allowed, config.seconds, tell) if before else []
@@ -88,21 +88,21 @@ def benchmark(config: BenchmarkConfig | None = None, tell: OnProgress = lambda _
 
 def _with_bundles(named: Sequence[Artifact]) -> list[Artifact]:
     """The artifacts, and behind each run its bundles."""
-    found: list[Artifact] = []
+    artifacts: list[Artifact] = []
     for artifact in named:
-        found += [artifact, *bundles_of(artifact.place)] if artifact.is_run else [artifact]
-    return found
+        artifacts += [artifact, *bundles_of(artifact.path)] if artifact.is_run else [artifact]
+    return artifacts
 
 
 def _accuracies(chosen: Sequence[Candidate], data: Path, tell: OnProgress) -> dict[Path, float]:
     """Top-1 of each artifact that runs here, through its own runtime."""
-    found: dict[Path, float] = {}
-    for artifact in {each.artifact.place: each.artifact for each in chosen}.values():
+    top1: dict[Path, float] = {}
+    for artifact in {each.artifact.path: each.artifact for each in chosen}.values():
         if artifact.backend.available() is None:
             tell(f"accuracy of {artifact.card.name}")
             _, _, scores, labels = evaluate_artifact(artifact, data)
-            found[artifact.place] = measure(scores, labels).top1
-    return found
+            top1[artifact.path] = measure(scores, labels).top1
+    return top1
 
 
 def _broken_down(results: Sequence[BenchmarkResult], data: Path, tell: OnProgress) -> list[Breakdown]:
@@ -115,9 +115,9 @@ def _broken_down(results: Sequence[BenchmarkResult], data: Path, tell: OnProgres
             return []
         paths = [layout.source.root / sample.key for samples in layout.splits.values() for sample in samples]
     files = [read_bytes(path) for path in paths[:: max(1, len(paths) // FILES)][:FILES]]
-    found = []
+    breakdowns = []
     for result in results:
         if result.visits and result.candidate.is_plain:
             tell(f"from file to label with {result.candidate.key}")
-            found.append(replace(break_down(result.candidate.artifact, files), name=result.candidate.key))
-    return found
+            breakdowns.append(replace(break_down(result.candidate.artifact, files), name=result.candidate.key))
+    return breakdowns

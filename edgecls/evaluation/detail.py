@@ -161,10 +161,10 @@ def _curves(truth: NDArray[Any], probability: NDArray[float32]) -> Curves:
 def _mistakes(probabilities: NDArray[float32], labels: NDArray[int64]) -> tuple[Mistake, ...]:
     answers = probabilities.argmax(axis=1)
     wrong = (answers != labels).nonzero()[0]
-    found = [
+    mistakes = [
         Mistake(int(i), int(labels[i]), int(answers[i]), float(probabilities[i, answers[i]])) for i in wrong.tolist()
     ]
-    return tuple(sorted(found, key=lambda mistake: -mistake.confidence))
+    return tuple(sorted(mistakes, key=lambda mistake: -mistake.confidence))
 
 
 def _confused(confusion: NDArray[int64]) -> tuple[tuple[int, int, int], ...]:

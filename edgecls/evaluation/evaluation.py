@@ -61,7 +61,7 @@ class EvaluationReport:
             for each in self.figures.mistakes
         ]
         return {
-            "model": str(self.artifact.place),
+            "model": str(self.artifact.path),
             "name": self.artifact.card.name,
             **self.figures.to_json(classes),
             "mistakes": mistakes,
@@ -96,11 +96,11 @@ def evaluate(config: EvaluateConfig | None = None, tell: Callable[[str], None] =
 
 def _fitted(artifact: Artifact, precision: float) -> tuple[Artifact, int]:
     """The artifact with the confidence that its validation images call for, kept beside its card; their number."""
-    if not artifact.place.is_dir():
+    if not artifact.path.is_dir():
         raise UsageError("`precision` is kept beside the card; give the bundle's folder, not the model file")
     confidence, images = fit_confidence(artifact, precision)
-    keep_confidence(artifact.place, confidence)
-    return Artifact(artifact.place, replace(artifact.card, confidence=confidence)), images
+    keep_confidence(artifact.path, confidence)
+    return Artifact(artifact.path, replace(artifact.card, confidence=confidence)), images
 
 
 def evaluate_artifact(
@@ -123,10 +123,10 @@ def fit_confidence(artifact: Artifact, precision: float) -> tuple[Confidence, in
     Raises `DataError` where the run has none or no threshold makes answers right that often.
     """
     run = run_of(artifact)
-    dataset = open_recorded(run.place)
+    dataset = open_recorded(run.path)
     samples = dataset.splits["val"]
     if not samples:
-        raise DataError(f"{run.place} has no validation images to fit on; train, or import, with data that has some")
+        raise DataError(f"{run.path} has no validation images to fit on; train, or import, with data that has some")
     scores, labels = answers(artifact, dataset.source, samples), labels_of(samples)
     temperature = round(fit_temperature(scores, labels), 4)
     threshold = fit_threshold(scaled(scores, temperature), labels, precision)

@@ -22,7 +22,7 @@ def images_for(artifact: Artifact, data: Path | None) -> tuple[Source, Sequence[
     folder gives all of its images, labelled where it holds one folder per class. Raises `DataError`.
     """
     if data is None:
-        dataset = open_recorded(run_of(artifact).place)
+        dataset = open_recorded(run_of(artifact).path)
         return dataset.source, dataset.splits["test"]
     if data.is_dir() and not any(path.is_dir() and not path.name.startswith(".") for path in data.iterdir()):
         source = FolderSource(data)
@@ -40,12 +40,12 @@ def run_of(artifact: Artifact) -> Artifact:
     """The run that an artifact is, or in whose folder it lies."""
     if artifact.is_run:
         return artifact
-    folder = artifact.place if artifact.place.is_dir() else artifact.place.parent
-    for place in (folder.parent.parent, folder):
+    folder = artifact.path if artifact.path.is_dir() else artifact.path.parent
+    for path in (folder.parent.parent, folder):
         try:
-            run = find(place)
+            run = find(path)
         except ArtifactError:
             continue
         if run.is_run:
             return run
-    raise DataError(f"{artifact.place} lies in no run, so its held-out images are not known; give a folder of images")
+    raise DataError(f"{artifact.path} lies in no run, so its held-out images are not known; give a folder of images")

@@ -34,7 +34,7 @@ class BundleBuilder:
         """The run's graph in float32, or in float16."""
         self.tell("tracing the graph in float16" if half else "tracing the graph")
         path = self.scratch / ("float16.onnx" if half else "float.onnx")
-        float_graph(self.run.place / self.run.card.model_file, self.run.card, path, half=half)
+        float_graph(self.run.path / self.run.card.model_file, self.run.card, path, half=half)
         return path
 
     def build(self, graph: Path, card: Card) -> Artifact:
@@ -42,7 +42,7 @@ class BundleBuilder:
         self.tell(f"building for {card.target}")
         folder = self.scratch_folder()
         card = backends.find(card.target).build(graph, card, folder, self.options)
-        Golden.read(self.run.place, self.run.card).write(folder)
+        Golden.read(self.run.path, self.run.card).write(folder)
         return Artifact(folder, card)
 
     def scratch_folder(self) -> Path:

@@ -31,10 +31,10 @@ def export(config: ExportConfig | None = None, tell: Callable[[str], None] = lam
     config = config or ExportConfig()
     config.check()
     run = store.find_run(config.run)
-    check_files(run.card, run.place)
-    place = config.out or _own_place(run, config.target, config.precision)
-    _check_replaceable(place)
-    with tempfile.TemporaryDirectory(prefix="edgecls-") as scratch, new_folder(place) as folder:
+    check_files(run.card, run.path)
+    path = config.out or _own_place(run, config.target, config.precision)
+    _check_replaceable(path)
+    with tempfile.TemporaryDirectory(prefix="edgecls-") as scratch, new_folder(path) as folder:
         builder = BundleBuilder(run, float32_card(run, config.target), config.options, Path(scratch), tell)
         if config.precision == "int8":
             result = search_int8(config, builder)
@@ -45,19 +45,19 @@ def export(config: ExportConfig | None = None, tell: Callable[[str], None] = lam
         _publish(bundle, folder)
         if result.float32 and bundle.card.quality.recommended is False and config.out is None:
             _keep_float32(result.float32, run, result.verifier, tell)
-    return Artifact(place, bundle.card)
+    return Artifact(path, bundle.card)
 
 
 def _own_place(run: Artifact, target: str, precision: str) -> Path:
-    return run.place / store.BUNDLES_FOLDER / replace(run.card, target=target, precision=precision).name
+    return run.path / store.BUNDLES_FOLDER / replace(run.card, target=target, precision=precision).name
 
 
-def _check_replaceable(place: Path) -> None:
+def _check_replaceable(path: Path) -> None:
     """Only a bundle, or an empty folder, may be replaced: never a run or somebody's files."""
-    if not place.exists() or (place.is_dir() and not any(place.iterdir())):
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
-    if not (place / CARD_FILE).is_file() or store.find(place).is_run:
-        raise UsageError(f"{place} exists and is no bundle; choose another `out`")
+    if not (path / CARD_FILE).is_file() or store.find(path).is_run:
+        raise UsageError(f"{path} exists and is no bundle; choose another `out`")
 
 
 def _require_gain(config: ExportConfig, bundle: Artifact) -> None:
@@ -75,17 +75,17 @@ def _require_gain(config: ExportConfig, bundle: Artifact) -> None:
 
 
 def _publish(bundle: Artifact, folder: Path) -> None:
-    shutil.copytree(bundle.place, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
+    shutil.copytree(bundle.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
     write_card(bundle.card, folder)
 
 
 def _keep_float32(bundle: Artifact, run: Artifact, verifier: Verifier, tell: Callable[[str], None]) -> None:
     """Export float32 into the run's folder, for it is what is recommended. One that stands there is kept."""
-    place = _own_place(run, bundle.card.target, "fp32")
-    _check_replaceable(place)
+    path = _own_place(run, bundle.card.target, "fp32")
+    _check_replaceable(path)
     parent = bundle.card.lineage.parent
-    if any(b.place == place and b.card.lineage.parent == parent for b in store.bundles_of(run.place)):
+    if any(b.path == path and b.card.lineage.parent == parent for b in store.bundles_of(run.path)):
         return
     [bundle] = timed([verifier.verify_float(bundle)], None, tell)
-    with new_folder(place) as folder:
+    with new_folder(path) as folder:
         _publish(bundle, folder)

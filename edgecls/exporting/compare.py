@@ -36,7 +36,7 @@ class Side:
     """One of the two models. `top1` and `calibration_error` are fractions, None without labels."""
 
     name: str
-    place: str
+    path: str
     size_bytes: int
     latency_ms: float | None
     top1: float | None
@@ -156,7 +156,7 @@ def _side(artifact: Artifact, latency_ms: float | None, scores: NDArray[float32]
     metrics = None if labels is None else measure(scores, labels)
     return Side(
         name=artifact.card.name,
-        place=str(artifact.place),
+        path=str(artifact.path),
         size_bytes=artifact.size_bytes(),
         latency_ms=latency_ms,
         top1=metrics.top1 if metrics else None,
@@ -183,7 +183,7 @@ def _layers(
     second: Artifact, source: Source, samples: Sequence[Sample]
 ) -> tuple[tuple[tuple[str, float], ...], str | None]:
     """Noise in the layers of the second's graph, or the reason why it cannot be told."""
-    file = second.place / second.card.model_file if second.place.is_dir() else second.place
+    file = second.path / second.card.model_file if second.path.is_dir() else second.path
     if file.suffix != ".onnx" or second.card.precision != "int8":
         return (), "only int8 models that are ONNX files can be looked into"
     picked: list[NDArray[uint8]] = [second.card.preprocess(source.read(s.key)) for s in samples[:NOISE_IMAGES]]
@@ -191,7 +191,7 @@ def _layers(
         traced, prepared = Path(scratch) / "float.onnx", Path(scratch) / "prepared.onnx"
         try:
             parent = run_of(second)
-            float_graph(parent.place / parent.card.model_file, parent.card, traced)
+            float_graph(parent.path / parent.card.model_file, parent.card, traced)
             prepare(traced, prepared)
         except (DataError, BackendError) as error:
             return (), f"its run's float graph is not at hand ({error})"

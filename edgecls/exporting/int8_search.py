@@ -76,10 +76,10 @@ def _with_provenance(
     attempts = [next((new for new in timed_again if new.candidate is old.candidate), old) for old in attempts]
     lineage = replace(
         chosen.card.lineage,
-        calibration=images.write(chosen.place / calibration.MANIFEST_FILE),
+        calibration=images.write(chosen.path / calibration.MANIFEST_FILE),
         candidates=[attempt.to_json() for attempt in attempts],
     )
-    return Artifact(chosen.place, replace(chosen.card, lineage=lineage))
+    return Artifact(chosen.path, replace(chosen.card, lineage=lineage))
 
 
 class _Int8Builder:

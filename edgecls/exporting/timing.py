@@ -40,4 +40,4 @@ def _with_latency(bundle: Artifact, row: Row, float32: Row | None) -> Artifact:
         latency_machine=machine.this_machine().name,
         gain=gain_over(row, float32) if float32 else None,
     )
-    return Artifact(bundle.place, replace(bundle.card, quality=quality.with_verdict()))
+    return Artifact(bundle.path, replace(bundle.card, quality=quality.with_verdict()))

@@ -38,7 +38,7 @@ class HeldOut:
         self.labels: NDArray[int64] | None = None
         self.images: NDArray[uint8]
         try:
-            dataset = open_recorded(run.place)
+            dataset = open_recorded(run.path)
             samples = subset(dataset, "test", limit)
             self.images = np.stack(list(prepared(dataset.source, samples, run.card.preprocess)))
             self.labels, self.split = labels_of(samples), "test"
@@ -47,7 +47,7 @@ class HeldOut:
                 spare = calibration.spare_images(run.card.preprocess, limit)
                 self.images, self.split = np.stack(list(spare)), "unlabelled"
             else:
-                self.images, self.split = Golden.read(run.place, run.card).images, "golden"
+                self.images, self.split = Golden.read(run.path, run.card).images, "golden"
         with run.open() as session:
             self.parent_scores: NDArray[float32] = scores_of(session, self.images)
 
@@ -72,7 +72,7 @@ class Verifier:
     def verify(self, bundle: Artifact) -> Artifact:
         """The bundle with its quality measured; see `measure_quality`."""
         self._tell("verifying against the run")
-        return Artifact(bundle.place, replace(bundle.card, quality=measure_quality(bundle, self._held_out)))
+        return Artifact(bundle.path, replace(bundle.card, quality=measure_quality(bundle, self._held_out)))
 
     def verify_float(self, bundle: Artifact) -> Artifact:
         """The same for a float bundle. Raises `VerificationError` where its scores differ visibly from the run's."""

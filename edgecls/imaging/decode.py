@@ -87,14 +87,14 @@ def image_paths(places: Iterable[Path], left_out: Counter[str] | None = None) ->
     """
     left_out = Counter() if left_out is None else left_out
     paths: list[Path] = []
-    for place in places:
-        if not place.exists():
-            raise DataError(f"there is no image or folder {place}")
-        found = find_images(place, left_out) if place.is_dir() else [place]
-        if not found:
+    for path in places:
+        if not path.exists():
+            raise DataError(f"there is no image or folder {path}")
+        images = find_images(path, left_out) if path.is_dir() else [path]
+        if not images:
             other = f"; it holds {counted(left_out)}" if left_out else ""
-            raise DataError(f"{place} holds no images ({', '.join(sorted(SUFFIXES))}){other}")
-        paths += found
+            raise DataError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))}){other}")
+        paths += images
     return paths
 
 
@@ -253,13 +253,13 @@ def _jpeg_is_complete(content: bytes) -> bool:
     """Walk the markers of a JPEG file up to its end-of-image marker (ITU-T T.81, B.1.1.4)."""
     position = 2
     while True:
-        found = _JPEG_MARKER.search(content, position)
-        if not found:
+        match = _JPEG_MARKER.search(content, position)
+        if not match:
             return False
-        marker = found.group(1)[0]
+        marker = match.group(1)[0]
         if marker == 0xD9:
             return True
-        position = found.end()
+        position = match.end()
         if marker == 0x01 or marker == 0xD8:
             continue
         if position + 2 > len(content):

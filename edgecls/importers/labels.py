@@ -76,8 +76,8 @@ def _without_index(lines: list[str]) -> list[str]:
 
     Where the names would be the same without their numbers ("0 euro", "1 euro"), these are a part of them.
     """
-    found = [_NUMBERED_LINE.fullmatch(line) for line in lines]
-    names = {int(match[1]): match[2].strip() for match in found if match}
+    matches = [_NUMBERED_LINE.fullmatch(line) for line in lines]
+    names = {int(match[1]): match[2].strip() for match in matches if match}
     if len(lines) < 2 or names.keys() != set(range(len(lines))) or len(set(names.values())) < len(names):
         return []
     return [names[index] for index in range(len(lines))]

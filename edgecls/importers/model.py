@@ -45,7 +45,7 @@ def import_model(config: ImportConfig, tell: Callable[[str], None] = lambda _: N
     dataset = open_for_classes(config.data, classes, SEED) if config.data else None
     kind = "onnx" if config.arch == NO_ARCH else config.arch
     reserved = nullcontext(config.out) if config.out else store.new_run(config.file.stem, kind)
-    with reserved as place, new_folder(place) as folder:
+    with reserved as path, new_folder(path) as folder:
         lineage = machine.new_lineage(dataset.source.name if dataset else None)
         bring = _graph if config.arch == NO_ARCH else _checkpoint
         card = bring(config, classes, lineage, folder, tell)
@@ -55,7 +55,7 @@ def import_model(config: ImportConfig, tell: Callable[[str], None] = lambda _: N
         if dataset:
             dataset.write(folder)
         write_card(card, folder)
-    return Artifact(place, card)
+    return Artifact(path, card)
 
 
 def _preprocess(config: ImportConfig, defaults: Preprocess) -> Preprocess:
@@ -107,10 +107,10 @@ def _misfit(network: torch.nn.Module, weights: dict[str, Any], config: ImportCon
     name, shape = next((n, s) for n, s in own.items() if n not in weights or tuple(weights[n].shape) != s)
     if name not in weights:
         return f"{config.file} lacks {name}, a part of the last layers of {config.arch}"
-    found = tuple(weights[name].shape)
-    if len(found) == len(shape) and shape[0] == classes and found[1:] == shape[1:]:
-        return f"{config.file} has {found[0]} classes and {config.classes} names {classes}; they must be the same"
-    return f"{config.file} does not fit {config.arch}: {name} wants shape {shape}, the file has shape {found}"
+    held = tuple(weights[name].shape)
+    if len(held) == len(shape) and shape[0] == classes and held[1:] == shape[1:]:
+        return f"{config.file} has {held[0]} classes and {config.classes} names {classes}; they must be the same"
+    return f"{config.file} does not fit {config.arch}: {name} wants shape {shape}, the file has shape {held}"
 
 
 def _graph(
@@ -154,14 +154,14 @@ def _examine(run: Artifact, dataset: Dataset | None) -> Quality:
             scores = session.infer(images)
         except Exception as error:
             # Whatever a runtime raises for a graph that does not compute, told in its first line.
-            told = f"the network does not run on {len(images)} images at once"
-            raise ArtifactError(f"{told}: {first_line(error)}") from error
+            message = f"the network does not run on {len(images)} images at once"
+            raise ArtifactError(f"{message}: {first_line(error)}") from error
         if scores.shape != (len(images), len(card.classes)):
-            found = f"scores {scores.shape} for {len(images)} images"
-            raise ArtifactError(f"the network gives {found}; with {len(card.classes)} classes they cannot be its own")
+            shape = f"scores {scores.shape} for {len(images)} images"
+            raise ArtifactError(f"the network gives {shape}; with {len(card.classes)} classes they cannot be its own")
         if not np.isfinite(scores).all():
             raise ArtifactError("the network's scores are not finite numbers; check `mean` and `std`")
-        Golden(images, scores).write(run.place)
+        Golden(images, scores).write(run.path)
         if dataset is None:
             return Quality()
         test = dataset.splits["test"]

@@ -156,7 +156,7 @@ def timm_settings(arch: str) -> Mapping[str, Any]:
     timm, name = _timm(), arch.removeprefix(TIMM)
     settings = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     if settings is None or not isinstance(settings.classifier, str):
-        near = ", ".join(f"{TIMM}{found}" for found in timm.list_models(f"*{name.split('.')[0]}*")[:3])
+        near = ", ".join(f"{TIMM}{known}" for known in timm.list_models(f"*{name.split('.')[0]}*")[:3])
         raise UsageError(f"timm has no classifier {name!r}{f'; near it are {near}' if near else ''}")
     return settings.to_dict()
 

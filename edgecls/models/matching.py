@@ -104,8 +104,8 @@ def _named(key: str, tensors: dict[str, torch.Tensor], own: Mapping[str, torch.T
         within = {n.removeprefix(prefix): n for n in tensors if n.startswith(prefix) and not n.startswith(inner)}
         others = {short for short, name in within.items() if foreign(short, tensors[name], own)}
         mine = {short: name for short, name in within.items() if short in own or short in others}
-        found = {short: tensors[name] for short, name in mine.items()}
-        yield Group(key, prefix, found, frozenset(mine.values()), fitting[prefix], len(others))
+        matched = {short: tensors[name] for short, name in mine.items()}
+        yield Group(key, prefix, matched, frozenset(mine.values()), fitting[prefix], len(others))
 
 
 def _in_order(key: str, tensors: dict[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> Iterator[Group]:
@@ -123,8 +123,8 @@ def _in_order(key: str, tensors: dict[str, torch.Tensor], own: Mapping[str, torc
         known = any(name.removeprefix(prefix) in own for name in names)
         if not known and [tensors[name].shape for name in names] == shapes and frozenset(names) not in seen:
             seen.add(frozenset(names))
-            found = {wanted: tensors[name] for wanted, name in zip(own, names, strict=True)}
-            yield Group(key, prefix, found, frozenset(names), 0, 0)
+            matched = {wanted: tensors[name] for wanted, name in zip(own, names, strict=True)}
+            yield Group(key, prefix, matched, frozenset(names), 0, 0)
 
 
 def _tell_rest(

@@ -31,10 +31,10 @@ def packaged_weights(arch: str) -> tuple[dict[str, torch.Tensor], str] | None:
     if spec is None or not spec.submodule_search_locations:
         return None
     [file] = Path(spec.submodule_search_locations[0]).glob(pattern)
-    own, found = create_timm(arch, classes=None).state_dict(), list(read_weights(file).values())
-    if [tensor.shape for tensor in own.values()] != [tensor.shape for tensor in found]:
+    own, packaged = create_timm(arch, classes=None).state_dict(), list(read_weights(file).values())
+    if [tensor.shape for tensor in own.values()] != [tensor.shape for tensor in packaged]:
         raise ArtifactError(f"the installed {package} is not the version that {arch} can be read from; give `weights`")
-    return dict(zip(own, found, strict=True)), f"the installed package {package}"
+    return dict(zip(own, packaged, strict=True)), f"the installed package {package}"
 
 
 def imagenet_weights(arch: str) -> tuple[dict[str, torch.Tensor], str]:

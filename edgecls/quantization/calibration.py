@@ -113,26 +113,26 @@ def check(calibration: Calibration, run: Artifact) -> Findings:
 
     Too few images; all of one class; images of the run's validation or test split; very different pixel statistics.
     """
-    found = len(calibration.keys)
-    if found < MIN_IMAGES:
+    count = len(calibration.keys)
+    if count < MIN_IMAGES:
         raise DataError(
-            f"{calibration.source.location} gives {found} calibration images; at least {MIN_IMAGES} are needed, "
+            f"{calibration.source.location} gives {count} calibration images; at least {MIN_IMAGES} are needed, "
             "some hundred are better"
         )
     counts: dict[str, int] = {}
     for name in calibration.classes:
         if name is not None:
             counts[name] = counts.get(name, 0) + 1
-    if len(counts) == 1 and sum(counts.values()) == found and len(run.card.classes) > 1:
-        raise DataError(f"all {found} calibration images are of class {next(iter(counts))}; give images of every class")
+    if len(counts) == 1 and sum(counts.values()) == count and len(run.card.classes) > 1:
+        raise DataError(f"all {count} calibration images are of class {next(iter(counts))}; give images of every class")
     dataset = _dataset(run)
     _refuse_leak(calibration, dataset)
-    return Findings(found, counts, _refuse_shift(calibration, run), dataset is not None)
+    return Findings(count, counts, _refuse_shift(calibration, run), dataset is not None)
 
 
 def _dataset(run: Artifact) -> Dataset | None:
     try:
-        return open_recorded(run.place)
+        return open_recorded(run.path)
     except DataError:
         return None
 
@@ -175,7 +175,7 @@ def _refuse_shift(calibration: Calibration, run: Artifact) -> float | None:
 
     if run.card.lineage.data is None:
         return None
-    own = _statistics(Golden.read(run.place, run.card).images)
+    own = _statistics(Golden.read(run.path, run.card).images)
     count = min(STATISTICS_IMAGES, len(calibration.keys))
     given = _statistics(calibration.images(run.card.preprocess, count))
     deviation = np.maximum(own.std(axis=0), MIN_DEVIATION)
@@ -200,7 +200,7 @@ def _statistics(images: Iterable[NDArray[uint8]]) -> NDArray[float64]:
 
 def _from_run(run: Artifact, count: int, seed: int | None) -> Calibration:
     try:
-        dataset = open_recorded(run.place)
+        dataset = open_recorded(run.path)
     except DataError as error:
         raise DataError(f"{error}, or give a folder of similar images with `calibration`") from error
     seed = dataset.seed if seed is None else seed

@@ -38,10 +38,10 @@ def fine_tune(run: Artifact, epochs: int, out: Path, tell: Callable[[str], None]
     import torch
     from torch.nn.functional import kl_div, log_softmax, softmax
 
-    weights = run.place / run.card.model_file
+    weights = run.path / run.card.model_file
     if weights.suffix != ".safetensors":
         raise UsageError("only networks that edgecls holds in torch can be fine-tuned; this run is an imported graph")
-    dataset = open_recorded(run.place)
+    dataset = open_recorded(run.path)
     augmentation = Augmentation(mirror=dataset.source.horizontal_flip_safe)
     batches = TrainingBatches(dataset, run.card.preprocess, augmentation, BATCH_SIZE, dataset.seed)
     teacher, student = open_module(weights, run.card), open_module(weights, run.card)
@@ -114,9 +114,13 @@ def _rounded_input() -> Callable[[Any, Any], Any]:
 
     def rounded(_layer: Any, inputs: Any) -> Any:
         nonlocal low, high, seen
-        found = inputs[0].detach().aminmax()
+        extremes = inputs[0].detach().aminmax()
         momentum = RANGE_MOMENTUM if seen else 1.0
-        low, high, seen = low.lerp(found.min.clamp(max=0), momentum), high.lerp(found.max.clamp(min=0), momentum), True
+        low, high, seen = (
+            low.lerp(extremes.min.clamp(max=0), momentum),
+            high.lerp(extremes.max.clamp(min=0), momentum),
+            True,
+        )
         scale = ((high - low) / 255).clamp(min=1e-8)
         zero = (-low / scale).round().clamp(0, 255).to(torch.int32)
         return (torch.fake_quantize_per_tensor_affine(inputs[0], scale, zero, 0, 255), *inputs[1:])

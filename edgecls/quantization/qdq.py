@@ -157,11 +157,11 @@ def layer_noise_db(quantized: Path, graph: Path, images: Sequence[NDArray[uint8]
     signal, noise = dict.fromkeys(shared, 0.0), dict.fromkeys(shared, 0.0)
     sessions = [_session(model.SerializeToString(), _options(names_kept=True)) for model, _ in (ours, theirs)]
     for image in images:
-        found, wanted = (
+        actual, wanted = (
             session.run([tensors[name] for name in shared], {INPUT_NAME: image[None]})
             for session, tensors in zip(sessions, (ours[1], theirs[1]), strict=True)
         )
-        for name, ours_out, theirs_out in zip(shared, found, wanted, strict=True):
+        for name, ours_out, theirs_out in zip(shared, actual, wanted, strict=True):
             signal[name] += float(np.square(theirs_out, dtype=np.float64).sum())
             noise[name] += float(np.square(np.subtract(theirs_out, ours_out, dtype=np.float64)).sum())
     return [(name, 10 * math.log10(max(signal[name], 1e-30) / max(noise[name], 1e-30))) for name in shared]

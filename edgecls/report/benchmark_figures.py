@@ -76,14 +76,14 @@ def batch_sweep(rows: Sequence[Row]) -> Any | None:
         groups.setdefault((row["name"], row["streams"], row["threads"]), []).append(row)
     for (name, streams, threads), members in groups.items():
         members.sort(key=lambda row: int(row["batch"]))
-        said = (
+        message = (
             name
             + ("" if streams == 1 else f", {streams or 'best'} streams")
             + (f", {threads} threads" if threads else "")
         )
         axes.plot([row["batch"] for row in members], [row["images_per_s_interval"]["value"] for row in members],
                   marker=MARKERS.get(members[0]["precision"], "o"), color=_colour(members[0], rows),
-                  linestyle="-" if streams == 1 else "--", label=said)  # fmt: skip
+                  linestyle="-" if streams == 1 else "--", label=message)  # fmt: skip
     axes.set_xscale("log", base=2)
     axes.set_xticks(sorted({row["batch"] for row in timed}), [str(b) for b in sorted({row["batch"] for row in timed})])
     axes.set_ylim(bottom=0)

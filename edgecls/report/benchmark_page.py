@@ -38,8 +38,8 @@ def write_page(
     if sweep := figures.batch_sweep(rows):
         parts.append(_section("Throughput over the batch size", sweep, "Several streams are dashed."))
     if answer["breakdown"]:
-        said = "One image at a time, from the bytes of its file to its label; streams overlap these steps."
-        parts.append(_section("From file to label", figures.breakdown(answer["breakdown"]), said))
+        message = "One image at a time, from the bytes of its file to its label; streams overlap these steps."
+        parts.append(_section("From file to label", figures.breakdown(answer["breakdown"]), message))
     if answer["changes"]:
         parts.append(_changes(answer["changes"]))
     parts += [_table(rows, answer), _costs(rows)]
@@ -62,7 +62,7 @@ def _facts(
         return [("ship", "none", answer["words"] or "no verified bundle ran here")]
     interval = best["p50_interval_ms"]
     parent = next((row for row in rows if row["target"] not in exportable() and row["latency"]), None)
-    found = [
+    facts = [
         ("ship", best["key"], answer["words"] or "the fastest verified bundle"),
         (
             "median latency",
@@ -74,19 +74,21 @@ def _facts(
     ]
     if parent and parent["key"] != best["key"]:
         ratio = parent["latency"]["p50_ms"] / best["latency"]["p50_ms"]
-        found.append(("against PyTorch", f"{ratio:.1f}x", f"{parent['latency']['p50_ms']:.2f} ms in {parent['key']}"))
-    return found
+        facts.append(("against PyTorch", f"{ratio:.1f}x", f"{parent['latency']['p50_ms']:.2f} ms in {parent['key']}"))
+    return facts
 
 
-def _section(title: str, figure: Any, said: str) -> str:
-    return f"<h2>{escape(title)}</h2><p class='soft'>{escape(said)}</p><div class='figure'>{figures.svg(figure)}</div>"
+def _section(title: str, figure: Any, message: str) -> str:
+    return (
+        f"<h2>{escape(title)}</h2><p class='soft'>{escape(message)}</p><div class='figure'>{figures.svg(figure)}</div>"
+    )
 
 
-def _grid(title: str, said: str, heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def _grid(title: str, message: str, heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{escape(each)}</th>" for each in heads)
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>" for line in lines)
     return (
-        f"<h2>{escape(title)}</h2><p class='soft'>{escape(said)}</p>"
+        f"<h2>{escape(title)}</h2><p class='soft'>{escape(message)}</p>"
         f"<div class='wide'><table><tr>{head}</tr>{body}</table></div>"
     )
 
@@ -124,11 +126,11 @@ def _costs(rows: Sequence[Mapping[str, Any]]) -> str:
             f"{sorted(energy)[len(energy) // 2]:.1f}" if energy else "–",
         ])  # fmt: skip
     heads = ("model", "cold start ms", "load ms", "first ms", "peak MB", "CPU ms/image", "mJ/image")
-    said = (
+    message = (
         "Cold start runs from starting the process to the first answer, load from importing the runtime to an open "
         f"session. Energy: {named or 'no sensor can be read here'}."
     )
-    return _grid("What it costs", said, heads, lines)
+    return _grid("What it costs", message, heads, lines)
 
 
 def _changes(changes: Sequence[Mapping[str, Any]]) -> str:

@@ -22,8 +22,8 @@ def write_page(comparison: Comparison, path: Path) -> None:
         title,
         [
             f"<h1>{escape(title)}</h1>",
-            f'<p class="soft">{comparison.images} images from {escape(source.name)} · {escape(first.place)} · '
-            f"{escape(second.place)}</p>",
+            f'<p class="soft">{comparison.images} images from {escape(source.name)} · {escape(first.path)} · '
+            f"{escape(second.path)}</p>",
             _facts(comparison),
             _table(first, second),
             _gallery(comparison, source),

@@ -26,7 +26,7 @@ def write_page(report: EvaluationReport, path: Path) -> None:
         title,
         [
             f"<h1>{escape(title)}</h1>",
-            f'<p class="soft">{metrics.images} images from {escape(source.name)} · {escape(str(artifact.place))}</p>',
+            f'<p class="soft">{metrics.images} images from {escape(source.name)} · {escape(str(artifact.path))}</p>',
             _facts(evaluation),
             "<h2>Classes</h2>" + _classes(evaluation, card.classes),
             "<h2>Confusion</h2>"

@@ -85,34 +85,34 @@ def classify(classifier: Classifier, paths: Iterable[Path], background: Colour |
     yield from unreadable
 
 
-def listed(place: Path) -> Iterator[Path]:
+def listed(path: Path) -> Iterator[Path]:
     """The paths in a text file, one a line; "-" is standard input, read as it comes. Raises `DataError`."""
     import sys
 
     try:
-        with sys.stdin if place == Path("-") else place.open(encoding="utf-8", errors="surrogateescape") as lines:
+        with sys.stdin if path == Path("-") else path.open(encoding="utf-8", errors="surrogateescape") as lines:
             for line in lines:
                 if line.strip():
                     yield Path(line.rstrip("\n"))
     except OSError as error:
-        raise DataError(f"cannot read the list {place}: {error.strerror}") from error
+        raise DataError(f"cannot read the list {path}: {error.strerror}") from error
 
 
 @contextmanager
-def table(place: Path, top: int) -> Iterator[Callable[[Answer], None]]:
+def table(path: Path, top: int) -> Iterator[Callable[[Answer], None]]:
     """Yield what takes answers for a CSV, JSON Lines or Parquet file, by the suffix.
 
     The file appears when the block ends well. Raises `UsageError` for another suffix and `MissingExtraError`.
     """
-    suffix = place.suffix.lower()
+    suffix = path.suffix.lower()
     if suffix not in TABLE_SUFFIXES:
-        raise UsageError(f"`out` takes a {', '.join(TABLE_SUFFIXES)} file, not {place.name}")
+        raise UsageError(f"`out` takes a {', '.join(TABLE_SUFFIXES)} file, not {path.name}")
     if suffix == ".parquet":
-        with _parquet(place, top) as add:
+        with _parquet(path, top) as add:
             yield add
         return
     with (
-        new_file(place) as temporary,
+        new_file(path) as temporary,
         temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as s,
     ):
         yield _csv(s, top) if suffix == ".csv" else lambda answer: _json_line(s, answer, top)
@@ -129,7 +129,7 @@ def _csv(stream: IO[str], top: int) -> Callable[[Answer], None]:
 
 
 @contextmanager
-def _parquet(place: Path, top: int) -> Iterator[Callable[[Answer], None]]:
+def _parquet(path: Path, top: int) -> Iterator[Callable[[Answer], None]]:
     try:
         import pyarrow as arrow
         from pyarrow import parquet
@@ -139,7 +139,7 @@ def _parquet(place: Path, top: int) -> Iterator[Callable[[Answer], None]]:
     schema = arrow.schema([(name, arrow.float32() if name.startswith("score") else arrow.string()) for name in names])
     rows: list[dict[str, Any]] = []
 
-    with new_file(place) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
+    with new_file(path) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
 
         def flush() -> None:
             writer.write_table(arrow.Table.from_pylist(rows, schema))

@@ -65,10 +65,10 @@ class Classifier:
     ...     print(model.predict("photo.jpg").label)
     """
 
-    def __init__(self, card: Card, session: Session, place: Path):
+    def __init__(self, card: Card, session: Session, path: Path):
         self.card = card
         self.session = session
-        self.place = place
+        self.path = path
 
     @overload
     def predict(self, image: ImageLike, colour_order: ColourOrder = "bgr") -> Prediction: ...
@@ -136,7 +136,7 @@ class Classifier:
         self.session.close()
 
     def __reduce__(self) -> tuple[object, ...]:
-        return load, (self.place.resolve(),)
+        return load, (self.path.resolve(),)
 
     def __enter__(self) -> Self:
         return self
@@ -163,4 +163,4 @@ def load(
     parallelism = Parallelism(threads, streams, spinning)
     parallelism.check()
     artifact = store.resolve(path, machine.this_machine().name)
-    return Classifier(artifact.card, artifact.open(parallelism, tell), artifact.place)
+    return Classifier(artifact.card, artifact.open(parallelism, tell), artifact.path)

@@ -39,7 +39,7 @@ def profile_layers(artifact: Artifact) -> LayerProfile:
     import numpy as np
 
     image = np.zeros((1, *artifact.card.input_shape), np.uint8)
-    layers = artifact.backend.layers(artifact.place, artifact.card, image)
+    layers = artifact.backend.layers(artifact.path, artifact.card, image)
     times_ms = [layer.time_ms for layer in layers if layer.time_ms is not None]
     total_ms = sum(times_ms) if times_ms else None
     unquantized = _unquantized(artifact, layers)

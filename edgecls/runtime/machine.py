@@ -80,13 +80,13 @@ def int8_kind(machine: Machine) -> str:
 
 def versions() -> dict[str, str]:
     """Installed version of each package that matters here; those that are missing are left out."""
-    found = {}
+    installed = {}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            installed[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def new_lineage(data: str | None, parent: str | None = None) -> Lineage:

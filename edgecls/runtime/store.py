@@ -26,7 +26,7 @@ _RUN_NAME = re.compile(r"^(\d{3,})-")
 class Artifact:
     """A run, a bundle or a bare model file, with its card."""
 
-    place: Path
+    path: Path
     card: Card
 
     @property
@@ -37,18 +37,18 @@ class Artifact:
     @property
     def is_run(self) -> bool:
         """Whether this is a trained run, the parent of bundles."""
-        return self.place.is_dir() and self.card.is_parent
+        return self.path.is_dir() and self.card.is_parent
 
     def open(
         self, parallelism: backends.Parallelism = backends.LOW_LATENCY, tell: backends.OnProgress = lambda _: None
     ) -> backends.Session:
         """Open a session; see `Backend.open`."""
-        return self.backend.open(self.place, self.card, parallelism, tell)
+        return self.backend.open(self.path, self.card, parallelism, tell)
 
     def size_bytes(self) -> int:
         """Bytes of the model files, caches left out."""
-        folder = self.place if self.place.is_dir() else self.place.parent
-        names = list(self.card.lineage.files) or [self.place.name]
+        folder = self.path if self.path.is_dir() else self.path.parent
+        names = list(self.card.lineage.files) or [self.path.name]
         return sum((folder / name).stat().st_size for name in names)
 
 
@@ -66,15 +66,15 @@ def new_run(data_name: str, arch: str) -> Iterator[Path]:
     root = make_folder(runs_folder())
     named = f"{_safe(data_name) or 'data'}-{_safe(arch.rpartition('/')[2])}"
     for number in itertools.count(max(map(_number, root.iterdir()), default=0) + 1):
-        place = root / f"{number:03d}-{named}"
+        path = root / f"{number:03d}-{named}"
         with writing_to(root), suppress(FileExistsError):
-            place.mkdir()
+            path.mkdir()
             break
     try:
-        yield place
+        yield path
     finally:
         with suppress(OSError):
-            place.rmdir()
+            path.rmdir()
 
 
 def _safe(name: str) -> str:
@@ -85,8 +85,8 @@ def _safe(name: str) -> str:
 def all_runs() -> list[Path]:
     """Finished runs, oldest first."""
     root = runs_folder()
-    found = root.iterdir() if root.is_dir() else ()
-    return sorted((path for path in found if _number(path) and (path / CARD_FILE).is_file()), key=_number)
+    artifacts = root.iterdir() if root.is_dir() else ()
+    return sorted((path for path in artifacts if _number(path) and (path / CARD_FILE).is_file()), key=_number)
 
 
 def latest_run() -> Path:
@@ -102,15 +102,15 @@ def bundles_of(run: Path) -> list[Artifact]:
 
     Raises `ArtifactError` for damaged measurements beside a card.
     """
-    found = []
+    artifacts = []
     for folder in sorted((run / BUNDLES_FOLDER).glob("*/")):
         if not folder.name.startswith("."):
             try:
                 card = read_card(folder)
             except ArtifactError:
                 continue
-            found.append(_measured(folder, card))
-    return found
+            artifacts.append(_measured(folder, card))
+    return artifacts
 
 
 def find(path: str | Path | Artifact) -> Artifact:
@@ -121,21 +121,21 @@ def find(path: str | Path | Artifact) -> Artifact:
     if isinstance(path, Artifact):
         return path
     try:
-        place = expanded(path)
+        folder = expanded(path)
     except OSError as error:
         raise ArtifactError(f"there is no model at {shortened(path)}: {error.strerror}") from error
-    if is_folder(place):
-        return _in_folder(place)
+    if is_folder(folder):
+        return _in_folder(folder)
     try:
-        require_regular(place)
+        require_regular(folder)
     except FileNotFoundError as error:
         shown = shortened(path)
         raise ArtifactError(f"there is no model at {shown}; give a run, a bundle or a model file") from error
     except OSError as error:
         raise ArtifactError(f"cannot read the model {shortened(path)}: {error.strerror}") from error
-    if bundle := next(filter(None, (backend.bundle_of(place) for backend in backends.all_backends().values())), None):
+    if bundle := next(filter(None, (backend.bundle_of(folder) for backend in backends.all_backends().values())), None):
         return _in_folder(bundle)
-    return Artifact(place, backends.find_for_file(place).read_embedded(place))
+    return Artifact(folder, backends.find_for_file(folder).read_embedded(folder))
 
 
 def _in_folder(folder: Path) -> Artifact:
@@ -168,7 +168,7 @@ def best_here(run: Artifact, machine: str) -> Artifact:
     that built the bundle.
     """
     candidates = [
-        bundle for bundle in bundles_of(run.place) if bundle.card.verified and bundle.backend.available() is None
+        bundle for bundle in bundles_of(run.path) if bundle.card.verified and bundle.backend.available() is None
     ]
     return min(candidates, key=_speed(machine), default=run)
 

@@ -26,20 +26,20 @@ def open_or_fallback(bundle: Artifact) -> tuple[Session, str]:
     backend = bundle.backend
     if backend.available() is not None and backend.fallback:
         fallback = backends.find(backend.fallback)
-        return fallback.open(bundle.place / bundle.card.model_file, bundle.card), f"{fallback.package} as fallback"
+        return fallback.open(bundle.path / bundle.card.model_file, bundle.card), f"{fallback.package} as fallback"
     return bundle.open(), backend.package
 
 
-def _below_claim(claimed: Quality, found: Quality) -> bool:
+def _below_claim(claimed: Quality, measured: Quality) -> bool:
     """Whether so few answers agree that the card's claim cannot be true.
 
     The chance of as few or fewer agreements (binomial), were each as likely as in the claim's own images (Laplace's
     rule of succession, so that a claim of 100 % leaves room), is below one in a thousand.
     """
-    if claimed.agreement is None or not claimed.images or found.agreement is None or not found.images:
+    if claimed.agreement is None or not claimed.images or measured.agreement is None or not measured.images:
         return False
     likely = (claimed.agreement * claimed.images + 1) / (claimed.images + 2)
-    agreed, count = round(found.agreement * found.images), found.images
+    agreed, count = round(measured.agreement * measured.images), measured.images
     chance = sum(math.comb(count, k) * likely**k * (1 - likely) ** (count - k) for k in range(agreed + 1))
     return chance < UNLIKELY
 
@@ -54,14 +54,12 @@ def verify(model: Artifact | str | Path) -> Quality:
     import numpy as np
 
     bundle = find(model)
-    golden = Golden.read(bundle.place if bundle.place.is_dir() else bundle.place.parent, bundle.card)
+    golden = Golden.read(bundle.path if bundle.path.is_dir() else bundle.path.parent, bundle.card)
     session, runtime = open_or_fallback(bundle)
     with session:
         scores = scores_of(session, golden.images)
     if scores.shape != golden.scores.shape:
-        raise VerificationError(
-            f"{bundle.place} gives scores {scores.shape}, its golden file has {golden.scores.shape}"
-        )
+        raise VerificationError(f"{bundle.path} gives scores {scores.shape}, its golden file has {golden.scores.shape}")
     difference = float(np.abs(scores - golden.scores).max())
     scale = float(np.abs(golden.scores).max())
     measured = bundle.card.quality.max_score_difference or 0.0
@@ -78,7 +76,7 @@ def verify(model: Artifact | str | Path) -> Quality:
     changed = int((clear & (scores.argmax(axis=1) != golden.scores.argmax(axis=1))).sum())
     if not difference <= allowed or changed or _below_claim(bundle.card.quality, quality):
         raise VerificationError(
-            f"{bundle.place} fails here: scores differ by up to {difference:.3g} ({allowed:.3g} allowed), "
+            f"{bundle.path} fails here: scores differ by up to {difference:.3g} ({allowed:.3g} allowed), "
             f"{quality.agreement:.0%} of {len(scores)} golden answers agree; build it again on this machine"
         )
     return quality

@@ -192,10 +192,10 @@ class EventLog:
         )  # fmt: skip
         return ended, self.latest
 
-    def with_snapshot(self, place: str) -> Event:
+    def with_snapshot(self, path: str) -> Event:
         """The latest event with its picture noted."""
         assert self.latest is not None
-        self.latest = replace(self.latest, snapshot=place)
+        self.latest = replace(self.latest, snapshot=path)
         return self.latest
 
     def end(self, now: str) -> Event | None:

@@ -45,8 +45,8 @@ def open_stream(
     config.check()
     with ExitStack() as stack:
         artifact = store.resolve(config.model, machine.this_machine().name)
-        demo = any(split_name(camera)[1] == DEMO for camera in config.cameras) and artifact.place.is_dir()
-        golden = Golden.read(artifact.place, artifact.card) if demo else None
+        demo = any(split_name(camera)[1] == DEMO for camera in config.cameras) and artifact.path.is_dir()
+        golden = Golden.read(artifact.path, artifact.card) if demo else None
         sources: list[Source] = [
             stack.enter_context(open_source(camera, golden, config.camera_options)) for camera in config.cameras
         ]
@@ -54,5 +54,5 @@ def open_stream(
         sinks = [*make_sinks(config.sinks, sources), *more_sinks(title)]
         # A camera wants its answer soon, and the processor for others in between; a file wants all of its answers.
         live = sources[0].live
-        classifier = load(artifact.place, config.threads, tell, 1 if live else None, config.spin or not live)
+        classifier = load(artifact.path, config.threads, tell, 1 if live else None, config.spin or not live)
         yield Stream(sources, stack.enter_context(classifier), sinks, config, beat)

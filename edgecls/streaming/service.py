@@ -90,9 +90,9 @@ class Supervisor:
         """The service is ending, cleanly."""
         self._tell("STOPPING=1")
 
-    def _tell(self, said: str) -> None:
+    def _tell(self, message: str) -> None:
         if self._address is None:
             return
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-            sender.sendto(said.encode(), address)
+            sender.sendto(message.encode(), address)

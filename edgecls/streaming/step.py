@@ -64,7 +64,7 @@ class Step:
         )  # fmt: skip
         ended, begun = camera.events.take(decision, frame.index, frame.pts_s, utc_now())
         if begun and self._snapshots:
-            decision = replace(decision, snapshot=self._snapshots.place(begun))
+            decision = replace(decision, snapshot=self._snapshots.path_of(begun))
             begun = camera.events.with_snapshot(str(decision.snapshot))
         for outbox in self._outboxes:
             outbox.put(frame, decision, wait=not camera.source.live)

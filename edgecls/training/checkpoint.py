@@ -30,13 +30,13 @@ class Checkpoint:
     images: list[list[Any]]
     state: dict[str, Any]
 
-    def write(self, place: Path) -> None:
+    def write(self, path: Path) -> None:
         """Write it into a run's folder in place of the one before."""
         import torch
 
         content = io.BytesIO()
         torch.save(vars(self), content)
-        write_bytes(make_folder(place) / CHECKPOINT_FILE, content.getvalue())
+        write_bytes(make_folder(path) / CHECKPOINT_FILE, content.getvalue())
 
     def require_same_images(self, dataset: Dataset) -> None:
         """Raise `DataError` where the data set is no longer the one that the training began with."""
@@ -51,10 +51,10 @@ def unfinished(given: Path) -> Path:
     """The folder of a training to go on with: the one given or, for `last`, the newest. Raises `ArtifactError`."""
     if given != Path("last"):
         return given
-    found = sorted(runs_folder().glob(f"*/{CHECKPOINT_FILE}"), key=lambda file: file.stat().st_mtime)
-    if not found:
+    checkpoints = sorted(runs_folder().glob(f"*/{CHECKPOINT_FILE}"), key=lambda file: file.stat().st_mtime)
+    if not checkpoints:
         raise ArtifactError(f"no training in {runs_folder()}/ is unfinished")
-    return found[-1].parent
+    return checkpoints[-1].parent
 
 
 def images_of(dataset: Dataset) -> list[list[Any]]:
@@ -62,22 +62,22 @@ def images_of(dataset: Dataset) -> list[list[Any]]:
     return [[split, s.key, s.label] for split, samples in sorted(dataset.splits.items()) for s in samples]
 
 
-def read_checkpoint(place: Path) -> Checkpoint:
+def read_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint in a run's folder; nothing in it is unpickled but tensors. Raises `ArtifactError`."""
     import pickle
 
     import torch
 
-    file = place / CHECKPOINT_FILE
+    file = path / CHECKPOINT_FILE
     if not file.is_file():
-        raise ArtifactError(f"{place} holds no unfinished training; give the folder that a stopped training named")
+        raise ArtifactError(f"{path} holds no unfinished training; give the folder that a stopped training named")
     try:
         return Checkpoint(**torch.load(file, map_location="cpu", weights_only=True))
     except (OSError, RuntimeError, ValueError, EOFError, TypeError, pickle.UnpicklingError) as error:
         raise ArtifactError(f"{file} is damaged; train anew") from error
 
 
-def write_checkpoint(setup: TrainingSetup, place: Path) -> None:
+def write_checkpoint(setup: TrainingSetup, path: Path) -> None:
     """Write the training as it stands between two steps into a run's folder, in place of the checkpoint before."""
     import torch
 
@@ -93,7 +93,7 @@ def write_checkpoint(setup: TrainingSetup, place: Path) -> None:
         "random_cuda": torch.cuda.get_rng_state_all() if setup.fabric.device.type == "cuda" else [],
     }
     settings = {**setup.config.to_json(), "epochs": setup.epochs}
-    Checkpoint(settings, [asdict(epoch) for epoch in progress.history], images_of(setup.dataset), state).write(place)
+    Checkpoint(settings, [asdict(epoch) for epoch in progress.history], images_of(setup.dataset), state).write(path)
 
 
 def restore(setup: TrainingSetup, checkpoint: Checkpoint) -> None:

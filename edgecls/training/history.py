@@ -53,20 +53,20 @@ class TrainingCallbacks:
     def epoch(self, epoch: Epoch) -> None:
         """One epoch was validated."""
 
-    def stopped(self, place: Path) -> None:
+    def stopped(self, path: Path) -> None:
         """The training was interrupted; `resume(place)` goes on."""
 
 
 class TensorBoardLog(TrainingCallbacks):
     """Passes on to another callbacks, and writes scalars for TensorBoard to `tensorboard/` beside the run."""
 
-    def __init__(self, callbacks: TrainingCallbacks, place: Path):
+    def __init__(self, callbacks: TrainingCallbacks, path: Path):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise MissingExtraError("tensorboard", "tensorboard", "`tensorboard`") from error
         self._callbacks, self._step = callbacks, 0
-        self.folder = place.parent / TENSORBOARD_FOLDER / place.name
+        self.folder = path.parent / TENSORBOARD_FOLDER / path.name
         self._new_writer: Any = lambda: SummaryWriter(str(self.folder), purge_step=self._step)
 
     def started(
@@ -100,10 +100,10 @@ class TensorBoardLog(TrainingCallbacks):
         self._writer.flush()
         self._callbacks.epoch(epoch)
 
-    def stopped(self, place: Path) -> None:
+    def stopped(self, path: Path) -> None:
         """See `TrainingCallbacks`."""
         self._writer.close()
-        self._callbacks.stopped(place)
+        self._callbacks.stopped(path)
 
 
 def write_history(history: Sequence[Epoch], folder: Path) -> None:

@@ -35,17 +35,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def resume(place: Path, callbacks: TrainingCallbacks | None = None) -> tuple[Path, Metrics]:
-    """Go on with the training that was ended in the folder `place`, with the same result as if it had not been.
+def resume(path: Path, callbacks: TrainingCallbacks | None = None) -> tuple[Path, Metrics]:
+    """Go on with the training that was ended in the folder `path`, with the same result as if it had not been.
 
     Raises `ArtifactError` where there is none and `DataError` where its images have changed.
     """
     models.require_torch("training")
-    checkpoint = read_checkpoint(place)
-    config = TrainConfig(**{**checkpoint.settings, "out": place})
-    for left in half_written(place):  # SIGKILL while the finished run was being written
+    checkpoint = read_checkpoint(path)
+    config = TrainConfig(**{**checkpoint.settings, "out": path})
+    for left in half_written(path):  # SIGKILL while the finished run was being written
         shutil.rmtree(left, ignore_errors=True)
-    return _train(config, callbacks or TrainingCallbacks(), lambda _: nullcontext(place), checkpoint)
+    return _train(config, callbacks or TrainingCallbacks(), lambda _: nullcontext(path), checkpoint)
 
 
 def train(config: TrainConfig | None = None, callbacks: TrainingCallbacks | None = None) -> tuple[Path, Metrics]:
@@ -66,14 +66,14 @@ def train(config: TrainConfig | None = None, callbacks: TrainingCallbacks | None
 
 
 @contextmanager
-def _taken(place: Path) -> Iterator[Path]:
+def _taken(path: Path) -> Iterator[Path]:
     """Create a folder before hours are spent on what it is for; it goes where nothing was put into it."""
-    make_folder(place)
+    make_folder(path)
     try:
-        yield place
+        yield path
     finally:
         with suppress(OSError):
-            place.rmdir()
+            path.rmdir()
 
 
 def _train(
@@ -89,37 +89,37 @@ def _train(
     with ExitStack() as stack:
         fabric = stack.enter_context(launched(config.precision, config.deterministic))
         dataset = open_dataset(config.data, config.seed)
-        place = stack.enter_context(reserve(dataset)) if fabric.is_global_zero else None
-        if place is None:
+        path = stack.enter_context(reserve(dataset)) if fabric.is_global_zero else None
+        if path is None:
             callbacks = TrainingCallbacks()
         elif config.tensorboard:
-            callbacks = TensorBoardLog(callbacks, place)
+            callbacks = TensorBoardLog(callbacks, path)
         torch.manual_seed(config.seed + fabric.global_rank)
         setup = prepare(config, dataset, callbacks, fabric, checkpoint)
         try:
             with deferred_signals() as interruption, single_threaded():
-                Trainer(setup, callbacks, place, interruption).fit()
+                Trainer(setup, callbacks, path, interruption).fit()
         except UsageError:
-            if place:
-                (place / CHECKPOINT_FILE).unlink(missing_ok=True)  # what cannot go on is not worth keeping
+            if path:
+                (path / CHECKPOINT_FILE).unlink(missing_ok=True)  # what cannot go on is not worth keeping
             raise
         except KeyboardInterrupt:
-            if place and (place / CHECKPOINT_FILE).exists():
-                callbacks.stopped(place)
+            if path and (path / CHECKPOINT_FILE).exists():
+                callbacks.stopped(path)
             raise
-        with new_folder(place) if place else nullcontext() as folder:
+        with new_folder(path) if path else nullcontext() as folder:
             metrics = finish(setup, folder)
-        written: Path = fabric.broadcast(place)
+        written: Path = fabric.broadcast(path)
     return written, metrics
 
 
 class Trainer:
-    """The loop over epochs and steps. `place` is the run's folder, None in all processes but the first."""
+    """The loop over epochs and steps. `path` is the run's folder, None in all processes but the first."""
 
     def __init__(
-        self, setup: TrainingSetup, callbacks: TrainingCallbacks, place: Path | None, interruption: Interruption
+        self, setup: TrainingSetup, callbacks: TrainingCallbacks, path: Path | None, interruption: Interruption
     ):
-        self.setup, self.callbacks, self.place, self.interruption = setup, callbacks, place, interruption
+        self.setup, self.callbacks, self.path, self.interruption = setup, callbacks, path, interruption
 
     def fit(self) -> None:
         """Train all epochs, with a checkpoint in the run's folder after each; the best weights end up in the network.
@@ -154,8 +154,8 @@ class Trainer:
         return history[-1].epoch - best.epoch >= patience
 
     def _write_checkpoint(self) -> None:
-        if self.place:
-            write_checkpoint(self.setup, self.place)
+        if self.path:
+            write_checkpoint(self.setup, self.path)
 
     def _epoch(self, number: int) -> Epoch:
         setup, model, progress = self.setup, self.setup.model, self.setup.progress

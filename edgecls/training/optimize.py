@@ -79,13 +79,13 @@ def blocks(network: torch.nn.Module, head: str) -> list[list[str]]:
 
     A block is a numbered part of a whole (features.3, layer1.0, blocks.2), or a part that is numbered itself (block1).
     """
-    found: dict[str, list[str]] = {}
+    blocks_of: dict[str, list[str]] = {}
     for name, _ in network.named_parameters():
         if not name.startswith(head):
             parts = name.split(".")
             numbered = len(parts) > 2 and parts[1].isdecimal() and not (len(parts) == 3 and parts[0][-1].isdecimal())
-            found.setdefault(".".join(parts[: 2 if numbered else 1]), []).append(name)
-    return [*found.values(), [name for name, _ in network.named_parameters() if name.startswith(head)]]
+            blocks_of.setdefault(".".join(parts[: 2 if numbered else 1]), []).append(name)
+    return [*blocks_of.values(), [name for name, _ in network.named_parameters() if name.startswith(head)]]
 
 
 def frozen_blocks(what: str, count: int, epoch: int, epochs: int) -> int:

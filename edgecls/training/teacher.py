@@ -22,14 +22,14 @@ SHARE = 0.5
 class Teacher:
     """A finished run of the same classes."""
 
-    def __init__(self, place: str, classes: Sequence[str], device: torch.device):
-        run = store.find_run(Path(place))
+    def __init__(self, path: str, classes: Sequence[str], device: torch.device):
+        run = store.find_run(Path(path))
         if set(run.card.classes) != set(classes):
             odd = min(set(run.card.classes) ^ set(classes))
-            raise UsageError(f"the teacher {place} knows other classes ({odd!r}, for one); it cannot teach these")
-        weights = run.place / run.card.model_file
+            raise UsageError(f"the teacher {path} knows other classes ({odd!r}, for one); it cannot teach these")
+        weights = run.path / run.card.model_file
         if weights.suffix != ".safetensors":
-            raise UsageError(f"the teacher {place} is an imported graph; only networks held in torch can teach")
+            raise UsageError(f"the teacher {path} is an imported graph; only networks held in torch can teach")
         self._module = open_module(weights, run.card).to(device)
         self._size = run.card.preprocess.height_px, run.card.preprocess.width_px
         self._order = [run.card.classes.index(name) for name in classes]

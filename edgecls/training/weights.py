@@ -44,21 +44,21 @@ def start(network: torch.nn.Module, arch: str, weights: str, dataset: Dataset) -
         require_regular(file)
     except OSError as error:
         raise ArtifactError(f"cannot read the weights {shortened(file)}: {error.strerror}") from error
-    said: list[str] = []
-    whole = load_weights(network, arch, read_weights(file, said.append, network.state_dict()), str(file))
+    remarks: list[str] = []
+    whole = load_weights(network, arch, read_weights(file, remarks.append, network.state_dict()), str(file))
     line = f"weights: {file}{'' if whole else ' (a new last layer for these classes)'}"
-    return InitialWeights(True, "; ".join([line, *said]))
+    return InitialWeights(True, "; ".join([line, *remarks]))
 
 
 def _automatic(network: torch.nn.Module, arch: str, dataset: Dataset) -> InitialWeights:
     if not dataset.source.photographs:
         return InitialWeights(False, "weights: none, the embedded digits are far from photographs and quick to learn")
-    found = packaged_weights(arch)
-    if found is None and find(arch).weights is None:
+    packaged = packaged_weights(arch)
+    if packaged is None and find(arch).weights is None:
         where = "imagenet fetches timm's, and a file is taken" if arch.startswith(TIMM) else "takes a file"
         return InitialWeights(False, f"weights: none are at hand for {arch}; `weights` {where}")
     try:
-        tensors, name = found or imagenet_weights(arch)
+        tensors, name = packaged or imagenet_weights(arch)
     except BackendError as error:
         return InitialWeights(False, f"weights: none, training from scratch because {error}")
     load_weights(network, arch, tensors, name)

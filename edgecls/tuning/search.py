@@ -169,17 +169,17 @@ class _Search:
 
         settings = self._suggest(trial)
         self._callbacks.trial(trial.number, settings)
-        place = self._config.out / f"trial-{trial.number}"
+        path = self._config.out / f"trial-{trial.number}"
         callbacks = _Reporting(self._config, trial, self._callbacks, self._latency_ms)
         try:
-            train(replace(self._config.base, **settings, out=place), callbacks)
+            train(replace(self._config.base, **settings, out=path), callbacks)
         except UsageError as error:  # the loss ran away, or these settings do not go together
             trial.set_user_attr(FAILURE, str(error))
             raise optuna.TrialPruned from error
         except BaseException:
-            shutil.rmtree(place, ignore_errors=True)
+            shutil.rmtree(path, ignore_errors=True)
             raise
-        self._keep(place, callbacks.best)
+        self._keep(path, callbacks.best)
         return callbacks.best
 
     def _suggest(self, trial: optuna.Trial) -> dict[str, Any]:
@@ -197,13 +197,13 @@ class _Search:
             settings["epochs"] = trial.suggest_int("epochs", *config.epochs)
         return settings
 
-    def _keep(self, place: Path, val_top1: float) -> None:
+    def _keep(self, path: Path, val_top1: float) -> None:
         """Move the run to `best` where none before was as good: of equals the first is the best, as in `best_of`."""
         if val_top1 <= self._best:
-            shutil.rmtree(place)
+            shutil.rmtree(path)
             return
         self._best = val_top1
-        take_name(place, self._config.out / BEST_FOLDER)
+        take_name(path, self._config.out / BEST_FOLDER)
 
 
 class _Reporting(TrainingCallbacks):
@@ -226,10 +226,10 @@ class _Reporting(TrainingCallbacks):
             return
         arch = self._trial.params["arch"]
         size = self._trial.params.get("size_px") or models.usual_size_px(arch, dataset.source.default_size_px)
-        found = self._latency_ms(arch, len(dataset.classes), size)
-        self._trial.set_user_attr(LATENCY, found)
-        if found > limit:
-            self._end(f"{found:.2f} ms, more than {limit:g}")
+        latency_ms = self._latency_ms(arch, len(dataset.classes), size)
+        self._trial.set_user_attr(LATENCY, latency_ms)
+        if latency_ms > limit:
+            self._end(f"{latency_ms:.2f} ms, more than {limit:g}")
 
     def epoch(self, epoch: Epoch) -> None:
         """See `TrainingCallbacks`."""

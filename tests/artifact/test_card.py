@@ -95,23 +95,23 @@ def test_model_info_separates_labels_by_blanks():
 
 
 def test_a_changed_model_file_is_refused(trained: Artifact, copy_of: Callable[[Artifact], Path]):
-    place = copy_of(trained)
-    with (place / "model.safetensors").open("r+b") as stream:
+    path = copy_of(trained)
+    with (path / "model.safetensors").open("r+b") as stream:
         stream.seek(-1, 2)
         stream.write(b"\x55")
     with pytest.raises(ArtifactError, match="SHA-256 differs"):
-        check_files(read_card(place), place)
+        check_files(read_card(path), path)
 
 
 def test_a_missing_model_file_is_named(trained: Artifact, copy_of: Callable[[Artifact], Path]):
-    place = copy_of(trained)
-    (place / "model.safetensors").unlink()
+    path = copy_of(trained)
+    (path / "model.safetensors").unlink()
     with pytest.raises(ArtifactError, match=r"model\.safetensors is missing"):
-        check_files(read_card(place), place)
+        check_files(read_card(path), path)
 
 
 def test_golden_inputs_hold_every_class_and_the_parents_scores(trained: Artifact):
-    golden = Golden.read(trained.place)
+    golden = Golden.read(trained.path)
     assert golden.images.shape == (16, 32, 32, 3)
     assert golden.scores.shape == (16, 10)
     with trained.open() as session:
@@ -235,23 +235,23 @@ def test_a_card_from_before_the_kind_of_output_means_logits(tmp_path: Path):
 def test_golden_inputs_that_do_not_fit_the_card_prove_nothing(
     trained: Artifact, copy_of: Callable[[Artifact], Path], name: str, change: Callable[[np.ndarray], np.ndarray]
 ):
-    place = copy_of(trained)
-    golden = Golden.read(place)
-    Golden(**{"images": golden.images, "scores": golden.scores, name: change(getattr(golden, name))}).write(place)
+    path = copy_of(trained)
+    golden = Golden.read(path)
+    Golden(**{"images": golden.images, "scores": golden.scores, name: change(getattr(golden, name))}).write(path)
     with pytest.raises(ArtifactError, match=r"golden\.npz"):
-        Golden.read(place, trained.card)
+        Golden.read(path, trained.card)
 
 
 def test_a_bundle_that_agrees_less_than_its_card_claims_fails_though_its_scores_may_differ(
     bundle: Callable[[str, str], Artifact], copy_of: Callable[[Artifact], Path]
 ):
     artifact = bundle("onnx", "fp32")
-    place = copy_of(artifact)
-    golden = Golden.read(place)
-    Golden(golden.images, np.roll(golden.scores, 1, axis=1)).write(place)
-    write_card(replace(artifact.card, quality=replace(artifact.card.quality, max_score_difference=1e9)), place)
+    path = copy_of(artifact)
+    golden = Golden.read(path)
+    Golden(golden.images, np.roll(golden.scores, 1, axis=1)).write(path)
+    write_card(replace(artifact.card, quality=replace(artifact.card.quality, max_score_difference=1e9)), path)
     with pytest.raises(VerificationError, match="golden answers agree"):
-        verify(Artifact(place, read_card(place)))
+        verify(Artifact(path, read_card(path)))
     assert verify(artifact).agreement == 1.0
 
 

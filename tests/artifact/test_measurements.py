@@ -54,28 +54,28 @@ def test_processes_that_measure_at_a_time_lose_nothing(tmp_path: Path):
 def test_damaged_measurements_do_not_make_a_bundle_vanish(
     bundle: Callable[[str, str], Artifact], trained: Artifact, tmp_path: Path
 ):
-    place = tmp_path / "run"
-    shutil.copytree(bundle("onnx", "fp32").place.parent.parent, place)
-    (place / "bundles" / "onnx-fp32" / MEASUREMENTS_FILE).write_text("nonsense")
+    path = tmp_path / "run"
+    shutil.copytree(bundle("onnx", "fp32").path.parent.parent, path)
+    (path / "bundles" / "onnx-fp32" / MEASUREMENTS_FILE).write_text("nonsense")
     with pytest.raises(ArtifactError, match="delete it and measure again"):
-        store.bundles_of(place)
+        store.bundles_of(path)
 
 
 def test_the_card_stays_as_it_is_and_the_artifact_is_what_was_measured(
     bundle: Callable[[str, str], Artifact], copy_of: Callable[[Artifact], Path]
 ):
     made = bundle("onnx", "int8")
-    place = copy_of(made)
-    before = (place / CARD_FILE).read_bytes()
-    keep_timing(place, this_machine().name, Timing(0.25, 0.5))
-    keep_timing(place, "another machine", Timing(99.0, 3.0))
-    keep_confidence(place, Confidence(2.0, 0.9))
-    card = store.find(place).card
+    path = copy_of(made)
+    before = (path / CARD_FILE).read_bytes()
+    keep_timing(path, this_machine().name, Timing(0.25, 0.5))
+    keep_timing(path, "another machine", Timing(99.0, 3.0))
+    keep_confidence(path, Confidence(2.0, 0.9))
+    card = store.find(path).card
     assert (card.quality.latency_ms, card.quality.gain, card.quality.recommended) == (0.25, 0.5, False)
     assert card.quality.latency_machine == this_machine().name
     assert card.quality.top1 == made.card.quality.top1
     assert card.confidence == Confidence(2.0, 0.9)
-    assert (place / CARD_FILE).read_bytes() == before
+    assert (path / CARD_FILE).read_bytes() == before
 
 
 @pytest.mark.parametrize(

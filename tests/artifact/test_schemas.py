@@ -105,14 +105,14 @@ class TestSchemas:
 
 class TestWhatIsWritten:
     def test_the_card_of_a_trained_run(self, trained: Artifact, cli: Cli):
-        assert_described("card", json.loads((trained.place / "card.json").read_text()))
-        assert_described("card", json.loads(cli("info", trained.place, "--json").stdout))
+        assert_described("card", json.loads((trained.path / "card.json").read_text()))
+        assert_described("card", json.loads(cli("info", trained.path, "--json").stdout))
 
     def test_the_card_of_an_imported_run(self, trained: Artifact, digit_images: Path, tmp_path: Path):
         names = tmp_path / "classes.txt"
         names.write_text("\n".join(trained.card.classes))
         config = ImportConfig(
-            file=trained.place / "model.safetensors", arch="simple_cnn", classes=names, data=str(digit_images),
+            file=trained.path / "model.safetensors", arch="simple_cnn", classes=names, data=str(digit_images),
             out=tmp_path / "run",
         )  # fmt: skip
         assert import_model(config).card.quality.top1 is not None
@@ -126,7 +126,7 @@ class TestWhatIsWritten:
         self, bundle: Callable[[str, str], Artifact], target: str, precision: str
     ):
         artifact = bundle(target, precision)
-        assert_described("card", json.loads((artifact.place / "card.json").read_text()))
+        assert_described("card", json.loads((artifact.path / "card.json").read_text()))
         assert_described("card", json.loads(artifact.card.embedded()))
         if precision == "int8":
             assert artifact.card.lineage.recipe
@@ -143,12 +143,12 @@ class TestWhatIsWritten:
     def test_a_benchmark_that_is_printed_and_what_it_leaves_beside_the_card(
         self, cli: Cli, bundle: Callable[[str, str], Artifact], copy_of: Callable[[Artifact], Path], tmp_path: Path
     ):
-        place = copy_of(bundle("onnx", "int8"))
-        result = cli("benchmark", place, "--rounds", 2, "--seconds", 0.05, "--out", tmp_path, "--json")
+        path = copy_of(bundle("onnx", "int8"))
+        result = cli("benchmark", path, "--rounds", 2, "--seconds", 0.05, "--out", tmp_path, "--json")
         assert result.exit_code == 0, result.output
         assert result.stdout == (tmp_path / "benchmark.json").read_text()
         assert_described("benchmark", json.loads(result.stdout))
-        assert_described("measurements", json.loads((place / MEASUREMENTS_FILE).read_text()))
+        assert_described("measurements", json.loads((path / MEASUREMENTS_FILE).read_text()))
 
     def test_a_benchmark_with_candidates_that_could_not_be_timed_or_not_to_the_end(
         self, bundle: Callable[[str, str], Artifact]
@@ -160,12 +160,12 @@ class TestWhatIsWritten:
 
     @pytest.fixture
     def model(self, bundle: Callable[[str, str], Artifact]) -> Iterator[edgecls.Classifier]:
-        with edgecls.load(bundle("onnx", "fp32").place) as model:
+        with edgecls.load(bundle("onnx", "fp32").path) as model:
             yield model
 
     @pytest.mark.parametrize("camera", ["demo", "digits"])
     def test_events_of_a_stream(self, camera: str, model: edgecls.Classifier, digit_images: Path, tmp_path: Path):
-        source = open_source("demo" if camera == "demo" else str(digit_images), Golden.read(model.place))
+        source = open_source("demo" if camera == "demo" else str(digit_images), Golden.read(model.path))
         config = StreamConfig(smoothing=EACH_FRAME, snapshots=tmp_path / "snapshots", frames=30)
         lines = tmp_path / "events.jsonl"
         Stream([source], model, [EventSink(lines)], config).run(threading.Event())
@@ -183,11 +183,11 @@ class TestWhatIsWritten:
         tmp_path: Path, top: int, threshold: float,
     ):  # fmt: skip
         (photos / "dark" / "03.jpg").write_bytes(b"no image")
-        place = copy_of(bundle("onnx", "fp32"))
-        keep_confidence(place, Confidence(3.0, threshold))
+        path = copy_of(bundle("onnx", "fp32"))
+        keep_confidence(path, Confidence(3.0, threshold))
         out = tmp_path / "answers.jsonl"
-        printed = cli("predict", photos, "--model", place, "--top", top, "--json")
-        assert printed.exit_code == cli("predict", photos, "--model", place, "--top", top, "--out", out).exit_code == 3
+        printed = cli("predict", photos, "--model", path, "--top", top, "--json")
+        assert printed.exit_code == cli("predict", photos, "--model", path, "--top", top, "--out", out).exit_code == 3
         rows = [json.loads(line) for line in out.read_text().splitlines()]
         assert rows == [json.loads(line) for line in printed.stdout.splitlines()]
         for row in rows:
@@ -399,7 +399,7 @@ class TestBaselines:
         ],
     )  # fmt: skip
     def test_what_the_reader_refuses_the_schema_refuses(
-        self, bundle: Callable[[str, str], Artifact], tmp_path: Path, place: list[Any], value: object
+        self, bundle: Callable[[str, str], Artifact], tmp_path: Path, path: list[Any], value: object
     ):
         result = measured(bundle("onnx", "fp32"), 1.0)
         whole = json.loads(suite.as_text(suite.record([result], BenchmarkConfig(), conditions.now())))
@@ -407,9 +407,9 @@ class TestBaselines:
         (tmp_path / "b.json").write_text(json.dumps(whole))
         assert regression.read_baseline(tmp_path / "b.json") == whole
         inner: Any = whole
-        for key in place[:-1]:
+        for key in path[:-1]:
             inner = inner[key]
-        inner[place[-1]] = value
+        inner[path[-1]] = value
         assert not allows("benchmark", whole)
         (tmp_path / "b.json").write_text(json.dumps(whole))
         with pytest.raises(ArtifactError):

@@ -42,7 +42,7 @@ def test_every_module_with_a_backend_is_registered_and_the_reference_by_its_entr
 
 
 def test_scores_are_those_of_the_parent(session, artifact: Artifact, trained: Artifact):
-    golden = Golden.read(artifact.place)
+    golden = Golden.read(artifact.path)
     scores = session.infer(golden.images)
     assert scores.dtype == np.float32
     assert scores.shape == (16, 10)
@@ -50,7 +50,7 @@ def test_scores_are_those_of_the_parent(session, artifact: Artifact, trained: Ar
 
 
 def test_a_batch_gives_what_its_images_give_alone(session, artifact: Artifact):
-    images = Golden.read(artifact.place).images[:5]
+    images = Golden.read(artifact.path).images[:5]
     together = session.infer(images)
     alone = np.concatenate([session.infer(image[None]) for image in images])
     assert abs(together - alone).max() < TOLERANCE[artifact.card.precision]
@@ -58,7 +58,7 @@ def test_a_batch_gives_what_its_images_give_alone(session, artifact: Artifact):
 
 
 def test_results_are_not_overwritten_by_the_next_call(session, artifact: Artifact):
-    images = Golden.read(artifact.place).images
+    images = Golden.read(artifact.path).images
     first = session.infer(images[:1])
     kept = first.copy()
     session.infer(images[1:2])
@@ -66,7 +66,7 @@ def test_results_are_not_overwritten_by_the_next_call(session, artifact: Artifac
 
 
 def test_submissions_come_back_in_order(session, artifact: Artifact):
-    images = Golden.read(artifact.place).images
+    images = Golden.read(artifact.path).images
     expected = [session.infer(image[None]) for image in images]
     assert abs(np.concatenate(list(pipelined(session, images))) - np.concatenate(expected)).max() < 1e-4
 
@@ -84,7 +84,7 @@ def test_submissions_come_back_in_order(session, artifact: Artifact):
 def test_streams_beside_each_other_give_the_same_in_order(artifact: Artifact, parallelism, batch: int):
     if reason := artifact.backend.available():
         pytest.skip(f"{artifact.card.target} cannot run here: {reason}")
-    images = Golden.read(artifact.place).images
+    images = Golden.read(artifact.path).images
     items = [(start, images[start : start + batch]) for start in range(0, 16, batch)]
     with artifact.open() as alone, artifact.open(parallelism) as several:
         expected = [alone.infer(few) for _, few in items]
@@ -119,18 +119,18 @@ def test_any_other_input_is_refused(session, images: np.ndarray):
 
 
 def test_non_contiguous_input_is_taken(session, artifact: Artifact):
-    images = Golden.read(artifact.place).images[:2]
+    images = Golden.read(artifact.path).images[:2]
     mirrored = np.ascontiguousarray(images[:, :, ::-1])
     assert abs(session.infer(images[:, :, ::-1]) - session.infer(mirrored)).max() < 1e-4
 
 
 def test_a_changed_model_file_is_never_opened(artifact: Artifact, copy_of: Callable[[Artifact], Path]):
-    place = copy_of(artifact)
-    with (place / artifact.card.model_file).open("ab") as stream:
+    path = copy_of(artifact)
+    with (path / artifact.card.model_file).open("ab") as stream:
         stream.write(b"\0")
     reason = artifact.backend.available()
     with pytest.raises(BackendError if reason else ArtifactError):
-        store.find(place).open()
+        store.find(path).open()
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.xml"])
@@ -143,10 +143,10 @@ def test_a_foreign_bare_file_is_one_clear_error(tmp_path: Path, name: str):
 @pytest.mark.parametrize(("target", "precision"), [case for case in VARIANTS if case[0] != "tensorrt"])
 def test_a_bare_file_carries_its_card(bundle: Callable[[str, str], Artifact], target: str, precision: str):
     artifact = bundle(target, precision)
-    bare = store.find(artifact.place / artifact.card.model_file)
+    bare = store.find(artifact.path / artifact.card.model_file)
     assert bare.card.classes == artifact.card.classes
     assert bare.card.preprocess == artifact.card.preprocess
-    golden = Golden.read(artifact.place)
+    golden = Golden.read(artifact.path)
     with bare.open() as alone, artifact.open() as whole:
         assert (alone.infer(golden.images) == whole.infer(golden.images)).all()
 

@@ -31,8 +31,8 @@ def free_bytes() -> int:
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_engine_answers_as_its_graph_does_in_onnx_runtime(bundle: Callable[[str, str], Artifact], precision: str):
     artifact = bundle("tensorrt", precision)
-    images = np.concatenate([Golden.read(artifact.place).images] * 3)
-    graph = backends.find("onnx").open(artifact.place / artifact.card.model_file, artifact.card)
+    images = np.concatenate([Golden.read(artifact.path).images] * 3)
+    graph = backends.find("onnx").open(artifact.path / artifact.card.model_file, artifact.card)
     with artifact.open() as session, graph:
         for count in (1, 8, 9, len(images)):  # the usual batch, the largest, and beyond it
             scores, expected = session.infer(images[:count]), graph.infer(images[:count])
@@ -42,7 +42,7 @@ def test_the_engine_answers_as_its_graph_does_in_onnx_runtime(bundle: Callable[[
 
 def test_what_is_submitted_comes_back_in_order(bundle: Callable[[str, str], Artifact]):
     artifact = bundle("tensorrt", "int8")
-    images = Golden.read(artifact.place).images
+    images = Golden.read(artifact.path).images
     with artifact.open() as session:
         expected = [session.infer(image[None]) for image in images]
         collected = list(pipelined(session, images))

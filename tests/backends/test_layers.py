@@ -84,7 +84,7 @@ def test_layers_that_should_be_int8_and_are_not_are_named(
         Layer("pooling", "Pool", "fp32", 0.0),
     ]
     monkeypatch.setattr(type(artifact.backend), "layers", lambda *_: found)
-    inside = report.profile_layers(Artifact(artifact.place, card))
+    inside = report.profile_layers(Artifact(artifact.path, card))
     assert inside.unquantized == ["/network/third/Conv"]
     assert inside.shares == {"fp32": 0.75, "int8": 0.25}
     assert "1 layers with weights compute in float though the recipe says int8" in inside.warnings[0]
@@ -106,7 +106,7 @@ def test_an_engine_built_without_details_gives_names_only():
 def test_times_are_of_the_image_that_is_given(bundle: Callable[[str, str], Artifact]):
     artifact = bundle("onnx", "fp32")
     one, many = (
-        sum(layer.time_ms for layer in artifact.backend.layers(artifact.place, artifact.card, images))
+        sum(layer.time_ms for layer in artifact.backend.layers(artifact.path, artifact.card, images))
         for images in (np.zeros((1, 32, 32, 3), np.uint8), np.zeros((64, 32, 32, 3), np.uint8))
     )
     assert many > 4 * one

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(RTX not in installed_flavours(), reason="tensorr
 def graph(bundle: Callable[[str, str], Artifact], tmp_path: Path) -> Path:
     """A bundle's graph in a folder of its own."""
     (tmp_path / "bundle").mkdir()
-    return Path(shutil.copy(bundle("tensorrt", "int8").place / "model.onnx", tmp_path / "bundle" / "model.onnx"))
+    return Path(shutil.copy(bundle("tensorrt", "int8").path / "model.onnx", tmp_path / "bundle" / "model.onnx"))
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_another_graph_means_another_engine_and_the_old_one_goes(
     graph: Path, plan: Plan, bundle: Callable[[str, str], Artifact]
 ):
     EngineCache(graph).obtain(plan)
-    shutil.copy(bundle("tensorrt", "fp32").place / "model.onnx", graph)
+    shutil.copy(bundle("tensorrt", "fp32").path / "model.onnx", graph)
     cache = EngineCache(graph)
     assert cache.find(plan) is None
     cache.obtain(plan)
@@ -154,16 +154,16 @@ def test_beside_a_bundle_that_cannot_be_written_the_users_cache_serves(
 
 def test_a_cache_that_cannot_be_written_costs_a_build_not_the_answer(graph: Path, plan: Plan, builds: list[Plan]):
     (graph.parent / "engines").write_text("in the way")
-    told: list[str] = []
-    assert EngineCache(graph).obtain(plan, told.append)
+    message: list[str] = []
+    assert EngineCache(graph).obtain(plan, message.append)
     assert builds == [plan]
-    assert any("cannot be kept" in line for line in told)
+    assert any("cannot be kept" in line for line in message)
 
 
 def test_building_tells_how_far_it_is(graph: Path, plan: Plan):
-    told: list[str] = []
-    EngineCache(graph).obtain(plan, told.append)
-    assert told
+    message: list[str] = []
+    EngineCache(graph).obtain(plan, message.append)
+    assert message
 
 
 def test_what_tensorrt_refuses_to_build_is_told_in_its_words(graph: Path, plan: Plan):

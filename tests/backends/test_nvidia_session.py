@@ -150,7 +150,7 @@ def open_simulated(cuda: SimulatedCuda, bundle: Callable[[str, str], Artifact]):
             )  # fmt: skip
             return TensorRtSession(engine, artifact.card, batch)
 
-        yield open_session, Golden.read(artifact.place).images, reference.infer
+        yield open_session, Golden.read(artifact.path).images, reference.infer
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS, ids=lambda flavour: flavour.title)

@@ -56,7 +56,7 @@ def test_a_signal_after_models_were_closed_in_any_order_ends_the_process_as_it_s
     bundle: Callable[[str, str], Artifact],
 ):
     """OpenVINO's cores replace the stack that signals run on; see `backend._core`."""
-    places = [str(bundle("openvino", precision).place) for precision in ("fp32", "int8")]
+    places = [str(bundle("openvino", precision).path) for precision in ("fp32", "int8")]
     script = f"""
 import faulthandler, os, signal
 faulthandler.enable()

@@ -52,7 +52,7 @@ def with_zero_points(graph: Path, out: Path, values: np.ndarray) -> Path:
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_the_graph_parses_in_the_real_parser(bundle: Callable[[str, str], Artifact], precision: str):
     artifact = bundle("tensorrt", precision)
-    _builder, network, _logger, _parser = parse_graph(installed_flavours()[0], artifact.place / "model.onnx")
+    _builder, network, _logger, _parser = parse_graph(installed_flavours()[0], artifact.path / "model.onnx")
     assert network.num_inputs == network.num_outputs == 1
     assert tuple(network.get_input(0).shape) == (-1, 32, 32, 3)
 
@@ -61,15 +61,15 @@ def test_the_graph_parses_in_the_real_parser(bundle: Callable[[str, str], Artifa
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_an_engine_is_built_without_a_gpu(bundle: Callable[[str, str], Artifact], precision: str):
     artifact = bundle("tensorrt", precision)
-    engines = list((artifact.place / "engines").glob("*.engine"))
+    engines = list((artifact.path / "engines").glob("*.engine"))
     assert len(engines) == 1
     assert engines[0].stat().st_size > 100_000
     assert "sm8.6+8.9+12.0" in engines[0].name
 
 
 def test_no_quantizer_is_unsigned_or_asymmetric(int8: Artifact):
-    assert quantizer_faults(int8.place / "model.onnx") == []
-    model = onnx.load(int8.place / "model.onnx")
+    assert quantizer_faults(int8.path / "model.onnx") == []
+    model = onnx.load(int8.path / "model.onnx")
     quantizers = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
     assert len(quantizers) > 10
     zero_points = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -80,7 +80,7 @@ def test_no_quantizer_is_unsigned_or_asymmetric(int8: Artifact):
 
 
 def test_the_convolutions_are_quantized_on_both_inputs(int8: Artifact):
-    model = onnx.load(int8.place / "model.onnx")
+    model = onnx.load(int8.path / "model.onnx")
     made_by = {name: node.op_type for node in model.graph.node for name in node.output}
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     assert len(convolutions) == 4
@@ -90,7 +90,7 @@ def test_the_convolutions_are_quantized_on_both_inputs(int8: Artifact):
 
 def test_no_quantizer_stands_between_a_convolution_and_its_activation(int8: Artifact):
     """There it would keep TensorRT from fusing the two, and spend its 256 steps on what the activation cuts off."""
-    model = onnx.load(int8.place / "model.onnx")
+    model = onnx.load(int8.path / "model.onnx")
     made_by = {name: node.op_type for node in model.graph.node for name in node.output}
     activations = [node for node in model.graph.node if node.op_type in ("Relu", "Clip")]
     assert len(activations) == 4
@@ -116,21 +116,21 @@ def test_of_a_residual_addition_the_shortcut_alone_is_quantized(tmp_path: Path):
 
 def test_a_uint8_quantizer_with_zero_point_0_is_refused(int8: Artifact, tmp_path: Path):
     """TensorRT would read it as int8 with a mere warning, and everything above half of the range would saturate."""
-    planted = with_zero_points(int8.place / "model.onnx", tmp_path / "graph.onnx", np.array(0, np.uint8))
+    planted = with_zero_points(int8.path / "model.onnx", tmp_path / "graph.onnx", np.array(0, np.uint8))
     assert "uint8, not int8" in quantizer_faults(planted)[0]
     with pytest.raises(BackendError, match=r"signed, symmetric quantizers only.*QuantizeLinear"):
         backends.find("tensorrt").build(planted, CARD, tmp_path)
 
 
 def test_an_asymmetric_quantizer_is_refused(int8: Artifact, tmp_path: Path):
-    planted = with_zero_points(int8.place / "model.onnx", tmp_path / "graph.onnx", np.array(3, np.int8))
+    planted = with_zero_points(int8.path / "model.onnx", tmp_path / "graph.onnx", np.array(3, np.int8))
     assert "asymmetric (zero point 3)" in quantizer_faults(planted)[0]
     with pytest.raises(BackendError, match="signed, symmetric"):
         backends.find("tensorrt").build(planted, CARD, tmp_path)
 
 
 def test_the_graph_for_onnx_runtime_would_be_refused(bundle: Callable[[str, str], Artifact]):
-    assert quantizer_faults(bundle("onnx", "int8").place / "model.onnx")
+    assert quantizer_faults(bundle("onnx", "int8").path / "model.onnx")
 
 
 def test_a_quantizer_without_zero_point_counts_as_unsigned(tmp_path: Path):
@@ -163,13 +163,13 @@ def test_a_malformed_compute_capability_is_refused(device: str):
 @needs_rtx
 def test_an_unknown_compute_capability_is_answered_with_the_known_ones(int8: Artifact, tmp_path: Path):
     with pytest.raises(BackendError, match=r"nothing for compute capability 3\.5; it knows .*8\.6"):
-        backends.find("tensorrt").build(int8.place / "model.onnx", CARD, tmp_path, BuildOptions(device="3.5"))
+        backends.find("tensorrt").build(int8.path / "model.onnx", CARD, tmp_path, BuildOptions(device="3.5"))
 
 
 @needs_rtx
 def test_an_engine_leads_to_its_bundle(int8: Artifact, tmp_path: Path):
-    [engine] = (int8.place / "engines").glob("*.engine")
-    assert store.find(engine).place == int8.place
+    [engine] = (int8.path / "engines").glob("*.engine")
+    assert store.find(engine).path == int8.path
     (tmp_path / "stray.engine").write_bytes(b"")
     with pytest.raises(ArtifactError, match=r"card\.json"):
         store.find(tmp_path / "stray.engine")
@@ -193,7 +193,7 @@ class TestOptions:
     @needs_rtx
     def test_they_travel_in_the_card_and_shape_the_engine(self, int8: Artifact, tmp_path: Path):
         options = BuildOptions(device="8.9", batch=(1, 2, 4), workspace_mib=256)
-        card = backends.find("tensorrt").build(int8.place / "model.onnx", CARD, tmp_path, options)
+        card = backends.find("tensorrt").build(int8.path / "model.onnx", CARD, tmp_path, options)
         write_card(card, tmp_path)
         runtime = read_card(tmp_path).runtime
         assert (list(runtime.batch), runtime.workspace_mib) == ([1, 2, 4], 256)

@@ -34,7 +34,7 @@ def artifact(request: pytest.FixtureRequest, trained: Artifact, bundle: Callable
 @pytest.fixture(params=[LOW_LATENCY, THROUGHPUT], ids=["latency", "throughput"])
 def model(request: pytest.FixtureRequest, artifact: Artifact):
     parallelism: Parallelism = request.param
-    with Classifier(artifact.card, artifact.open(parallelism), artifact.place) as model:
+    with Classifier(artifact.card, artifact.open(parallelism), artifact.path) as model:
         yield model
 
 
@@ -148,19 +148,21 @@ assert model.predict(images[0]).label
 
 @pytest.mark.parametrize("mode", ["inherited", "loaded again"])
 def test_a_forked_process_answers_or_says_at_once_why_not(artifact: Artifact, mode: str, tmp_path):
-    place = artifact.place
+    path = artifact.path
     if artifact.is_run:  # without the bundles that would be preferred to it
-        place = tmp_path / "run"
-        place.mkdir()
-        for file in artifact.place.iterdir():
+        path = tmp_path / "run"
+        path.mkdir()
+        for file in artifact.path.iterdir():
             if file.is_file():
-                (place / file.name).write_bytes(file.read_bytes())
-    command = [sys.executable, "-c", FORKED, str(place), mode]
+                (path / file.name).write_bytes(file.read_bytes())
+    command = [sys.executable, "-c", FORKED, str(path), mode]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ, check=False)
     assert ended.returncode == 0, ended.stderr
-    said = ended.stdout.strip()
-    assert "before the process was forked" in said or "before this process was forked" in said or said == "True"
-    assert mode == "loaded again" or said != "True"
+    message = ended.stdout.strip()
+    assert (
+        "before the process was forked" in message or "before this process was forked" in message or message == "True"
+    )
+    assert mode == "loaded again" or message != "True"
 
 
 def test_a_session_cannot_be_pickled_and_says_so(model: Classifier):
@@ -169,7 +171,7 @@ def test_a_session_cannot_be_pickled_and_says_so(model: Classifier):
 
 
 def test_a_loaded_model_is_pickled_as_what_it_was_loaded_from(bundle, images: np.ndarray):
-    with load(bundle("onnx", "fp32").place) as model, pickle.loads(pickle.dumps(model)) as copy:
+    with load(bundle("onnx", "fp32").path) as model, pickle.loads(pickle.dumps(model)) as copy:
         assert close_to(copy.predict(images[0]).probabilities, model.predict(images[0]).probabilities)
 
 

@@ -54,15 +54,15 @@ def test_the_fastest_verified_bundle_on_this_machine_is_the_default(
     here = machine.this_machine().name
     timed = [row for row in rows if row.latency and not row.artifact.is_run]
     fastest = min(timed, key=lambda row: row.latency.p50_ms)
-    others = {bundle.place: bundle.card for bundle in store.bundles_of(trained.place)}
-    chosen = best_here(store.find(trained.place), here)
-    assert store.find(fastest.artifact.place).card.quality.latency_ms == fastest.latency.p50_ms
+    others = {bundle.path: bundle.card for bundle in store.bundles_of(trained.path)}
+    chosen = best_here(store.find(trained.path), here)
+    assert store.find(fastest.artifact.path).card.quality.latency_ms == fastest.latency.p50_ms
     assert chosen.card.quality.latency_ms == min(
         card.quality.latency_ms
-        for place, card in others.items()
-        if store.find(place).backend.available() is None and card.quality.recommended is not False
+        for path, card in others.items()
+        if store.find(path).backend.available() is None and card.quality.recommended is not False
     )
-    assert store.resolve(None, here).place == chosen.place
+    assert store.resolve(None, here).path == chosen.path
 
 
 def test_a_benchmark_beside_float32_renews_the_verdict(bundle: Callable[[str, str], Artifact], tmp_path: Path):
@@ -70,8 +70,8 @@ def test_a_benchmark_beside_float32_renews_the_verdict(bundle: Callable[[str, st
     places = []
     for precision in ("int8", "fp32"):
         places.append(tmp_path / precision)
-        shutil.copytree(bundle("onnx", precision).place, places[-1])
-    rows = time_artifacts([store.find(place) for place in places], TimingConfig(rounds=2, seconds=0.05))
+        shutil.copytree(bundle("onnx", precision).path, places[-1])
+    rows = time_artifacts([store.find(path) for path in places], TimingConfig(rounds=2, seconds=0.05))
     slow = replace(rows[0], round_p50_ms=(3.0, 2.0))
     fast = replace(rows[1], round_p50_ms=(1.0, 1.5))
     assert gain_over(slow, fast) == pytest.approx(0.5)

@@ -64,7 +64,7 @@ class TestMeasuring:
 
     @pytest.mark.parametrize(("streams", "batch"), [(1, 1), (2, 1), (None, 4)])
     def test_a_visit_counts_images_not_calls(self, bundle: Callable[..., Artifact], streams: int | None, batch: int):
-        found = measure(Task(str(bundle("onnx", "int8").place), None, streams, batch, 0.1))
+        found = measure(Task(str(bundle("onnx", "int8").path), None, streams, batch, 0.1))
         assert found.images_per_s * 0.1 == pytest.approx(batch * len(found.samples_ms), rel=0.5)
         assert found.cpu_ms > 0
 
@@ -215,7 +215,7 @@ class TestCommand:
     def test_it_measures_recommends_and_writes(
         self, cli: Callable[..., Result], bundle: Callable[..., Artifact], digit_images: Path, tmp_path: Path
     ):
-        places = [bundle("onnx", "fp32").place, bundle("onnx", "int8").place]
+        places = [bundle("onnx", "fp32").path, bundle("onnx", "int8").path]
         quick = ("--rounds", 2, "--seconds", 0.05, "--out", tmp_path)
         result = cli("benchmark", *places, *quick, "--batch", "1,4", "--streams", "1,auto", "--data", digit_images)
         assert result.exit_code == 0, result.output
@@ -263,7 +263,7 @@ class TestCommand:
     def test_mistakes_are_one_line_before_any_work(
         self, cli: Callable[..., Result], bundle: Callable[..., Artifact], options: tuple, code: int, words: str
     ):
-        result = cli("benchmark", bundle("onnx", "fp32").place, *options)
+        result = cli("benchmark", bundle("onnx", "fp32").path, *options)
         assert result.exit_code == code
         assert words in result.stderr
         assert len(result.stderr.strip().splitlines()) == 1
@@ -271,7 +271,7 @@ class TestCommand:
     def test_limits_that_nothing_keeps_to_end_with_6(
         self, cli: Callable[..., Result], bundle: Callable[..., Artifact], tmp_path: Path
     ):
-        result = cli("benchmark", bundle("onnx", "fp32").place, "--rounds", 2, "--seconds", 0.05, "--out", tmp_path,
+        result = cli("benchmark", bundle("onnx", "fp32").path, "--rounds", 2, "--seconds", 0.05, "--out", tmp_path,
                      "--max-size-mb", 0.001)  # fmt: skip
         assert result.exit_code == 6
         assert "no verified bundle that ran here keeps to at most 0.001 MB" in result.stderr

@@ -32,19 +32,19 @@ def assert_one_line(result: Result, code: int, message: str) -> None:
 @pytest.fixture
 def three(trained: Artifact, tmp_path: Path) -> Path:
     path = tmp_path / "three.png"
-    cv2.imwrite(str(path), cv2.cvtColor(Golden.read(trained.place).images[3], cv2.COLOR_RGB2BGR))
+    cv2.imwrite(str(path), cv2.cvtColor(Golden.read(trained.path).images[3], cv2.COLOR_RGB2BGR))
     return path
 
 
 def test_predict_prints_label_and_score(cli: Cli, bundle, three: Path):
-    result = cli("predict", three, "--model", bundle("onnx", "fp32").place, "--top", 2)
+    result = cli("predict", three, "--model", bundle("onnx", "fp32").path, "--top", 2)
     assert result.exit_code == 0
     assert f"{three}  three " in result.stdout
     assert result.stdout.count("%") == 2
 
 
 def test_predict_json_is_one_object_per_image_and_nothing_else(cli: Cli, bundle, three: Path, photos: Path):
-    result = cli("predict", three, photos, "--model", bundle("onnx", "fp32").place, "--json")
+    result = cli("predict", three, photos, "--model", bundle("onnx", "fp32").path, "--json")
     records = [json.loads(line) for line in result.stdout.splitlines()]
     assert len(records) == 25
     assert records[0]["image"] == str(three)
@@ -71,7 +71,7 @@ class TestPredictTables:
         self, cli: Cli, bundle, broken: Path, tmp_path: Path, suffix: str
     ):
         out = tmp_path / f"answers{suffix}"
-        result = cli("predict", broken, "--model", bundle("onnx", "fp32").place, "--top", 2, "--out", out)
+        result = cli("predict", broken, "--model", bundle("onnx", "fp32").path, "--top", 2, "--out", out)
         assert result.exit_code == 3
         assert "03.jpg is not an image" in result.stderr
         assert "(1 of 24 images cannot be read)" in result.stderr
@@ -89,7 +89,7 @@ class TestPredictTables:
     def test_a_list_of_paths_is_read_as_it_comes(self, cli: Cli, bundle, photos: Path, tmp_path: Path):
         paths = sorted(photos.glob("*/*.jpg"))
         (tmp_path / "list.txt").write_text("".join(f"{path}\n" for path in paths))
-        model = bundle("onnx", "fp32").place
+        model = bundle("onnx", "fp32").path
         result = cli("predict", "--list", tmp_path / "list.txt", "--model", model, "--json")
         assert [json.loads(line)["image"] for line in result.stdout.splitlines()] == [str(path) for path in paths]
         assert_one_line(
@@ -103,7 +103,7 @@ class TestPredictTables:
 
 def test_predict_with_a_run_uses_its_best_bundle(cli: Cli, bundle, trained: Artifact, three: Path):
     bundle("onnx", "fp32")
-    result = cli("predict", three, "--model", trained.place)
+    result = cli("predict", three, "--model", trained.path)
     assert "/bundles/" in result.stderr
     assert "three" in result.stdout
 
@@ -111,34 +111,34 @@ def test_predict_with_a_run_uses_its_best_bundle(cli: Cli, bundle, trained: Arti
 def test_info_prints_what_a_card_says_of_its_recipe_whatever_that_is(
     cli: Cli, bundle, copy_of: Callable[[Artifact], Path]
 ):
-    place = copy_of(bundle("onnx", "int8"))
-    card = json.loads((place / "card.json").read_text())
+    path = copy_of(bundle("onnx", "int8"))
+    card = json.loads((path / "card.json").read_text())
     card["lineage"] |= {"recipe": {"float_layers": 3}, "calibration": {"digest": "ab"}}
-    (place / "card.json").write_text(json.dumps(card))
-    result = cli("info", place)
+    (path / "card.json").write_text(json.dumps(card))
+    result = cli("info", path)
     assert result.exit_code == 0
     assert "unknown images, ab" in result.stdout
-    assert cli("info", place, "--layers").exit_code == 0
+    assert cli("info", path, "--layers").exit_code == 0
 
 
 def test_info_prints_the_card_and_json_is_the_card(cli: Cli, bundle):
-    place = bundle("onnx", "int8").place
-    assert "simple_cnn" in cli("info", place).stdout
-    assert json.loads(cli("info", place, "--json").stdout)["precision"] == "int8"
-    assert "onnx int8" in cli("info", place / "model.onnx").stdout
+    path = bundle("onnx", "int8").path
+    assert "simple_cnn" in cli("info", path).stdout
+    assert json.loads(cli("info", path, "--json").stdout)["precision"] == "int8"
+    assert "onnx int8" in cli("info", path / "model.onnx").stdout
 
 
 def test_verify_says_pass(cli: Cli, bundle):
-    result = cli("verify", bundle("onnx", "int8").place)
+    result = cli("verify", bundle("onnx", "int8").path)
     assert result.exit_code == 0
     assert result.stdout.startswith("pass: ")
 
 
 def test_verify_says_when_it_fails(cli: Cli, bundle, copy_of: Callable[[Artifact], Path]):
-    place = copy_of(bundle("onnx", "fp32"))
-    golden = Golden.read(place)
-    Golden(255 - golden.images, golden.scores).write(place)
-    assert_one_line(cli("verify", place), 6, "fails here")
+    path = copy_of(bundle("onnx", "fp32"))
+    golden = Golden.read(path)
+    Golden(255 - golden.images, golden.scores).write(path)
+    assert_one_line(cli("verify", path), 6, "fails here")
 
 
 def test_doctor_names_every_backend(cli: Cli):
@@ -151,7 +151,7 @@ def test_doctor_names_every_backend(cli: Cli):
 
 
 def test_benchmark_prints_a_table_and_writes_json_and_picture(cli: Cli, bundle, tmp_path: Path):
-    places = [bundle("onnx", "fp32").place, bundle("onnx", "int8").place]
+    places = [bundle("onnx", "fp32").path, bundle("onnx", "int8").path]
     result = cli("benchmark", *places, "--rounds", 2, "--seconds", 0.05, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.stderr
     assert "onnx-fp32" in result.stdout
@@ -193,7 +193,7 @@ def test_import_prints_what_it_assumed_and_where_the_run_is(
 ):
     (tmp_path / "classes.txt").write_text("\n".join(trained.card.classes))
     done = cli(
-        "import", trained.place / "model.safetensors", "--arch", "simple_cnn", "--classes", tmp_path / "classes.txt",
+        "import", trained.path / "model.safetensors", "--arch", "simple_cnn", "--classes", tmp_path / "classes.txt",
         "--size", "32", "--crop", "1", "--data", digit_images, "--out", tmp_path / "run",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
@@ -201,7 +201,7 @@ def test_import_prints_what_it_assumed_and_where_the_run_is(
     assert "test split: top-1" in done.output
     assert store.find(tmp_path / "run").is_run
     again = cli(
-        "import", trained.place / "model.safetensors", "--arch", "simple_cnn", "--classes", tmp_path / "classes.txt",
+        "import", trained.path / "model.safetensors", "--arch", "simple_cnn", "--classes", tmp_path / "classes.txt",
         "--size", "32x", "--out", tmp_path / "other",
     )  # fmt: skip
     assert again.exit_code == 2
@@ -210,20 +210,20 @@ def test_import_prints_what_it_assumed_and_where_the_run_is(
 
 def test_calibrate_makes_a_manifest_and_checks_it(cli: Cli, trained: Artifact, tmp_path: Path):
     manifest = tmp_path / "calibration.json"
-    done = cli("calibrate", "make", trained.place, "--samples", 40, "--out", manifest)
+    done = cli("calibrate", "make", trained.path, "--samples", 40, "--out", manifest)
     assert done.exit_code == 0, done.output
     assert "40 images, 10 classes, 4 to 4 images each" in done.output
-    checked = cli("calibrate", "check", manifest, trained.place)
+    checked = cli("calibrate", "check", manifest, trained.path)
     assert checked.exit_code == 0, checked.output
     assert "none of them is held out" in checked.output
-    assert cli("calibrate", "make", trained.place, "--out", manifest).exit_code == 8
-    few = cli("calibrate", "make", trained.place, "--samples", 4, "--out", tmp_path / "other.json")
+    assert cli("calibrate", "make", trained.path, "--out", manifest).exit_code == 8
+    few = cli("calibrate", "make", trained.path, "--samples", 4, "--out", tmp_path / "other.json")
     assert few.exit_code == 2
     assert "--samples must be at least 16" in few.output
 
 
 def test_compare_writes_a_page_and_fails_where_asked_to(cli: Cli, bundle, trained: Artifact, tmp_path: Path):
-    places = (trained.place, bundle("onnx", "int8").place)
+    places = (trained.path, bundle("onnx", "int8").path)
     done = cli("compare", *places, "--html", tmp_path / "page.html", "--json", tmp_path / "figures.json")
     assert done.exit_code == 0, done.output
     assert "torch-fp32 → onnx-int8 on 269 images: agreement" in done.output
@@ -235,7 +235,7 @@ def test_compare_writes_a_page_and_fails_where_asked_to(cli: Cli, bundle, traine
 
 
 def test_an_int8_export_prints_the_candidates_that_it_tried(cli: Cli, trained: Artifact, tmp_path: Path):
-    done = cli("export", trained.place, "--int8", "--max-drop", 5, "--out", tmp_path / "bundle")
+    done = cli("export", trained.path, "--int8", "--max-drop", 5, "--out", tmp_path / "bundle")
     assert done.exit_code == 0, done.output
     assert "int8 recipe tried" in done.output
     assert "percentile ranges" in done.output
@@ -246,20 +246,20 @@ def test_an_int8_export_prints_the_candidates_that_it_tried(cli: Cli, trained: A
 class TestMistakes:
     def test_predict_a_file_that_is_no_image(self, cli: Cli, bundle, tmp_path: Path):
         (tmp_path / "notes.txt").write_text("hello")
-        result = cli("predict", tmp_path / "notes.txt", "--model", bundle("onnx", "fp32").place, "--json")
+        result = cli("predict", tmp_path / "notes.txt", "--model", bundle("onnx", "fp32").path, "--json")
         assert result.exit_code == 3
         assert "notes.txt is not an image" in result.stderr
 
     def test_predict_a_truncated_image(self, cli: Cli, bundle, photos: Path):
         photo = photos / "dark" / "00.jpg"
         photo.write_bytes(photo.read_bytes()[:400])
-        result = cli("predict", photo, "--model", bundle("onnx", "fp32").place, "--json")
+        result = cli("predict", photo, "--model", bundle("onnx", "fp32").path, "--json")
         assert result.exit_code == 3
         assert "is truncated" in result.stderr
 
     def test_predict_nothing(self, cli: Cli, bundle, tmp_path: Path):
-        assert_one_line(cli("predict", tmp_path, "--model", bundle("onnx", "fp32").place), 3, "holds no images")
-        assert_one_line(cli("predict", "/gone.jpg", "--model", bundle("onnx", "fp32").place), 3, "no image or folder")
+        assert_one_line(cli("predict", tmp_path, "--model", bundle("onnx", "fp32").path), 3, "holds no images")
+        assert_one_line(cli("predict", "/gone.jpg", "--model", bundle("onnx", "fp32").path), 3, "no image or folder")
 
     def test_train_without_images(self, cli: Cli, tmp_path: Path):
         assert_one_line(cli("train", tmp_path), 3, "holds no usable training images")
@@ -273,13 +273,13 @@ class TestMistakes:
         assert_one_line(result, 8, "cannot write")
 
     def test_export_both_precisions(self, cli: Cli, trained: Artifact):
-        assert_one_line(cli("export", trained.place, "--int8", "--fp16"), 2, "exclude each other")
+        assert_one_line(cli("export", trained.path, "--int8", "--fp16"), 2, "exclude each other")
 
     def test_export_a_precision_that_the_target_lacks(self, cli: Cli, trained: Artifact):
-        assert_one_line(cli("export", trained.place, "--bf16"), 2, "target onnx has no precision bf16")
+        assert_one_line(cli("export", trained.path, "--bf16"), 2, "target onnx has no precision bf16")
 
     def test_export_an_unknown_target(self, cli: Cli, trained: Artifact):
-        assert_one_line(cli("export", trained.place, "--target", "coreml"), 2, "choose one of onnx, openvino, tensorrt")
+        assert_one_line(cli("export", trained.path, "--target", "coreml"), 2, "choose one of onnx, openvino, tensorrt")
 
     def test_a_model_that_is_not_there(self, cli: Cli, three: Path):
         assert_one_line(cli("predict", three, "--model", "/nowhere"), 4, "there is no model at /nowhere")
@@ -288,13 +288,13 @@ class TestMistakes:
         assert_one_line(cli("predict", three, "--model", three), 4, "is not a model file")
 
     def test_a_model_whose_hash_does_not_fit(self, cli: Cli, bundle, copy_of: Callable[[Artifact], Path], three: Path):
-        place = copy_of(bundle("onnx", "fp32"))
-        with (place / "model.onnx").open("ab") as stream:
+        path = copy_of(bundle("onnx", "fp32"))
+        with (path / "model.onnx").open("ab") as stream:
             stream.write(b"\0")
-        assert_one_line(cli("predict", three, "--model", place), 4, "SHA-256 differs")
+        assert_one_line(cli("predict", three, "--model", path), 4, "SHA-256 differs")
 
     def test_stream_without_a_camera(self, cli: Cli, bundle):
-        result = cli("stream", "--camera", 73, "--model", bundle("onnx", "fp32").place)
+        result = cli("stream", "--camera", 73, "--model", bundle("onnx", "fp32").path)
         remark, error = result.stderr.splitlines()
         assert remark.startswith("model: ")
         assert error.startswith("error: camera 73 cannot be opened")
@@ -310,7 +310,7 @@ class TestMistakes:
         ],
     )  # fmt: skip
     def test_stream_says_what_is_wrong_before_it_opens_a_model(self, cli: Cli, bundle, options: tuple, words: str):
-        result = cli("stream", "--camera", "demo", "--model", bundle("onnx", "fp32").place, *options)
+        result = cli("stream", "--camera", "demo", "--model", bundle("onnx", "fp32").path, *options)
         assert_one_line(result, 2, words)
 
     def test_stream_with_values_that_make_no_sense(self, cli: Cli):
@@ -340,12 +340,12 @@ def test_a_signal_in_the_middle_of_training_ends_it_with_a_way_to_go_on(
     process.send_signal(number)
     _, err = process.communicate(timeout=30)
     assert process.returncode == code
-    place = tmp_path / "out" / "run"
+    folder = tmp_path / "out" / "run"
     assert err.splitlines() == [
-        f"go on later with: edgecls train --resume {place}", "stopped; nothing was left half-written",
+        f"go on later with: edgecls train --resume {folder}", "stopped; nothing was left half-written",
     ]  # fmt: skip
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["run"]
-    assert {path.name for path in place.iterdir()} == {"checkpoint.pt"}
+    assert {path.name for path in folder.iterdir()} == {"checkpoint.pt"}
 
 
 def test_debug_shows_the_traceback_wherever_it_stands(tmp_path: Path):
@@ -358,7 +358,7 @@ def test_debug_shows_the_traceback_wherever_it_stands(tmp_path: Path):
 
 def test_a_reader_that_goes_away_is_no_error(trained: Artifact):
     process = subprocess.run(
-        f"{sys.executable} -m edgecls info {trained.place} --json | head -1; exit ${{PIPESTATUS[0]}}",
+        f"{sys.executable} -m edgecls info {trained.path} --json | head -1; exit ${{PIPESTATUS[0]}}",
         shell=True, executable="/bin/bash", capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert process.returncode in (0, 141)
@@ -369,11 +369,11 @@ def test_file_names_that_are_no_utf8_stop_nothing(bundle, digit_images: Path, tr
     odd = digit_images / "zero" / os.fsdecode(b"\xff.png")
     odd.write_bytes(next(digit_images.glob("zero/*.png")).read_bytes())
     for arguments in (
-        ["predict", odd, "--model", bundle("onnx", "fp32").place],
-        ["predict", odd, "--model", bundle("onnx", "fp32").place, "--json"],
+        ["predict", odd, "--model", bundle("onnx", "fp32").path],
+        ["predict", odd, "--model", bundle("onnx", "fp32").path, "--json"],
         [
             "export",
-            trained.place,
+            trained.path,
             "--int8",
             "--calibration",
             digit_images,

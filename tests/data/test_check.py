@@ -32,9 +32,9 @@ def folder(tmp_path: Path) -> Path:
     for seed, (split, name, index) in enumerate(
         (split, name, index) for split in ("train", "val", "test") for name in ("cat", "dog") for index in range(6)
     ):
-        place = root / split / name
-        place.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(place / f"{index}.png"), scene(seed))
+        path = root / split / name
+        path.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path / f"{index}.png"), scene(seed))
     return root
 
 

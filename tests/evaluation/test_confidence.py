@@ -72,14 +72,14 @@ def test_training_fits_a_temperature_that_bundles_inherit(trained: Artifact, bun
 def test_below_the_threshold_the_answer_is_unsure(
     bundle: Callable[[str, str], Artifact], copy_of: Callable[[Artifact], Path]
 ):
-    place = copy_of(bundle("onnx", "fp32"))
-    card = read_card(place)
-    scores = Golden.read(place).scores
-    with load(place) as model:
+    path = copy_of(bundle("onnx", "fp32"))
+    card = read_card(path)
+    scores = Golden.read(path).scores
+    with load(path) as model:
         plain = [model.decide(row) for row in scores]
     threshold = float(np.median([prediction.score for prediction in plain]))
-    write_card(replace(card, confidence=replace(card.confidence, threshold=threshold)), place)
-    with load(place) as model:
+    write_card(replace(card, confidence=replace(card.confidence, threshold=threshold)), path)
+    with load(path) as model:
         careful = [model.decide(row) for row in scores]
     assert not any(prediction.unsure for prediction in plain)
     assert any(prediction.unsure for prediction in careful)
@@ -119,10 +119,10 @@ class TestCommand:
         monkeypatch: pytest.MonkeyPatch,
     ):  # fmt: skip
         monkeypatch.chdir(tmp_path)
-        place = bundle("onnx", "fp32").place
+        path = bundle("onnx", "fp32").path
         for arguments, code, words in (
-            ((place, "--precision", "99"), 2, "--precision is a fraction"),
-            ((place / "model.onnx", "--precision", "0.9"), 2, "give the bundle's folder"),
+            ((path, "--precision", "99"), 2, "--precision is a fraction"),
+            ((path / "model.onnx", "--precision", "0.9"), 2, "give the bundle's folder"),
         ):
             result = cli("evaluate", *arguments)
             assert (result.exit_code, len(result.stderr.splitlines())) == (code, 1), result.stderr

@@ -43,7 +43,7 @@ def run(trained: Artifact, copy_of: Callable[[Artifact], Path]) -> Path:
 
 
 def test_the_graph_takes_raw_images_and_a_free_batch(bundle: Callable[[str, str], Artifact]):
-    model = onnx.load(bundle("onnx", "fp32").place / "model.onnx")
+    model = onnx.load(bundle("onnx", "fp32").path / "model.onnx")
     [image], [scores] = model.graph.input, model.graph.output
     assert image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
     dimensions = [d.dim_param or d.dim_value for d in image.type.tensor_type.shape.dim]
@@ -55,27 +55,27 @@ def test_the_graph_takes_raw_images_and_a_free_batch(bundle: Callable[[str, str]
 def test_int8_is_smaller_and_names_its_calibration(bundle: Callable[[str, str], Artifact], trained: Artifact):
     small, large = bundle("onnx", "int8"), bundle("onnx", "fp32")
     assert small.size_bytes() < 0.4 * large.size_bytes()
-    manifest = json.loads((small.place / "calibration.json").read_text())
+    manifest = json.loads((small.path / "calibration.json").read_text())
     assert small.card.lineage.calibration["images"] == len(manifest["images"]) >= 100
-    training = {sample.key for sample in open_recorded(trained.place).splits["train"]}
+    training = {sample.key for sample in open_recorded(trained.path).splits["train"]}
     assert {image["path"] for image in manifest["images"]} <= training
 
 
 def test_a_bundle_can_be_read_by_others_and_holds_nothing_hidden(bundle: Callable[[str, str], Artifact]):
     for target, precision in (("onnx", "int8"), ("tensorrt", "int8")):
-        place = bundle(target, precision).place
-        assert place.stat().st_mode & 0o055 == 0o055
-        assert not list(place.rglob(".*"))
+        path = bundle(target, precision).path
+        assert path.stat().st_mode & 0o055 == 0o055
+        assert not list(path.rglob(".*"))
 
 
 def test_fp16_weights_are_half_precision_tensors(bundle: Callable[[str, str], Artifact]):
-    model = onnx.load(bundle("onnx", "fp16").place / "model.onnx")
+    model = onnx.load(bundle("onnx", "fp16").path / "model.onnx")
     kinds = {tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) == 4 and tensor.dims[0] > 1}
     assert kinds == {onnx.TensorProto.FLOAT16}
 
 
 def test_the_card_says_what_was_measured(bundle: Callable[[str, str], Artifact], trained: Artifact):
-    card = read_card(bundle("onnx", "int8").place)
+    card = read_card(bundle("onnx", "int8").path)
     assert card.lineage.parent == trained.card.lineage.files["model.safetensors"]
     assert card.quality.images == 269
     assert card.quality.split == "test"
@@ -119,7 +119,7 @@ def test_lowered_precision_that_does_not_pay_comes_with_the_float_bundle_that_is
     artifact = export(ExportConfig(target="onnx", run=run, precision="int8", max_drop_points=5.0))
     assert artifact.card.quality.recommended is False
     assert {path.name for path in (run / "bundles").iterdir()} == {"onnx-int8", "onnx-fp32"}
-    write_card(replace(artifact.card, quality=replace(artifact.card.quality, latency_ms=0.0001)), artifact.place)
+    write_card(replace(artifact.card, quality=replace(artifact.card.quality, latency_ms=0.0001)), artifact.path)
     assert store.resolve(run, artifact.card.quality.latency_machine).card.name == "onnx-fp32"
 
 
@@ -153,11 +153,11 @@ def test_golden_inputs_replay(bundle: Callable[[str, str], Artifact]):
 
 
 def test_golden_inputs_catch_other_answers(bundle: Callable[[str, str], Artifact], copy_of: Callable[[Artifact], Path]):
-    place = copy_of(bundle("onnx", "fp32"))
-    golden = Golden.read(place)
-    Golden(golden.images, np.roll(golden.scores, 1, axis=1)).write(place)
+    path = copy_of(bundle("onnx", "fp32"))
+    golden = Golden.read(path)
+    Golden(golden.images, np.roll(golden.scores, 1, axis=1)).write(path)
     with pytest.raises(VerificationError, match="fails here"):
-        verify(store.find(place))
+        verify(store.find(path))
 
 
 def test_a_bundle_that_loses_too_much_is_not_written(
@@ -177,8 +177,8 @@ def test_a_bundle_that_loses_too_much_is_not_written(
 
 
 def test_a_failed_export_keeps_the_bundle_that_was_there(run: Path, monkeypatch: pytest.MonkeyPatch):
-    place = export(ExportConfig(target="onnx", run=run)).place
-    before = read_card(place)
+    folder = export(ExportConfig(target="onnx", run=run)).path
+    before = read_card(folder)
 
     def interrupt(*arguments):
         raise KeyboardInterrupt
@@ -186,7 +186,7 @@ def test_a_failed_export_keeps_the_bundle_that_was_there(run: Path, monkeypatch:
     monkeypatch.setattr(verification, "measure_quality", interrupt)
     with pytest.raises(KeyboardInterrupt):
         export(ExportConfig(target="onnx", run=run))
-    assert read_card(place) == before
+    assert read_card(folder) == before
     assert [path.name for path in (run / "bundles").iterdir()] == ["onnx-fp32"]
 
 
@@ -194,7 +194,7 @@ def test_calibration_from_a_folder_of_similar_images(run: Path, digit_images: Pa
     config = ExportConfig(
         target="onnx", run=run, precision="int8", calibration=digit_images, max_drop_points=5, recipe=single_candidate
     )
-    manifest = json.loads((export(config).place / "calibration.json").read_text())
+    manifest = json.loads((export(config).path / "calibration.json").read_text())
     assert manifest["location"] == str(digit_images)
     assert len(manifest["images"]) == 40
 
@@ -213,27 +213,27 @@ def test_without_its_images_a_run_is_verified_on_golden_inputs(run: Path):
 class TestRefusals:
     def test_targets_and_precisions_that_do_not_exist(self, trained: Artifact):
         with pytest.raises(UsageError, match="no target 'coreml'"):
-            export(ExportConfig(target="coreml", run=trained.place))
+            export(ExportConfig(target="coreml", run=trained.path))
         with pytest.raises(UsageError, match="no export target"):
-            export(ExportConfig(target="torch", run=trained.place))
+            export(ExportConfig(target="torch", run=trained.path))
         with pytest.raises(UsageError, match="`precision` takes fp32, fp16, bf16, int8"):
-            export(ExportConfig(target="onnx", run=trained.place, precision="int4"))
+            export(ExportConfig(target="onnx", run=trained.path, precision="int4"))
 
     def test_options_that_do_not_go_together(self, trained: Artifact, photos: Path):
         with pytest.raises(UsageError, match="`calibration` is for int8"):
-            export(ExportConfig(target="onnx", run=trained.place, calibration=photos))
+            export(ExportConfig(target="onnx", run=trained.path, calibration=photos))
         with pytest.raises(UsageError, match=r"onnx has no device '8\.6'; choose x86-vnni, x86, arm"):
-            export(ExportConfig(target="onnx", run=trained.place, device="8.6"))
+            export(ExportConfig(target="onnx", run=trained.path, device="8.6"))
         with pytest.raises(UsageError, match="`recipe` is for int8"):
-            export(ExportConfig(target="onnx", run=trained.place, recipe=photos))
+            export(ExportConfig(target="onnx", run=trained.path, recipe=photos))
         with pytest.raises(UsageError, match="`strategy` takes fastest, smallest, most-accurate"):
-            export(ExportConfig(target="onnx", run=trained.place, precision="int8", strategy="best"))
+            export(ExportConfig(target="onnx", run=trained.path, precision="int8", strategy="best"))
         with pytest.raises(UsageError, match="`require_gain` is for int8, fp16 and bf16"):
-            export(ExportConfig(target="onnx", run=trained.place, require_gain=True))
+            export(ExportConfig(target="onnx", run=trained.path, require_gain=True))
         with pytest.raises(UsageError, match="no device 'TPU'"):
-            export(ExportConfig(target="openvino", run=trained.place, device="TPU"))
+            export(ExportConfig(target="openvino", run=trained.path, device="TPU"))
         with pytest.raises(UsageError, match="`max_drop_points`"):
-            export(ExportConfig(target="onnx", run=trained.place, precision="int8", max_drop_points=-1))
+            export(ExportConfig(target="onnx", run=trained.path, precision="int8", max_drop_points=-1))
 
     def test_a_device_that_is_not_here(self, run: Path):
         openvino = pytest.importorskip("openvino")
@@ -246,19 +246,19 @@ class TestRefusals:
     def test_too_few_calibration_images(self, trained: Artifact, tmp_path: Path):
         (tmp_path / "few").mkdir()
         with pytest.raises(DataError, match="gives 0 calibration images; at least 16 are needed"):
-            export(ExportConfig(target="onnx", run=trained.place, precision="int8", calibration=tmp_path / "few"))
+            export(ExportConfig(target="onnx", run=trained.path, precision="int8", calibration=tmp_path / "few"))
 
     def test_a_bundle_is_no_run(self, bundle: Callable[[str, str], Artifact]):
         with pytest.raises(ArtifactError, match="is not a run but a model for onnx"):
-            export(ExportConfig(target="onnx", run=bundle("onnx", "fp32").place))
+            export(ExportConfig(target="onnx", run=bundle("onnx", "fp32").path))
 
     @pytest.mark.parametrize("victim", ["run", "photos"])
     def test_out_never_replaces_a_run_or_somebodys_files(self, trained: Artifact, photos: Path, victim: str):
-        place = trained.place if victim == "run" else photos
-        before = files_below(place)
+        path = trained.path if victim == "run" else photos
+        before = files_below(path)
         with pytest.raises(UsageError, match="exists and is no bundle"):
-            export(ExportConfig(target="onnx", run=trained.place, out=place))
-        assert files_below(place) == before
+            export(ExportConfig(target="onnx", run=trained.path, out=path))
+        assert files_below(path) == before
 
     def test_weights_of_another_architecture(self, run: Path):
         card = read_card(run)
@@ -332,7 +332,7 @@ def test_candidates_share_the_prepared_graph_and_the_ranking_of_the_layers(
 def test_the_graph_holds_nothing_that_is_not_used(bundle: Callable[[str, str], Artifact]):
     """ONNX Runtime prints a warning for every such constant in the programs of those who open the file themselves."""
     for precision in ("fp32", "int8"):
-        graph = onnx.load(bundle("onnx", precision).place / "model.onnx").graph
+        graph = onnx.load(bundle("onnx", precision).path / "model.onnx").graph
         used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
         made = {name for node in graph.node for name in node.output} | {tensor.name for tensor in graph.initializer}
         assert made <= used

@@ -40,11 +40,11 @@ def test_flipped_images_are_shown_with_both_answers(
 ):
     """Class names in another order, on a copy with the same file, give a model that errs on two classes."""
     good = bundle("onnx", "fp32")
-    place = copy_of(good)
+    path = copy_of(good)
     swapped = ("one", "zero", *good.card.classes[2:])
     card = replace(good.card, classes=swapped)
-    write_card(card, place)
-    comparison = compare_artifacts(good, Artifact(place, card), digit_images)
+    write_card(card, path)
+    comparison = compare_artifacts(good, Artifact(path, card), digit_images)
     assert comparison.images == 40
     assert len(comparison.flips) == 8
     assert {(flip.first, flip.second) for flip in comparison.flips} == {("zero", "one"), ("one", "zero")}
@@ -80,7 +80,7 @@ def test_models_of_other_classes_cannot_be_compared(
 ):
     other = replace(bundle("onnx", "fp32").card, classes=("a", *trained.card.classes[1:]))
     with pytest.raises(UsageError, match="know different classes"):
-        compare_artifacts(trained, Artifact(bundle("onnx", "fp32").place, other))
+        compare_artifacts(trained, Artifact(bundle("onnx", "fp32").path, other))
 
 
 def test_a_bare_bundle_needs_data(bundle: Callable[[str, str], Artifact], copy_of: Callable[[Artifact], Path]):

@@ -78,7 +78,7 @@ def test_a_damaged_telephone_picture_is_read_or_refused():
 
 
 def test_damaged_golden_inputs_fit_the_card_or_are_refused(trained: Artifact, tmp_path: Path):
-    whole = (trained.place / "golden.npz").read_bytes()
+    whole = (trained.path / "golden.npz").read_bytes()
     for content in mutations(whole):
         (tmp_path / "golden.npz").write_bytes(content)
         try:
@@ -128,7 +128,7 @@ for path in sys.argv[1:]:
 
 def test_damaged_model_files_open_or_are_refused(bundle: Callable[[str, str], Artifact], tmp_path: Path):
     """In a process of its own: what is damaged in the runtime's own part must not end this one."""
-    whole = (bundle("onnx", "fp32").place / "model.onnx").read_bytes()
+    whole = (bundle("onnx", "fp32").path / "model.onnx").read_bytes()
     files = []
     for number, content in enumerate(mutations(whole, 40)):
         files.append(tmp_path / f"{number}.onnx")

@@ -137,8 +137,8 @@ def test_a_damaged_telephone_picture_is_an_error():
 
 def test_folders_are_searched_through_links_and_each_once(tmp_path: Path):
     elsewhere, folder = tmp_path / "elsewhere", tmp_path / "folder"
-    for place in (elsewhere, folder):
-        place.mkdir()
+    for target in (elsewhere, folder):
+        target.mkdir()
     for name in ("a.jpg", "b.jfif", "c.HEIC", "d.avif", "notes.txt", ".hidden.jpg"):
         (elsewhere / name).write_bytes(b"x")
     (folder / "linked").symlink_to(elsewhere)

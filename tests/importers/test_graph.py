@@ -242,7 +242,7 @@ class TestSeveralOutputs:
     def test_the_named_one_is_taken(self, file: Path, bring: Callable[..., Artifact], output: str):
         run = bring(file, output=output, **KNOWN)
         np.testing.assert_allclose(ours(run), theirs(file, planes(normalized(IMAGES)), output), atol=1e-4)
-        assert [each.name for each in onnx.load(run.place / run.card.model_file).graph.output] == [OUTPUT_NAME]
+        assert [each.name for each in onnx.load(run.path / run.card.model_file).graph.output] == [OUTPUT_NAME]
 
     def test_without_a_name_they_are_listed(self, file: Path, bring: Callable[..., Artifact]):
         with pytest.raises(UsageError, match=r"3 outputs: aux \[batch, 9\], label \[batch\], main .* with `output`"):
@@ -316,7 +316,7 @@ def test_names_that_are_ours_too_do_not_matter(tmp_path: Path, bring: Callable[.
     run = bring(tmp_path / "theirs.onnx", **KNOWN)
     wanted = theirs(tmp_path / "theirs.onnx", planes(normalized(IMAGES)))
     np.testing.assert_allclose(ours(run), wanted, atol=1e-4)
-    np.testing.assert_allclose(ours(export(ExportConfig(target="onnx", run=run.place))), wanted, atol=1e-4)
+    np.testing.assert_allclose(ours(export(ExportConfig(target="onnx", run=run.path))), wanted, atol=1e-4)
 
 
 def test_nodes_in_another_order_than_they_are_computed_in(tmp_path: Path, bring: Callable[..., Artifact]):

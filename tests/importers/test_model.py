@@ -48,7 +48,7 @@ def graph(trained: Artifact, tmp_path: Path) -> Callable[..., Path]:
 
     def make(opset: int = 17, fixed_batch: bool = False, free_size: bool = False) -> Path:
         network = models.create("simple_cnn", 10).eval()
-        network.load_state_dict(models.read_weights(trained.place / "model.safetensors"))
+        network.load_state_dict(models.read_weights(trained.path / "model.safetensors"))
         file = tmp_path / "theirs.onnx"
         free = {"input": {0: "batch", **({2: "h", 3: "w"} if free_size else {})}, "logits": {0: "batch"}}
         torch.onnx.export(
@@ -68,7 +68,7 @@ def answers(run: Artifact, images: np.ndarray) -> np.ndarray:
 def test_a_checkpoint_becomes_the_run_that_it_came_from(trained: Artifact, classes: Path, tmp_path: Path):
     run = import_model(
         ImportConfig(
-            file=trained.place / "model.safetensors",
+            file=trained.path / "model.safetensors",
             arch="simple_cnn",
             classes=classes,
             size_px=(32, 32),
@@ -78,25 +78,23 @@ def test_a_checkpoint_becomes_the_run_that_it_came_from(trained: Artifact, class
     )
     assert run.is_run
     assert run.card.preprocess == trained.card.preprocess
-    images = Golden.read(trained.place).images
-    np.testing.assert_allclose(answers(run, images), Golden.read(trained.place).scores, atol=1e-4)
+    images = Golden.read(trained.path).images
+    np.testing.assert_allclose(answers(run, images), Golden.read(trained.path).scores, atol=1e-4)
 
 
 def test_what_was_assumed_is_said(trained: Artifact, classes: Path, tmp_path: Path):
-    told: list[str] = []
+    message: list[str] = []
     run = import_model(
-        ImportConfig(
-            file=trained.place / "model.safetensors", arch="simple_cnn", classes=classes, out=tmp_path / "run"
-        ),
-        told.append,
+        ImportConfig(file=trained.path / "model.safetensors", arch="simple_cnn", classes=classes, out=tmp_path / "run"),
+        message.append,
     )
     assert run.card.preprocess.crop == 0.875
-    assert any("because `size_px`, `mean`, `std` was not given: 224x224 pixels, crop 0.875" in line for line in told)
+    assert any("because `size_px`, `mean`, `std` was not given: 224x224 pixels, crop 0.875" in line for line in message)
 
 
 @pytest.mark.parametrize("wrapping", ["module.", "model.", "_orig_mod.module."])
 def test_names_as_training_frameworks_wrap_them(trained: Artifact, classes: Path, tmp_path: Path, wrapping: str):
-    weights = models.read_weights(trained.place / "model.safetensors")
+    weights = models.read_weights(trained.path / "model.safetensors")
     torch.save({"state_dict": {wrapping + name: tensor for name, tensor in weights.items()}}, tmp_path / "theirs.pth")
     run = import_model(
         ImportConfig(
@@ -108,23 +106,23 @@ def test_names_as_training_frameworks_wrap_them(trained: Artifact, classes: Path
             out=tmp_path / "r",
         )
     )
-    images = Golden.read(trained.place).images
-    np.testing.assert_allclose(answers(run, images), Golden.read(trained.place).scores, atol=1e-4)
+    images = Golden.read(trained.path).images
+    np.testing.assert_allclose(answers(run, images), Golden.read(trained.path).scores, atol=1e-4)
 
 
 def test_other_names_are_matched_by_order_and_shape_and_that_is_said(trained: Artifact, classes: Path, tmp_path: Path):
-    weights = models.read_weights(trained.place / "model.safetensors")
+    weights = models.read_weights(trained.path / "model.safetensors")
     network = models.create("simple_cnn", 10)
     renamed = {f"layer_{index}": weights[name] for index, name in enumerate(network.state_dict())}
     torch.save(renamed, tmp_path / "theirs.pth")
-    told: list[str] = []
+    message: list[str] = []
     config = ImportConfig(
         file=tmp_path / "theirs.pth", arch="simple_cnn", classes=classes, size_px=(32, 32), crop=1.0, out=tmp_path / "r"
     )
-    run = import_model(config, told.append)
-    assert any("matched by order and shape" in line for line in told)
-    images = Golden.read(trained.place).images
-    np.testing.assert_allclose(answers(run, images), Golden.read(trained.place).scores, atol=1e-4)
+    run = import_model(config, message.append)
+    assert any("matched by order and shape" in line for line in message)
+    images = Golden.read(trained.path).images
+    np.testing.assert_allclose(answers(run, images), Golden.read(trained.path).scores, atol=1e-4)
 
 
 @pytest.mark.parametrize("opset", [11, 13, 17])
@@ -135,8 +133,8 @@ def test_an_onnx_classifier_takes_raw_images_afterwards(
     run = import_model(config)
     assert run.is_run
     assert run.card.input_shape == (32, 32, 3)
-    images = Golden.read(trained.place).images
-    np.testing.assert_allclose(answers(run, images), Golden.read(trained.place).scores, atol=1e-3)
+    images = Golden.read(trained.path).images
+    np.testing.assert_allclose(answers(run, images), Golden.read(trained.path).scores, atol=1e-3)
 
 
 def test_a_graph_of_any_size_is_asked_for_one(classes: Path, graph: Callable[..., Path], tmp_path: Path):
@@ -159,10 +157,10 @@ def test_an_imported_graph_is_exported_to_every_precision_and_measured_with_data
     assert run.card.quality.images == 20
     assert run.card.quality.top1 >= 0.9
     for precision in ("fp32", "fp16", "int8"):
-        artifact = export(ExportConfig(target="onnx", run=run.place, precision=precision, max_drop_points=10))
+        artifact = export(ExportConfig(target="onnx", run=run.path, precision=precision, max_drop_points=10))
         assert artifact.card.quality.agreement >= 0.9
         assert artifact.card.quality.top1 is not None
-    assert edgecls.load(run.place).predict(next(digit_images.glob("seven/*.png"))).label == "seven"
+    assert edgecls.load(run.path).predict(next(digit_images.glob("seven/*.png"))).label == "seven"
 
 
 def test_without_data_an_int8_export_wants_images_and_compares_on_the_spare_half(
@@ -172,9 +170,9 @@ def test_without_data_an_int8_export_wants_images_and_compares_on_the_spare_half
         ImportConfig(file=graph(), arch="none", classes=classes, mean=MEAN, std=STD, out=tmp_path / "run")
     )
     with pytest.raises(DataError, match="`calibration`"):
-        export(ExportConfig(target="onnx", run=run.place, precision="int8"))
+        export(ExportConfig(target="onnx", run=run.path, precision="int8"))
     artifact = export(
-        ExportConfig(target="onnx", run=run.place, precision="int8", calibration=digit_images, max_drop_points=10)
+        ExportConfig(target="onnx", run=run.path, precision="int8", calibration=digit_images, max_drop_points=10)
     )
     assert artifact.card.quality.split == "unlabelled"
     assert artifact.card.quality.images == 20
@@ -196,7 +194,7 @@ def test_a_timm_network_brings_its_own_preprocessing(tmp_path: Path):
     run = import_model(config)
     assert run.card.input_shape == (224, 224, 3)
     assert run.card.preprocess.crop == 0.875
-    assert export(ExportConfig(target="onnx", run=run.place)).card.quality.agreement == 1.0
+    assert export(ExportConfig(target="onnx", run=run.path)).card.quality.agreement == 1.0
 
 
 class TestRefusals:
@@ -229,14 +227,14 @@ class TestRefusals:
         (tmp_path / "two.txt").write_text("a\nb\n")
         with pytest.raises(ArtifactError, match="has 10 classes and .* names 2"):
             import_model(
-                ImportConfig(file=trained.place / "model.safetensors", arch="simple_cnn", classes=tmp_path / "two.txt")
+                ImportConfig(file=trained.path / "model.safetensors", arch="simple_cnn", classes=tmp_path / "two.txt")
             )
         with pytest.raises(ArtifactError, match="gives 10 scores, the classes file names 2"):
             import_model(ImportConfig(file=graph(), arch="none", classes=tmp_path / "two.txt", mean=MEAN, std=STD))
 
     def test_another_architecture(self, trained: Artifact, classes: Path):
         with pytest.raises(ArtifactError, match="does not fit mobilenet_v2"):
-            import_model(ImportConfig(file=trained.place / "model.safetensors", arch="mobilenet_v2", classes=classes))
+            import_model(ImportConfig(file=trained.path / "model.safetensors", arch="mobilenet_v2", classes=classes))
 
     def test_a_size_that_the_graph_does_not_take(self, classes: Path, graph: Callable[..., Path]):
         with pytest.raises(UsageError, match="takes 32x32 pixels and nothing else"):
@@ -244,7 +242,7 @@ class TestRefusals:
 
     def test_data_of_other_classes(self, trained: Artifact, classes: Path, photos: Path):
         config = ImportConfig(
-            file=trained.place / "model.safetensors",
+            file=trained.path / "model.safetensors",
             arch="simple_cnn",
             classes=classes,
             size_px=(32, 32),
@@ -259,7 +257,7 @@ class TestRefusals:
         ids=lambda values: next(iter(values)),
     )
     def test_values_that_make_no_sense(self, trained: Artifact, classes: Path, values: dict):
-        config = ImportConfig(file=trained.place / "model.safetensors", arch="simple_cnn", classes=classes)
+        config = ImportConfig(file=trained.path / "model.safetensors", arch="simple_cnn", classes=classes)
         with pytest.raises(UsageError, match="`(resize|crop|size_px|std)` takes"):
             import_model(replace(config, **values))
 
@@ -299,14 +297,14 @@ class TestClassFiles:
 
 def test_an_imported_run_is_the_latest_run(trained: Artifact, classes: Path):
     run = import_model(
-        ImportConfig(file=trained.place / "model.safetensors", arch="simple_cnn", classes=classes, size_px=(32, 32))
+        ImportConfig(file=trained.path / "model.safetensors", arch="simple_cnn", classes=classes, size_px=(32, 32))
     )
     try:
-        assert store.latest_run() == run.place
+        assert store.latest_run() == run.path
     finally:
         import shutil
 
-        shutil.rmtree(run.place)
+        shutil.rmtree(run.path)
 
 
 @pytest.mark.parametrize(
@@ -401,10 +399,10 @@ class TestCheckpointsOfOthers:
     def test_of_averaged_and_plain_weights_the_averaged_are_taken_with_a_word(self, tmp_path: Path, tensors):
         averaged = {name: value + 1 for name, value in tensors.items()}
         torch.save({"state_dict": tensors, "state_dict_ema": averaged}, tmp_path / "x.pt")
-        told: list[str] = []
-        found = models.read_weights(tmp_path / "x.pt", told.append)
+        message: list[str] = []
+        found = models.read_weights(tmp_path / "x.pt", message.append)
         assert torch.equal(found["fc.bias"], averaged["fc.bias"])
-        assert "taken: state_dict_ema, not state_dict" in told[0]
+        assert "taken: state_dict_ema, not state_dict" in message[0]
 
     @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "before torch 1.6"])
     @pytest.mark.parametrize(
@@ -441,9 +439,9 @@ class TestCheckpointsOfOthers:
             losses = Losses([1.0, 2.0])
             losses.best = 1.0
             torch.save({"state_dict": tensors, "losses": losses}, tmp_path / "x.pt")
-        with pytest.raises(ArtifactError, match=r"state_dict\(\)|no checkpoint") as told:
+        with pytest.raises(ArtifactError, match=r"state_dict\(\)|no checkpoint") as message:
             models.read_weights(tmp_path / "x.pt")
-        assert "weights_only" not in str(told.value)
+        assert "weights_only" not in str(message.value)
 
     @pytest.mark.parametrize(
         ("wrap", "taken"),
@@ -474,8 +472,8 @@ class TestCheckpointsOfOthers:
         torch.save(
             wrap(argparse.Namespace(plain=tensors, averaged=averaged, deeper=deeper, wider=wider)), tmp_path / "x.pt"
         )
-        network, told = models.create("resnet18", 3), []
-        found = models.read_weights(tmp_path / "x.pt", told.append, network.state_dict())
+        network, message = models.create("resnet18", 3), []
+        found = models.read_weights(tmp_path / "x.pt", message.append, network.state_dict())
         assert models.load_weights(network, "resnet18", found, "x.pt")
         wanted = averaged if taken == "averaged" else tensors
         assert all(torch.equal(value, wanted[name]) for name, value in network.state_dict().items())
@@ -483,9 +481,9 @@ class TestCheckpointsOfOthers:
     def test_what_was_not_taken_is_said(self, tmp_path: Path, tensors):
         content = under("model.", tensors) | under("ema_model.", tensors) | {"val_acc.confmat": torch.ones(3, 3)}
         torch.save({"state_dict": content}, tmp_path / "x.pt")
-        told: list[str] = []
-        models.read_weights(tmp_path / "x.pt", told.append, tensors)
-        assert told == [
+        message: list[str] = []
+        models.read_weights(tmp_path / "x.pt", message.append, tensors)
+        assert message == [
             "x.pt holds several sets of weights; taken: state_dict.ema_model, not state_dict.model",
             "x.pt: left out, as no part of the network: state_dict.val_acc.confmat",
         ]
@@ -652,16 +650,16 @@ class TestPublishedPreprocessing:
     def test_an_import_takes_them(self, tmp_path: Path):
         save_file(models.create("efficientnet_b1", 3).state_dict(), tmp_path / "w.safetensors")
         (tmp_path / "three.txt").write_text("a\nb\nc\n")
-        told: list[str] = []
+        message: list[str] = []
         config = ImportConfig(
             file=tmp_path / "w.safetensors",
             arch="efficientnet_b1",
             classes=tmp_path / "three.txt",
             out=tmp_path / "run",
         )
-        run = import_model(config, told.append)
+        run = import_model(config, message.append)
         assert run.card.input_shape == (240, 240, 3)
-        assert any("240x240 pixels, crop 0.941176" in line for line in told)
+        assert any("240x240 pixels, crop 0.941176" in line for line in message)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def test_a_run_gives_training_images_balanced_over_the_classes(trained: Artifact
     chosen = calibration.choose(trained, 50)
     assert set(Counter(chosen.classes).values()) == {5}
     assert set(Counter(chosen.classes[:20]).values()) == {2}  # any first part is balanced too
-    dataset = open_recorded(trained.place)
+    dataset = open_recorded(trained.path)
     assert set(chosen.keys) <= {sample.key for sample in dataset.splits["train"]}
     held_out = {sample.key for split in ("val", "test") for sample in dataset.splits[split]}
     assert not set(chosen.keys) & held_out
@@ -80,7 +80,7 @@ class TestRefusals:
             calibration.check(alone, trained)
 
     def test_held_out_images(self, trained: Artifact):
-        dataset = open_recorded(trained.place)
+        dataset = open_recorded(trained.path)
         keys = tuple(sample.key for sample in dataset.splits["test"][:40])
         leaking = calibration.Calibration(dataset.source, keys, (None,) * 40, 0)
         with pytest.raises(DataError, match="40 calibration images are among the images that the run is judged by"):
@@ -119,9 +119,9 @@ class TestRefusals:
 def test_without_held_out_images_half_of_what_is_given_is_spared_for_the_comparison(
     trained: Artifact, copy_of: Callable[[Artifact], Path], digit_images: Path, tmp_path: Path, as_manifest: bool
 ):
-    place = copy_of(trained)
-    (place / "data.json").unlink()
-    run, given = store.find(place), digit_images
+    path = copy_of(trained)
+    (path / "data.json").unlink()
+    run, given = store.find(path), digit_images
     if as_manifest:
         given = tmp_path / "manifest.json"
         calibration.choose(run, 100, digit_images).write(given)

@@ -23,9 +23,9 @@ def graphs(trained: Artifact, tmp_path_factory: pytest.TempPathFactory) -> tuple
     from edgecls.artifact.golden import Golden
 
     folder = tmp_path_factory.mktemp("graphs")
-    float_graph(trained.place / trained.card.model_file, trained.card, folder / "raw.onnx")
+    float_graph(trained.path / trained.card.model_file, trained.card, folder / "raw.onnx")
     prepare(folder / "raw.onnx", folder / "float.onnx")
-    images = Golden.read(trained.place).images
+    images = Golden.read(trained.path).images
     recipe = Recipe("onnxruntime", "uint8", symmetric=False)
     Quantizer(folder / "float.onnx", lambda count: iter(images[:count])).quantize(recipe, folder / "int8.onnx")
     return folder / "int8.onnx", folder / "float.onnx", images
@@ -136,7 +136,7 @@ def test_bias_correction_changes_the_biases_alone(graphs, tmp_path: Path):
 
 def test_fine_tuning_changes_weights_a_little_and_keeps_their_names(trained: Artifact, tmp_path: Path):
     fine_tune(trained, 1, tmp_path / "tuned.safetensors")
-    before = read_weights(trained.place / trained.card.model_file)
+    before = read_weights(trained.path / trained.card.model_file)
     after = read_weights(tmp_path / "tuned.safetensors")
     assert before.keys() == after.keys()
     changes = [float((after[name] - before[name]).abs().max()) for name in before if "weight" in name]
@@ -170,6 +170,6 @@ def test_the_scores_are_not_rounded_to_256_steps(target: str, bundle: Callable[[
     """Rounded scores tie, and where there are many classes a tie changes the answer."""
     import onnx
 
-    graph = onnx.load(bundle(target, "int8").place / "model.onnx").graph
+    graph = onnx.load(bundle(target, "int8").path / "model.onnx").graph
     producers = {output: node.op_type for node in graph.node for output in node.output}
     assert producers[graph.output[0].name] == "Gemm"

@@ -40,13 +40,13 @@ fine_tune_epochs = 1
 
 def outcome(folder: Path, drop: float, gain: float | None, size: int = 100, agreement: float | None = None):
     """An attempt with these figures; the bundle is a file of that size."""
-    place = folder / f"{drop}-{gain}-{size}"
+    path = folder / f"{drop}-{gain}-{size}"
     agreed = 1 - drop / 100 if agreement is None else agreement
-    place.mkdir(exist_ok=True)
-    (place / "model").write_bytes(b"x" * size)
+    path.mkdir(exist_ok=True)
+    (path / "model").write_bytes(b"x" * size)
     quality = Quality(images=1000, agreement=agreed, drop_points=drop, gain=gain).with_verdict()
     card = Card("a", ("b", "c"), Preprocess(8, 8), target="onnx", quality=quality)
-    return lambda candidate: Attempt(candidate, 0.0, Artifact(place, Card(**{**vars(card), "lineage": lineage()})))
+    return lambda candidate: Attempt(candidate, 0.0, Artifact(path, Card(**{**vars(card), "lineage": lineage()})))
 
 
 def lineage():

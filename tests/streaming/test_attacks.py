@@ -369,7 +369,7 @@ def test_a_client_is_an_address_or_a_network_of_ipv6() -> None:
 def test_places_are_given_back() -> None:
     viewers = Viewers(Limits(streams=2, streams_per_client=1))
     with ExitStack() as stack:
-        assert [stack.enter_context(viewers.place(client)) for client in "aabc"] == [True, False, True, False]
-    with viewers.place("a") as again, viewers.place("c") as other:
+        assert [stack.enter_context(viewers.slot(client)) for client in "aabc"] == [True, False, True, False]
+    with viewers.path("a") as again, viewers.path("c") as other:
         assert again
         assert other

@@ -60,7 +60,7 @@ class Running:
 
 @pytest.fixture(scope="module")
 def classifier(bundle: Callable[[str, str], Artifact]) -> Iterator[edgecls.Classifier]:
-    with edgecls.load(bundle("onnx", "int8").place) as model:
+    with edgecls.load(bundle("onnx", "int8").path) as model:
         yield model
 
 
@@ -75,8 +75,8 @@ def start(classifier: edgecls.Classifier) -> Iterator[Callable[..., Running]]:
     yield begin
     for running in started:
         running.end()
-        for told in (*running.sink.events, *running.sink.states):
-            assert_described("event", told.to_json())
+        for message in (*running.sink.events, *running.sink.states):
+            assert_described("event", message.to_json())
         if running.error is None:
             for camera in running.summary.cameras:
                 assert camera.captured == camera.decided + camera.dropped
@@ -95,8 +95,8 @@ class TestMjpeg:
         running.decides()
         assert running.camera().state is State.LIVE
         assert running.camera().reconnects == 1
-        told = [change.state for change in running.sink.states]
-        assert told == [State.LIVE, State.RECONNECTING, State.LIVE]
+        message = [change.state for change in running.sink.states]
+        assert message == [State.LIVE, State.RECONNECTING, State.LIVE]
         again.stop()
         until(lambda: running.camera().state is State.RECONNECTING)
         assert running.camera().captured <= server.served + again.served  # never an invented frame

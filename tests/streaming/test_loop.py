@@ -58,7 +58,7 @@ class Remembering(Sink):
 
 @pytest.fixture(params=["onnx", "openvino"])
 def classifier(request: pytest.FixtureRequest, bundle: Callable[[str, str], Artifact]) -> Iterator[edgecls.Classifier]:
-    with edgecls.load(bundle(request.param, "int8").place) as model:
+    with edgecls.load(bundle(request.param, "int8").path) as model:
         yield model
 
 
@@ -67,7 +67,7 @@ def digits_video(trained: Artifact, tmp_path: Path) -> Path:
     """Each golden image for three frames."""
     path = tmp_path / "digits.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25.0, (96, 96))
-    for image in Golden.read(trained.place).images[:10]:
+    for image in Golden.read(trained.path).images[:10]:
         large = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), (96, 96), interpolation=cv2.INTER_CUBIC)
         for _ in range(3):
             writer.write(large)
@@ -81,7 +81,7 @@ def running(sources: list[Source], classifier: edgecls.Classifier, *sinks: Sink,
 
 
 def run(camera: object, classifier: edgecls.Classifier, *sinks: Sink, **config) -> Summary:
-    return running([open_source(str(camera), Golden.read(classifier.place))], classifier, *sinks, **config)
+    return running([open_source(str(camera), Golden.read(classifier.path))], classifier, *sinks, **config)
 
 
 def test_every_frame_of_a_video_is_decided_in_order_and_right(digits_video: Path, classifier: edgecls.Classifier):
@@ -89,7 +89,7 @@ def test_every_frame_of_a_video_is_decided_in_order_and_right(digits_video: Path
     summary = run(digits_video, classifier, sink)
     assert sink.frames == list(range(30))
     assert sink.closed
-    golden = Golden.read(classifier.place)
+    golden = Golden.read(classifier.path)
     expected = [classifier.card.classes[index] for index in golden.scores[:10].argmax(1)]
     assert [decision.prediction.label for decision in sink.decisions[1::3]] == expected
     assert (summary.decided, summary.captured, summary.dropped) == (30, 30, 0)
@@ -208,14 +208,14 @@ def test_a_recording_that_cannot_have_its_name_keeps_no_other_from_its_own(
 
 
 def test_a_minute_of_a_live_source_lasts_a_minute_in_its_recording(classifier: edgecls.Classifier, tmp_path: Path):
-    source = open_source("demo", Golden.read(classifier.place))
+    source = open_source("demo", Golden.read(classifier.path))
     running([source], classifier, VideoSink(tmp_path / "seen.mp4", [source]), duration_s=2.0, max_fps=5)
     with open_source(str(tmp_path / "seen.mp4"), None) as seen:
         assert len(list(seen)) == pytest.approx(60, abs=15)
 
 
 def test_a_long_recording_comes_in_segments(classifier: edgecls.Classifier, tmp_path: Path):
-    source = open_source("demo", Golden.read(classifier.place))
+    source = open_source("demo", Golden.read(classifier.path))
     running([source], classifier, VideoSink(tmp_path / "seen.mp4", [source], segment_s=1.0), duration_s=3.5)
     assert len(list(tmp_path.glob("seen-*.mp4"))) >= 3
     assert not list(tmp_path.glob(".*"))
@@ -292,7 +292,7 @@ def test_a_signal_ends_the_stream_cleanly(bundle: Callable[[str, str], Artifact]
         "--camera",
         "demo",
         "--model",
-        str(bundle("onnx", "int8").place),
+        str(bundle("onnx", "int8").path),
     ]
     process = subprocess.Popen(
         [*command, "--record", str(video), "--events", str(events)],
@@ -314,7 +314,7 @@ def test_a_signal_ends_the_stream_cleanly(bundle: Callable[[str, str], Artifact]
 def test_every_backend_that_runs_here_can_stream(bundle: Callable[[str, str], Artifact], digits_video: Path):
     for name, backend in backends.exportable().items():
         if backend.available() is None:
-            with edgecls.load(bundle(name, "fp32").place) as model:
+            with edgecls.load(bundle(name, "fp32").path) as model:
                 assert run(digits_video, model).decided == 30
 
 
@@ -328,13 +328,13 @@ class TestManyCameras:
 
     def test_live_cameras_share_the_model_and_are_told_apart(self, classifier: edgecls.Classifier):
         sink = Remembering()
-        golden = Golden.read(classifier.place)
+        golden = Golden.read(classifier.path)
         summary = running([open_source("demo", golden) for _ in range(3)], classifier, sink, frames=60)
         assert [camera.camera for camera in summary.cameras] == ["demo (1)", "demo (2)", "demo (3)"]
         assert all(camera.decided >= 15 for camera in summary.cameras)
 
     def test_cameras_and_files_do_not_mix(self, digits_video: Path, classifier: edgecls.Classifier):
-        golden = Golden.read(classifier.place)
+        golden = Golden.read(classifier.path)
         with pytest.raises(UsageError, match="`realtime`"):
             running([open_source("demo", golden), open_source(str(digits_video), None)], classifier)
 
@@ -367,8 +367,8 @@ def test_between_a_cameras_frames_the_processor_rests(bundle: Callable[[str, str
     """At 15 frames/s ONNX Runtime's threads would spin for most of the time."""
     spent = {}
     for spinning in (True, False):
-        with edgecls.load(bundle("onnx", "fp32").place, spinning=spinning) as model:
-            source = open_source("demo", Golden.read(model.place), CameraOptions(capture=CaptureFormat(fps=15)))
+        with edgecls.load(bundle("onnx", "fp32").path, spinning=spinning) as model:
+            source = open_source("demo", Golden.read(model.path), CameraOptions(capture=CaptureFormat(fps=15)))
             begun_s = time.process_time()
             running([source], model, frames=15)
             spent[spinning] = time.process_time() - begun_s
@@ -395,9 +395,9 @@ def test_nothing_is_left_when_a_stream_has_ended(digits_video: Path, classifier:
 def test_a_cameras_name_is_one_line_of_utf8(name: str) -> None:
     from edgecls.streaming.camera import one_line
 
-    told = one_line(name)
-    assert told.isprintable()
-    assert told.encode()
+    message = one_line(name)
+    assert message.isprintable()
+    assert message.encode()
     assert one_line("Türe 1") == "Türe 1"
 
 
@@ -412,8 +412,8 @@ def test_a_picture_that_cannot_be_kept_is_counted_and_stops_nothing(
     sink = Remembering()
     source = open_source(str(digits_video), None)
     stream = Stream([source], classifier, [sink], StreamConfig(smoothing=EACH_FRAME, snapshots=folder))
-    place = stream.sinks[-1].place
-    stream.sinks[-1].place = lambda event: folder / "not there" / place(event).name
+    path = stream.sinks[-1].path
+    stream.sinks[-1].path = lambda event: folder / "not there" / path(event).name
     summary = stream.run(threading.Event())
     begun = [event for event in sink.events if not event.ended]
     assert summary.decided == 30
@@ -423,7 +423,7 @@ def test_a_picture_that_cannot_be_kept_is_counted_and_stops_nothing(
 
 
 def test_a_slow_disk_does_not_hold_a_live_stream_up(classifier: edgecls.Classifier, tmp_path: Path):
-    source = open_source("demo", Golden.read(classifier.place))
+    source = open_source("demo", Golden.read(classifier.path))
     stream = Stream([source], classifier, [], StreamConfig(frames=60, smoothing=EACH_FRAME, snapshots=tmp_path))
     writers: list[str] = []
     write = stream.sinks[-1].write
@@ -451,9 +451,9 @@ def test_no_two_cameras_share_a_file(tmp_path: Path, digits_video: Path):
     assert len({video._named(name) for name in names}) == 3
     sink = SnapshotSink(tmp_path)
     events = [Event(f"{name}-1", name, "cat", "", 0, 0, 0, 0, 1, 1.0) for name in (*names, "x" * 500, "x" * 501)]
-    places = {sink.place(event) for event in events}
-    assert len(places) == 5
-    assert all(len(place.name.encode()) < 256 and place.parent == tmp_path for place in places)
+    paths = {sink.path_of(event) for event in events}
+    assert len(paths) == 5
+    assert all(len(path.name.encode()) < 256 and path.parent == tmp_path for path in paths)
 
 
 def test_a_slow_pace_keeps_no_film_from_its_end(digits_video: Path, classifier: edgecls.Classifier):

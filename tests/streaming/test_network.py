@@ -371,11 +371,11 @@ class TestOddWebhooks:
         ],
     )  # fmt: skip
     def test_an_answer_without_an_end_is_cut_and_told(
-        self, answered: Any, first: bytes, more: bytes, pause_s: float, told: str, attempts: int
+        self, answered: Any, first: bytes, more: bytes, pause_s: float, message: str, attempts: int
     ):
         server, outbox = answered(lambda _: endless(first, more, pause_s))
         assert outbox.health().failed == 1
-        assert told in str(outbox.error)
+        assert message in str(outbox.error)
         assert len(server.requests) == attempts
 
     def test_nor_do_headers_without_an_end_keep_it(self, answered: Any):

@@ -37,11 +37,11 @@ def test_it_is_ready_once_and_alive_again_and_again(listening: socket.socket, mo
         time.sleep(0.01)
     supervisor.stopping()
     listening.settimeout(0.0)
-    said = []
-    while not said or said[-1] != b"STOPPING=1":
-        said.append(listening.recv(100))
-    assert said[0] == b"READY=1"
-    assert 3 <= said.count(b"WATCHDOG=1") <= 7
+    message = []
+    while not message or message[-1] != b"STOPPING=1":
+        message.append(listening.recv(100))
+    assert message[0] == b"READY=1"
+    assert 3 <= message.count(b"WATCHDOG=1") <= 7
 
 
 def test_without_systemd_nothing_is_said(monkeypatch: pytest.MonkeyPatch):
@@ -55,14 +55,14 @@ def test_a_stream_tells_that_it_is_ready_alive_and_ending(
     monkeypatch: pytest.MonkeyPatch,
 ):  # fmt: skip
     monkeypatch.setenv("WATCHDOG_USEC", "600000")
-    result = cli("stream", "--camera", "demo", "--model", bundle("onnx", "int8").place, "--duration", 1.2,
+    result = cli("stream", "--camera", "demo", "--model", bundle("onnx", "int8").path, "--duration", 1.2,
                  "--display", "none")  # fmt: skip
     assert result.exit_code == 0, result.output
-    said = [listening.recv(100)]
-    while said[-1] != b"STOPPING=1":
-        said.append(listening.recv(100))
-    assert said[0] == b"READY=1"
-    assert b"WATCHDOG=1" in said
+    message = [listening.recv(100)]
+    while message[-1] != b"STOPPING=1":
+        message.append(listening.recv(100))
+    assert message[0] == b"READY=1"
+    assert b"WATCHDOG=1" in message
 
 
 def test_the_unit_runs_the_command_that_asked_for_it(cli: Callable[..., Result], tmp_path: Path):

@@ -37,7 +37,7 @@ class Serving:
     """A stream with a web view, in a thread."""
 
     def __init__(self, classifier: edgecls.Classifier, sink: WebSink, *cameras: str):
-        golden = Golden.read(classifier.place)
+        golden = Golden.read(classifier.path)
         options = CameraOptions(reconnect=ReconnectPolicy(stale_s=0.5, stall_s=1.0, retry_s=0.1, retry_max_s=0.5))
         sources = [open_source(camera, golden, options) for camera in cameras]
         self.url = ""
@@ -64,7 +64,7 @@ class Serving:
 
 @pytest.fixture(scope="module")
 def classifier(bundle: Callable[[str, str], Artifact]) -> Iterator[edgecls.Classifier]:
-    with edgecls.load(bundle("onnx", "int8").place) as model:
+    with edgecls.load(bundle("onnx", "int8").path) as model:
         yield model
 
 
@@ -183,14 +183,14 @@ def test_a_token_that_no_header_could_carry_is_refused(token: str):
     ],
 )
 def test_secrets_can_come_from_the_environment(
-    cli: Any, bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, said: str
+    cli: Any, bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, message: str
 ):
     monkeypatch.setenv(variable, value)
     (tmp_path / "token").write_text("t")
     both = ("--web-token-file", tmp_path / "token") if variable == "EDGECLS_WEB_TOKEN" else ()
-    result = cli("stream", "--camera", "demo", "--model", bundle("onnx", "int8").place, "--frames", 1, *both)
+    result = cli("stream", "--camera", "demo", "--model", bundle("onnx", "int8").path, "--frames", 1, *both)
     assert result.exit_code == 2
-    assert said in result.stderr
+    assert message in result.stderr
     assert "SECRET" not in result.stderr + result.stdout
 
 

@@ -138,7 +138,7 @@ def test_it_learns_from_what_is_varied_and_shows_it(photos: Path, tmp_path: Path
         out=tmp_path / "run",
         **change,
     )
-    place, metrics = train(config)
+    path, metrics = train(config)
     assert metrics.top1 == 1.0
-    preview = cv2.imread(str(place / "augmented.jpg"))
+    preview = cv2.imread(str(path / "augmented.jpg"))
     assert preview.shape == (32, 8 * 32, 3)

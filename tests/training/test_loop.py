@@ -24,17 +24,17 @@ QUICK = {"arch": "simple_cnn", "epochs": 1, "size_px": 32, "batch_size": 8}
 
 
 def test_a_run_holds_all_that_later_stages_need(trained: Artifact):
-    names = {path.name for path in trained.place.iterdir()} - {"bundles"}
+    names = {path.name for path in trained.path.iterdir()} - {"bundles"}
     assert names >= {"card.json", "model.safetensors", "golden.npz", "data.json", "metrics.csv", "evaluation.json"}
-    check_files(trained.card, trained.place)
+    check_files(trained.card, trained.path)
     assert trained.card.classes[:3] == ("zero", "one", "two")
-    assert len(read_history(trained.place)) == 3
+    assert len(read_history(trained.path)) == 3
 
 
 def test_three_epochs_already_read_most_digits(trained: Artifact):
     assert trained.card.quality.top1 > 0.85
     assert trained.card.quality.images == 269
-    evaluation = json.loads((trained.place / "evaluation.json").read_text())
+    evaluation = json.loads((trained.path / "evaluation.json").read_text())
     assert evaluation["top1"] == trained.card.quality.top1
     assert sum(map(sum, evaluation["confusion"])) == 269
 
@@ -42,18 +42,18 @@ def test_three_epochs_already_read_most_digits(trained: Artifact):
 def test_a_folder_of_images_is_learned_and_repeats_with_its_seed(photos: Path, tmp_path: Path):
     results = []
     for name in ("a", "b"):
-        place, metrics = train(
+        path, metrics = train(
             TrainConfig(data=str(photos), **{**QUICK, "epochs": 4}, weights="none", out=tmp_path / name)
         )
-        results.append((load_file(place / "model.safetensors"), metrics.top1))
+        results.append((load_file(path / "model.safetensors"), metrics.top1))
     assert results[0][1] == 1.0
     assert all(torch.equal(results[0][0][name], results[1][0][name]) for name in results[0][0])
 
 
 def test_skipped_images_are_recorded(photos: Path, tmp_path: Path):
     (photos / "dark" / "broken.jpg").write_text("no image")
-    place, _ = train(TrainConfig(data=str(photos), **QUICK, weights="none", out=tmp_path / "run"))
-    assert list(json.loads((place / "data.json").read_text())["skipped"]) == ["dark/broken.jpg"]
+    path, _ = train(TrainConfig(data=str(photos), **QUICK, weights="none", out=tmp_path / "run"))
+    assert list(json.loads((path / "data.json").read_text())["skipped"]) == ["dark/broken.jpg"]
 
 
 def test_running_statistics_settle_on_a_small_data_set(photos: Path, tmp_path: Path):
@@ -67,8 +67,8 @@ def test_running_statistics_settle_on_a_small_data_set(photos: Path, tmp_path: P
         size_px=32,
         out=tmp_path / "run",
     )
-    place, _ = train(config)
-    variance = load_file(place / "model.safetensors")["features.0.1.running_var"]
+    path, _ = train(config)
+    variance = load_file(path / "model.safetensors")["features.0.1.running_var"]
     assert (variance - 1).abs().mean() > 0.4
 
 
@@ -86,7 +86,7 @@ def test_the_next_run_takes_the_next_number(trained: Artifact):
     with store.new_run("My photos!", "resnet18") as first, store.new_run("digits", "resnet18") as second:
         assert first.name == "002-My-photos-resnet18"
         assert second.name == "003-digits-resnet18"
-        assert store.latest_run() == trained.place
+        assert store.latest_run() == trained.path
     assert not first.exists()
     assert not second.exists()
 
@@ -113,9 +113,9 @@ def test_a_timm_network_is_trained_like_the_others(photos: Path, tmp_path: Path,
     pytest.importorskip("timm")
     monkeypatch.setenv(store.RUNS_VARIABLE, str(tmp_path / "runs"))
     settings = {**QUICK, "arch": "timm/mobilenetv3_small_050"}
-    place, _ = train(TrainConfig(data=str(photos), **settings))
-    assert place.name.endswith("-photos-mobilenetv3_small_050")
-    assert store.find(place).card.arch == "timm/mobilenetv3_small_050"
+    path, _ = train(TrainConfig(data=str(photos), **settings))
+    assert path.name.endswith("-photos-mobilenetv3_small_050")
+    assert store.find(path).card.arch == "timm/mobilenetv3_small_050"
 
 
 class TestWeights:
@@ -127,7 +127,7 @@ class TestWeights:
                 lines.append(start.line)
                 assert start.pretrained
 
-        train(TrainConfig(data=str(photos), **QUICK, weights=str(trained.place), out=tmp_path / "run"), Listening())
+        train(TrainConfig(data=str(photos), **QUICK, weights=str(trained.path), out=tmp_path / "run"), Listening())
         assert "a new last layer for these classes" in lines[0]
 
     def test_weights_of_another_network_are_refused(self, photos: Path, tmp_path: Path):

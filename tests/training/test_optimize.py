@@ -145,13 +145,13 @@ class TestBlocks:
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on the digits to go on from."""
-    place = tmp_path_factory.mktemp("learned") / "run"
-    train(TrainConfig(**{**QUICK, "arch": "mobilenet_v2", "epochs": 1, "batch_size": 64}, out=place))
-    return place
+    path = tmp_path_factory.mktemp("learned") / "run"
+    train(TrainConfig(**{**QUICK, "arch": "mobilenet_v2", "epochs": 1, "batch_size": 64}, out=path))
+    return path
 
 
 def changes(before: Path, after: Path) -> set[str]:
-    first, second = (load_file(place / "model.safetensors") for place in (before, after))
+    first, second = (load_file(path / "model.safetensors") for path in (before, after))
     return {name for name in first if not torch.equal(first[name], second[name])}
 
 
@@ -216,8 +216,8 @@ def test_batch_norms_that_learn_are_not_held():
 
 def test_patience_ends_a_training_that_gets_no_better(photos: Path, tmp_path: Path):
     settings = {**QUICK, "epochs": 40, "patience": 2, "lr": 1e-9}
-    place, _ = train(TrainConfig(data=str(photos), **settings, out=tmp_path / "run"))
-    assert 3 <= len(read_history(place)) < 40
+    path, _ = train(TrainConfig(data=str(photos), **settings, out=tmp_path / "run"))
+    assert 3 <= len(read_history(path)) < 40
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ class TestAverage:
         settings = {**QUICK, "schedule": "constant", "lr": 0.05}
         plain, _ = train(TrainConfig(data=str(photos), **settings, out=tmp_path / "plain"))
         averaged, _ = train(TrainConfig(data=str(photos), **settings, ema=0.99, out=tmp_path / "averaged"))
-        jumpy, smooth = (load_file(place / "model.safetensors")["block1.0.weight"] for place in (plain, averaged))
+        jumpy, smooth = (load_file(path / "model.safetensors")["block1.0.weight"] for path in (plain, averaged))
         assert smooth.abs().mean() < jumpy.abs().mean()
 
     def test_it_goes_on_where_it_was_ended(self, photos: Path, tmp_path: Path):
@@ -70,7 +70,7 @@ class TestAverage:
         with pytest.raises(KeyboardInterrupt):
             train(replace(config, out=tmp_path / "parts"), Stops())
         parts, _ = resume(tmp_path / "parts")
-        first, second = (load_file(place / "model.safetensors") for place in (whole, parts))
+        first, second = (load_file(path / "model.safetensors") for path in (whole, parts))
         assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -79,19 +79,19 @@ class TestTeacher:
         """With labels that say nothing, all that is learned comes from the teacher."""
         settings = {**QUICK, "arch": "simple_cnn:widths=16-32-64", "batch_size": 64, "label_smoothing": 0.999}
         _, alone = train(TrainConfig(**settings, out=tmp_path / "alone"))
-        _, taught = train(TrainConfig(**settings, teacher=str(trained.place), out=tmp_path / "taught"))
+        _, taught = train(TrainConfig(**settings, teacher=str(trained.path), out=tmp_path / "taught"))
         assert taught.top1 > 0.5
         assert taught.top1 > alone.top1 + 0.1
 
     def test_it_sees_images_at_its_own_size(self, trained: Artifact):
-        teacher = Teacher(str(trained.place), trained.card.classes, torch.device("cpu"))
+        teacher = Teacher(str(trained.path), trained.card.classes, torch.device("cpu"))
         scores = torch.zeros(2, 10, requires_grad=True)
         loss = teacher.loss(torch.zeros(2, 48, 64, 3, dtype=torch.uint8), scores, torch.tensor(2.0))
         assert float(loss.detach()) > 1.0
 
     def test_its_classes_must_be_these(self, trained: Artifact, photos: Path, tmp_path: Path):
         with pytest.raises(UsageError, match="knows other classes"):
-            train(TrainConfig(data=str(photos), **QUICK, teacher=str(trained.place), out=tmp_path / "run"))
+            train(TrainConfig(data=str(photos), **QUICK, teacher=str(trained.path), out=tmp_path / "run"))
         assert not (tmp_path / "run").exists()
 
 
@@ -105,11 +105,11 @@ def test_pieces_of_a_batch_add_up_to_it(photos: Path, tmp_path: Path):
 
 
 def test_sixteen_bits_train_too(photos: Path, tmp_path: Path):
-    place, metrics = train(
+    path, metrics = train(
         TrainConfig(data=str(photos), **{**QUICK, "epochs": 8}, precision="bf16", out=tmp_path / "run")
     )
     assert metrics.top1 == 1.0
-    assert load_file(place / "model.safetensors")["head.weight"].dtype == torch.float32
+    assert load_file(path / "model.safetensors")["head.weight"].dtype == torch.float32
     if not torch.cuda.is_available():
         with pytest.raises(UsageError, match="trains on a GPU only"):
             train(TrainConfig(data=str(photos), **QUICK, precision="fp16", out=tmp_path / "half"))
@@ -166,11 +166,11 @@ class TestConfigFile:
 def test_tensorboard_has_the_curves(photos: Path, tmp_path: Path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    place, _ = train(TrainConfig(data=str(photos), **QUICK, tensorboard=True, out=tmp_path / "runs" / "001-x"))
+    path, _ = train(TrainConfig(data=str(photos), **QUICK, tensorboard=True, out=tmp_path / "runs" / "001-x"))
     log = EventAccumulator(str(tmp_path / "runs" / "tensorboard" / "001-x"))
     log.Reload()
     assert [event.value for event in log.Scalars("loss/val")] == pytest.approx(
-        [epoch.val_loss for epoch in read_history(place)], rel=1e-4
+        [epoch.val_loss for epoch in read_history(path)], rel=1e-4
     )
     assert len(log.Scalars("loss/step")) == 6
 
@@ -202,7 +202,7 @@ class TestInterruption:
         callbacks = Started()
         parts, _ = resume(tmp_path / "parts", callbacks)
         assert callbacks.done == 3
-        first, second = (load_file(place / "model.safetensors") for place in (whole, parts))
+        first, second = (load_file(path / "model.safetensors") for path in (whole, parts))
         assert all(torch.equal(first[name], second[name]) for name in first)
         assert [e.train_loss for e in read_history(whole)] == [e.train_loss for e in read_history(parts)]
 
@@ -245,11 +245,11 @@ class TestProcesses:
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("epoch   1 ") == 1
         assert done.stdout.count("run: ") == 1
-        two = store.find(tmp_path / "two").place
+        two = store.find(tmp_path / "two").path
         for ours, theirs in zip(read_history(one), read_history(two), strict=True):
             assert theirs.train_loss == pytest.approx(ours.train_loss, abs=1e-3)
             assert theirs.val_loss == pytest.approx(ours.val_loss, abs=1e-3)
-        first, second = (load_file(place / "model.safetensors") for place in (one, two))
+        first, second = (load_file(path / "model.safetensors") for path in (one, two))
         assert max(float((first[name] - second[name]).abs().max()) for name in first) < 1e-2
 
     def test_a_batch_must_divide_among_them(self, photos: Path, tmp_path: Path):

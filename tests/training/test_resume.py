@@ -41,37 +41,37 @@ class StopsAfter(TrainingCallbacks):
         if not self.left:
             raise KeyboardInterrupt
 
-    def stopped(self, place: Path) -> None:
-        self.stopped_in = place
+    def stopped(self, path: Path) -> None:
+        self.stopped_in = path
 
 
-def is_finished(place: Path) -> bool:
-    return (place / "card.json").exists()
+def is_finished(path: Path) -> bool:
+    return (path / "card.json").exists()
 
 
-def result_of(place: Path) -> tuple[dict[str, torch.Tensor], list[tuple[float, float]]]:
-    return load_file(place / "model.safetensors"), [(e.train_loss, e.val_loss) for e in read_history(place)]
+def result_of(path: Path) -> tuple[dict[str, torch.Tensor], list[tuple[float, float]]]:
+    return load_file(path / "model.safetensors"), [(e.train_loss, e.val_loss) for e in read_history(path)]
 
 
 def test_weights_and_losses_are_those_of_a_training_that_was_not_interrupted(photos: Path, tmp_path: Path):
     whole, _ = train(TrainConfig(data=str(photos), **SETTINGS, out=tmp_path / "whole"))
-    place = tmp_path / "parts"
+    folder = tmp_path / "parts"
     for attempt in (1, 2):
         callbacks = StopsAfter(1 if attempt == 1 else 2)
         with pytest.raises(KeyboardInterrupt):
-            train(TrainConfig(data=str(photos), **SETTINGS, out=place), callbacks) if attempt == 1 else resume(
-                place, callbacks
+            train(TrainConfig(data=str(photos), **SETTINGS, out=folder), callbacks) if attempt == 1 else resume(
+                folder, callbacks
             )
-        assert callbacks.stopped_in == place
-        assert {path.name for path in place.iterdir()} == {CHECKPOINT_FILE}
+        assert callbacks.stopped_in == folder
+        assert {path.name for path in folder.iterdir()} == {CHECKPOINT_FILE}
     callbacks = StopsAfter(99)
-    resume(place, callbacks)
+    resume(folder, callbacks)
     assert callbacks.begun_with == 3 * 2  # optimizer steps
-    (weights, losses), (expected_weights, expected_losses) = result_of(place), result_of(whole)
+    (weights, losses), (expected_weights, expected_losses) = result_of(folder), result_of(whole)
     assert losses == expected_losses
     assert all(torch.equal(weights[name], expected_weights[name]) for name in expected_weights)
-    assert not (place / CHECKPOINT_FILE).exists()
-    assert store.find(place).is_run
+    assert not (folder / CHECKPOINT_FILE).exists()
+    assert store.find(folder).is_run
 
 
 def test_features_of_a_frozen_backbone_are_those_of_the_checkpoint(photos: Path, tmp_path: Path):
@@ -131,7 +131,7 @@ def test_a_damaged_or_missing_checkpoint_is_said(tmp_path: Path):
 def test_killed_at_any_moment_it_goes_on(photos: Path, tmp_path: Path):
     """SIGKILL at five moments, from the first optimizer steps to the last epochs."""
     whole, _ = train(TrainConfig(data=str(photos), **{**SETTINGS, "epochs": 6}, out=tmp_path / "whole"))
-    place = tmp_path / "killed"
+    folder = tmp_path / "killed"
     program = (
         "import sys\nfrom pathlib import Path\nfrom edgecls.training.config import TrainConfig\n"
         "from edgecls.training.history import TrainingCallbacks\nfrom edgecls.training.loop import resume, train\n"
@@ -146,20 +146,20 @@ def test_killed_at_any_moment_it_goes_on(photos: Path, tmp_path: Path):
     )
     for delay_s in (0.0, 0.03, 0.15, 0.3, 0.5):
         process = subprocess.Popen(
-            [sys.executable, "-c", program, str(photos), str(place)], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", program, str(photos), str(folder)], stdout=subprocess.PIPE, text=True
         )
         assert process.stdout.readline()  # it is under way
         time.sleep(delay_s)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        if place.exists() and not (place / CHECKPOINT_FILE).exists() and not is_finished(place):
-            shutil.rmtree(place)  # killed before the first checkpoint
-    if (place / CHECKPOINT_FILE).exists():
-        resume(place)
-        assert [path for path in place.parent.iterdir() if path.name.startswith(".killed")] == []
-    elif not place.exists():
-        train(TrainConfig(data=str(photos), **{**SETTINGS, "epochs": 6}, out=place))
-    assert result_of(place)[1] == result_of(whole)[1]
+        if folder.exists() and not (folder / CHECKPOINT_FILE).exists() and not is_finished(folder):
+            shutil.rmtree(folder)  # killed before the first checkpoint
+    if (folder / CHECKPOINT_FILE).exists():
+        resume(folder)
+        assert [path for path in folder.parent.iterdir() if path.name.startswith(".killed")] == []
+    elif not folder.exists():
+        train(TrainConfig(data=str(photos), **{**SETTINGS, "epochs": 6}, out=folder))
+    assert result_of(folder)[1] == result_of(whole)[1]
 
 
 class TestCommand:

@@ -30,7 +30,7 @@ def test_the_best_run_is_kept_and_its_settings_make_it_again(config: TuneConfig)
     best = best_of(trials)
     run = store.find(config.out / "best")
     assert run.card.arch == TINY
-    settings = read_config(run.place / "config.toml")
+    settings = read_config(run.path / "config.toml")
     assert {name: settings[name] for name in best.settings} == best.settings
     assert sorted(path.name for path in config.out.iterdir()) == ["best", "study.db"]
 

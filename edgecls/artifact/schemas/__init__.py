@@ -18,5 +18,5 @@ def schema(name: str) -> dict[str, Any]:
     """
     if name not in NAMES:
         raise UsageError(f"there is no schema {name!r}, only {', '.join(NAMES)}")
-    found: dict[str, Any] = json.loads((files(__name__) / f"{name}.schema.json").read_text(encoding="utf-8"))
-    return found
+    loaded: dict[str, Any] = json.loads((files(__name__) / f"{name}.schema.json").read_text(encoding="utf-8"))
+    return loaded

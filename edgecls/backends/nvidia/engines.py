@@ -48,7 +48,7 @@ class Plan:
     workspace_mib: int | None = None
 
     @property
-    def place(self) -> str:
+    def device_key(self) -> str:
         """The part of an engine's name that says where it runs."""
         gpu = re.sub(r"[^A-Za-z0-9]+", "-", self.gpu).strip("-") if self.gpu else "any"
         return f"{self.flavour.module}-{self.flavour.version()}-{gpu}-sm{'+'.join(self.capabilities)}"
@@ -81,7 +81,7 @@ class EngineCache:
 
     def path(self, plan: Plan) -> Path:
         """Where the engine of this plan lies, or would."""
-        return self.folder / f"{self._digest[:16]}-{plan.place}-{plan.shapes}.engine"
+        return self.folder / f"{self._digest[:16]}-{plan.device_key}-{plan.shapes}.engine"
 
     def find(self, plan: Plan) -> Path | None:
         """An intact engine that runs where the plan says: its own, or one built ahead of time for more GPUs."""
@@ -127,7 +127,7 @@ class EngineCache:
             _note(path).unlink(missing_ok=True)
 
     def _build(self, plan: Plan, tell: OnProgress) -> bytes:
-        timing = self.folder / f"{plan.place}.timing"
+        timing = self.folder / f"{plan.device_key}.timing"
         known = timing.read_bytes() if timing.is_file() else b""
         engine, measured = build_engine(self._graph, plan, known, tell)
         if measured and measured != known and timing.parent.is_dir():

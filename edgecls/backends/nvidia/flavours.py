@@ -127,9 +127,9 @@ def parse_graph(flavour: Flavour, graph: Path) -> tuple[Any, ...]:
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(graph.read_bytes()):
         reasons = [parser.get_error(index) for index in range(parser.num_errors)]
-        told = f"{reasons[0].desc()} (node {reasons[0].node_name()})" if reasons else logger.reason()
+        message = f"{reasons[0].desc()} (node {reasons[0].node_name()})" if reasons else logger.reason()
         raise BackendError(
-            f"{flavour.title} cannot parse {graph.name}: {' '.join(told.split())[:400]}; "
+            f"{flavour.title} cannot parse {graph.name}: {' '.join(message.split())[:400]}; "
             "replace that operator in the network, or deploy with `target` onnx"
         )
     return builder, network, logger, parser

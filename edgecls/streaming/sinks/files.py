@@ -159,7 +159,7 @@ class SnapshotSink(Sink):
     def __init__(self, folder: Path):
         self._folder = folder
 
-    def place(self, event: Event) -> Path:
+    def path_of(self, event: Event) -> Path:
         """Where an event's picture is kept: of two events in two places, whatever their cameras' names hold."""
         safe = _safe(event.id)
         if safe != event.id:

@@ -139,8 +139,8 @@ class TerminalSink(Sink):
             self._lost.remove(change.camera)
         else:
             self._lost.add(change.camera)
-        said = f"{change.camera}: {change.state.value}" + (f", {change.reason}" if change.reason else "")
-        self._messages.print(said, soft_wrap=True)
+        message = f"{change.camera}: {change.state.value}" + (f", {change.reason}" if change.reason else "")
+        self._messages.print(message, soft_wrap=True)
 
     def idle(self) -> None:
         """Show an outage that goes on."""

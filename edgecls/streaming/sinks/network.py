@@ -342,5 +342,5 @@ def _origin(address: str) -> tuple[str, str | None, int]:
 
 def _reason(error: Exception) -> str:
     """What went wrong at last, without urllib3's words around it, which hold the path."""
-    said = first_line(getattr(error, "reason", None) or error)
-    return re.sub(r"^(<[^>]*>|\w*(Connection|Pool)\([^)]*\)): ", "", said)
+    message = first_line(getattr(error, "reason", None) or error)
+    return re.sub(r"^(<[^>]*>|\w*(Connection|Pool)\([^)]*\)): ", "", message)

@@ -37,8 +37,8 @@ def read_token(path: Path) -> str:
     except UnicodeDecodeError:
         raise UsageError(f"`web_token_file`: {str(path)!r} is not UTF-8 text") from None
     except (OSError, ValueError) as error:
-        said = getattr(error, "strerror", None) or first_line(error)
-        raise UsageError(f"`web_token_file`: {str(path)!r} cannot be read: {said}") from None
+        message = getattr(error, "strerror", None) or first_line(error)
+        raise UsageError(f"`web_token_file`: {str(path)!r} cannot be read: {message}") from None
     if not token or not token.isprintable() or len(token) > LONGEST_TOKEN_BYTES:
         raise UsageError(
             f"`web_token_file`: {str(path)!r} must hold one line of 1 to {LONGEST_TOKEN_BYTES} printable characters"

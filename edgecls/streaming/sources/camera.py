@@ -171,8 +171,8 @@ class VideoClock:
 def no_camera(index: int) -> str:
     """What to say where a camera cannot be opened."""
     cameras = found_cameras()
-    found = f"found: {', '.join(map(str, cameras))}" if cameras else "no video device was found on this machine"
-    return f"camera {index} cannot be opened; {found}. Without a camera try: edgecls stream `cameras` demo"
+    devices = f"found: {', '.join(map(str, cameras))}" if cameras else "no video device was found on this machine"
+    return f"camera {index} cannot be opened; {devices}. Without a camera try: edgecls stream `cameras` demo"
 
 
 class FixedRate(Device):

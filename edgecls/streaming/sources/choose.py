@@ -86,21 +86,21 @@ def _open(camera: str, golden: Golden | None, options: CameraOptions) -> Source:
     if "://" in camera:
         return live(str(SecretUrl(camera)), partial(network, camera, capture), options.reconnect)
     # What looks like a misspelt address is shown like one.
-    told = str(SecretUrl(camera)) if ":" in camera else camera
+    shown = str(SecretUrl(camera)) if ":" in camera else camera
     try:
         path = Path(camera).expanduser()
         path.exists()
     except (OSError, RuntimeError, ValueError) as error:
-        raise SourceError(f"`cameras` {told[:200]!r} cannot be looked up: {type(error).__name__}") from None
+        raise SourceError(f"`cameras` {shown[:200]!r} cannot be looked up: {type(error).__name__}") from None
     if path.is_dir():
         return ImagesSource(camera, find_images(path), options.geometry)
     if path.is_char_device():
         return live(camera, partial(_device_file, camera, capture), local)
     if not path.exists():
-        if found := camera_named(camera):
-            return live(found.name, partial(numbered, found.index, capture), local)
+        if plugged_in := camera_named(camera):
+            return live(plugged_in.name, partial(numbered, plugged_in.index, capture), local)
         raise SourceError(
-            f"there is no camera or file {told}; give a number, a name as `edgecls cameras` lists it, a URL, a file, "
+            f"there is no camera or file {shown}; give a number, a name as `edgecls cameras` lists it, a URL, a file, "
             "a folder, or demo"
         )
     if path.suffix.lower() in SUFFIXES:

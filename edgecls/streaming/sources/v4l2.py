@@ -61,15 +61,15 @@ class FoundCamera:
 
 def found_cameras() -> list[FoundCamera]:
     """Video devices that capture, in order of their numbers; one that cannot be asked counts as one that does."""
-    found = []
+    cameras = []
     for device in sorted(Path("/dev").glob("video[0-9]*"), key=lambda path: (len(path.name), path.name)):
         try:
             name = Path(f"/sys/class/video4linux/{device.name}/name").read_text().strip()
         except OSError:
             name = "unnamed"
         if _captures(device):
-            found.append(FoundCamera(int(device.name.removeprefix("video")), name))
-    return found
+            cameras.append(FoundCamera(int(device.name.removeprefix("video")), name))
+    return cameras
 
 
 def camera_named(text: str) -> FoundCamera | None:

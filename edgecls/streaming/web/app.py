@@ -118,9 +118,9 @@ async def _pictures(feed: Feed, camera: str) -> AsyncIterator[bytes]:
     """New pictures as they come and as the browser takes them: a slow one skips some."""
     shown = -1
     while not feed.closing:
-        found = await asyncio.to_thread(feed.picture, camera, shown)
-        if found is not None:
-            shown, jpeg = found
+        picture = await asyncio.to_thread(feed.picture, camera, shown)
+        if picture is not None:
+            shown, jpeg = picture
             yield b"--%b\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % (BOUNDARY.encode(), len(jpeg))
             yield jpeg + b"\r\n"
         await asyncio.sleep(1 / PICTURES_PER_S)
@@ -177,7 +177,7 @@ class _ViewerGuard:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         from starlette.responses import PlainTextResponse
 
-        with self._viewers.place(client_of(scope.get("client"))) as free:
+        with self._viewers.slot(client_of(scope.get("client"))) as free:
             refused = PlainTextResponse("too many viewers\n", 503, {"Retry-After": "10"})
             await (self._app if free else refused)(scope, receive, send)
 
@@ -218,12 +218,13 @@ class _TokenGuard:
 
 
 def _login_page(refused: bool) -> str:
-    said = "That token was refused." if refused else "This page needs the token that the program printed."
+    message = "That token was refused." if refused else "This page needs the token that the program printed."
     return (
         "<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
         "<title>edgecls</title><style>body{font:16px system-ui;max-width:26rem;margin:18vh auto;padding:0 1rem;"
         "color-scheme:light dark}input,button{font:inherit;padding:.4rem .7rem}</style>"
-        f"<h1>edgecls</h1><p>{escape(said)}</p><form><input name='token' type='password' aria-label='token' autofocus> "
+        f"<h1>edgecls</h1><p>{escape(message)}</p>"
+        "<form><input name='token' type='password' aria-label='token' autofocus> "
         "<button>Open</button></form></html>"
     )
 
@@ -246,23 +247,23 @@ class _Collector:
 
         cameras = self._health.cameras
         yield GaugeMetricFamily("edgecls_running_seconds", "Time since the stream began.", self._health.running_s)
-        for name, said, value in (
+        for name, message, value in (
             ("captured", "Frames that the camera gave.", lambda c: c.captured),
             ("decided", "Frames decided about.", lambda c: c.decided),
             ("dropped", "Frames that a newer one replaced.", lambda c: c.dropped),
             ("reconnects", "Times that the camera was lost.", lambda c: c.reconnects),
         ):
-            counter = CounterMetricFamily(f"edgecls_{name}", said, labels=["camera"])
+            counter = CounterMetricFamily(f"edgecls_{name}", message, labels=["camera"])
             for camera in cameras:
                 counter.add_metric([camera.camera], value(camera))  # type: ignore[no-untyped-call]
             yield counter
-        for name, said, value in (
+        for name, message, value in (
             ("in_flight", "Frames between capture and decision.", lambda c: c.in_flight),
             ("frames_per_second", "Recent rate of decisions.", lambda c: c.fps),
             ("inference_seconds", "Recent mean from preprocessing to scores.", lambda c: c.inference_ms / 1000),
             ("frame_age_seconds", "Recent mean from capture to decision.", lambda c: c.age_ms / 1000),
         ):
-            gauge = GaugeMetricFamily(f"edgecls_{name}", said, labels=["camera"])
+            gauge = GaugeMetricFamily(f"edgecls_{name}", message, labels=["camera"])
             for camera in cameras:
                 gauge.add_metric([camera.camera], value(camera))
             yield gauge
@@ -271,12 +272,12 @@ class _Collector:
             for state in State:
                 states.add_metric([camera.camera, state.value], camera.state is state)
         yield states
-        for name, said, value in (
+        for name, message, value in (
             ("written", "What a sink took.", lambda s: s.written),
             ("lost", "What its full queue let go.", lambda s: s.lost),
             ("failed", "What failed.", lambda s: s.failed),
         ):
-            counter = CounterMetricFamily(f"edgecls_sink_{name}", said, labels=["sink"])
+            counter = CounterMetricFamily(f"edgecls_sink_{name}", message, labels=["sink"])
             for sink in self._health.sinks:
                 counter.add_metric([sink.sink], value(sink))
             yield counter

@@ -108,7 +108,7 @@ class Viewers:
         self._clients: Counter[str] = Counter()
 
     @contextmanager
-    def place(self, client: str) -> Iterator[bool]:
+    def slot(self, client: str) -> Iterator[bool]:
         """Whether there is a place for one more, kept until the block ends."""
         own, all_of_them = self._clients[client], sum(self._clients.values())
         free = own < self._limits.streams_per_client and all_of_them < self._limits.streams
