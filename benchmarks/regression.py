@@ -59,7 +59,7 @@ def main() -> None:
                 code = command(options.bundle, folder / kind, "--rounds", options.rounds, *compared)
                 found = json.loads((folder / kind / "benchmark.json").read_text())
                 flagged[kind].append(code == 6)
-                changes[kind].append(found["answer"]["changes"][0]["slowdown"])
+                changes[kind].append(found["selection"]["changes"][0]["slowdown"])
                 if kind == "unchanged":
                     interval, now = before["rows"][0]["p50_interval_ms"], found["rows"][0]["p50_interval_ms"]["value"]
                     agreed.append(interval["low"] <= now <= interval["high"])

@@ -181,7 +181,7 @@ def _picture(record: dict[str, Any], path: Path) -> Path:
     from edgecls.report.benchmark_figures import one_at_a_time, pareto
     from edgecls.report.figures import png
 
-    write_bytes(path, png(pareto(one_at_a_time(record["rows"]), record["answer"]["front"])))
+    write_bytes(path, png(pareto(one_at_a_time(record["rows"]), record["selection"]["front"])))
     return path
 
 
@@ -191,5 +191,5 @@ def _page(report: BenchmarkReport, path: Path) -> Path:
 
     best = report.best
     layers = (best.candidate.key, profile_layers(best.candidate.artifact)) if best else None
-    write_page(report.record, report.record["answer"], path, layers)
+    write_page(report.record, report.record["selection"], path, layers)
     return path

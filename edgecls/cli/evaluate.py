@@ -56,8 +56,8 @@ def evaluate(
             f"above the threshold of {threshold:.1%}: {percent(share)} of the images, of which {percent(right)} right",
             soft_wrap=True,
         )
-    for truth, answer, images in figures.confused[:3]:
+    for truth, predicted, images in figures.confused[:3]:
         names = report.artifact.card.classes
-        console.print(f"confused: {names[truth]} taken for {names[answer]}, {images} times", soft_wrap=True)
+        console.print(f"confused: {names[truth]} taken for {names[predicted]}, {images} times", soft_wrap=True)
     console.print(f"written: {shown(html)}" + (f", {shown(json_file)}" if json_file else ""), soft_wrap=True)
     report.require(config)

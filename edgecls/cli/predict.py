@@ -16,7 +16,7 @@ from edgecls.cli.common import console, messages, opening, shown
 from edgecls.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from edgecls.runtime.batch import Answer
+    from edgecls.runtime.batch import ImageResult
 
 
 def predict(
@@ -81,7 +81,7 @@ def predict(
         raise DataError(errors[0] + more)
 
 
-def _print(answer: Answer, top: int) -> None:
+def _print(answer: ImageResult, top: int) -> None:
     if answer.prediction is None:
         console.print(f"{answer.image}  unreadable", soft_wrap=True)
         return
@@ -89,7 +89,7 @@ def _print(answer: Answer, top: int) -> None:
     console.print(f"{answer.image}  {f'unsure: {best}' if answer.prediction.unsure else best}", soft_wrap=True)
 
 
-def _watched(answers: Iterator[Answer], total: int | None) -> Iterator[Answer]:
+def _watched(answers: Iterator[ImageResult], total: int | None) -> Iterator[ImageResult]:
     """The answers, with a progress bar on standard error where that is a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

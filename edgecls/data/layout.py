@@ -60,9 +60,9 @@ def index_dataset(location: str | None) -> DatasetIndex:
         return DatasetIndex(named, named.classes(), splits)
     left_out: Counter[str] = Counter()
     if path.is_dir():
-        root, (classes, samples) = path, _scan(path.resolve(), left_out)
+        root, (classes, members) = path, _scan(path.resolve(), left_out)
     elif path.suffix.lower() in MANIFESTS and path.is_file():
-        root, (classes, samples) = path.parent, read_manifest(path)
+        root, (classes, members) = path.parent, read_manifest(path)
     elif path.exists():
         raise DataError(f"{location} is a file; give a folder with one folder of images per class, or a manifest")
     else:
@@ -72,7 +72,7 @@ def index_dataset(location: str | None) -> DatasetIndex:
         )
     if wrong := [name for name in classes if not is_name(name)]:
         raise DataError(f"{location} has a class named {wrong[0]!r}; give it a name that can be read and typed")
-    return DatasetIndex(FolderSource(root), classes, samples, read_quarantine(root), left_out)
+    return DatasetIndex(FolderSource(root), classes, members, read_quarantine(root), left_out)
 
 
 def _scan(root: Path, left_out: Counter[str]) -> tuple[tuple[str, ...], dict[str, list[Sample]]]:

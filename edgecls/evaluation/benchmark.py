@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgecls.benchmarking import answers, conditions, regression, suite
+from edgecls.benchmarking import conditions, regression, selection, suite
 from edgecls.benchmarking.breakdown import FILES, Breakdown, break_down
 from edgecls.benchmarking.config import ALLOWED_SLOWDOWN, BenchmarkConfig
 from edgecls.benchmarking.regression import Change
@@ -71,10 +71,10 @@ def benchmark(config: BenchmarkConfig | None = None, tell: OnProgress = lambda _
     ]
     allowed = ALLOWED_SLOWDOWN if config.fail_if_slower is None else config.fail_if_slower
     changes = regression.compare(before, results, allowed, config.seconds, tell) if before else []
-    best, front = answers.recommended(results, config.constraints), answers.pareto(results)
+    best, front = selection.recommended(results, config.constraints), selection.pareto(results)
     steps = _broken_down(results, config.data, tell) if config.data is not None else []
     remember([result.to_row() for result in results if result.candidate.is_plain])
-    answer = {
+    selected = {
         "recommended": best.candidate.key if best else None,
         "front": [result.candidate.key for result in front],
         "words": str(config.constraints),
@@ -82,7 +82,7 @@ def benchmark(config: BenchmarkConfig | None = None, tell: OnProgress = lambda _
         "changes": [change.to_json() for change in changes],
     }
     same = before is None or regression.same_machine(before)
-    record = {**suite.record(results, config, state), "answer": answer}
+    record = {**suite.record(results, config, state), "selection": selected}
     return BenchmarkReport(named, results, best, front, steps, changes, same, record)
 
 

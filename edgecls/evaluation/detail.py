@@ -40,11 +40,11 @@ class Curves:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong answer: the sample's position, the true and the given class, and the confidence in it."""
+    """A wrong answer: the sample's position, the true and the predicted class, and the confidence in it."""
 
     position: int
     truth: int
-    answer: int
+    predicted: int
     confidence: float
 
 
@@ -54,7 +54,7 @@ class Evaluation:
 
     `macro` averages over the classes that have images, `weighted` weighs them by these. `reliability` holds the mean
     confidence, the accuracy and the number of images of each filled bin. `mistakes` are sorted, the most confident
-    first, and `confused` are (true, given, images), the most frequent first.
+    first, and `confused` are (true, predicted, images), the most frequent first.
     """
 
     metrics: Metrics
@@ -90,8 +90,8 @@ class Evaluation:
                 for confidence, accuracy, images in self.reliability
             ],
             "confused": [
-                {"true": classes[truth], "given": classes[answer], "images": images}
-                for truth, answer, images in self.confused
+                {"true": classes[truth], "predicted": classes[predicted], "images": images}
+                for truth, predicted, images in self.confused
             ],
         }
 
@@ -159,19 +159,20 @@ def _curves(truth: NDArray[Any], probability: NDArray[float32]) -> Curves:
 
 
 def _mistakes(probabilities: NDArray[float32], labels: NDArray[int64]) -> tuple[Mistake, ...]:
-    answers = probabilities.argmax(axis=1)
-    wrong = (answers != labels).nonzero()[0]
+    predicted = probabilities.argmax(axis=1)
+    wrong = (predicted != labels).nonzero()[0]
     mistakes = [
-        Mistake(int(i), int(labels[i]), int(answers[i]), float(probabilities[i, answers[i]])) for i in wrong.tolist()
+        Mistake(int(i), int(labels[i]), int(predicted[i]), float(probabilities[i, predicted[i]]))
+        for i in wrong.tolist()
     ]
     return tuple(sorted(mistakes, key=lambda mistake: -mistake.confidence))
 
 
 def _confused(confusion: NDArray[int64]) -> tuple[tuple[int, int, int], ...]:
     pairs = [
-        (truth, answer, int(confusion[truth, answer]))
-        for truth, answer in zip(*confusion.nonzero(), strict=True)
-        if truth != answer
+        (truth, predicted, int(confusion[truth, predicted]))
+        for truth, predicted in zip(*confusion.nonzero(), strict=True)
+        if truth != predicted
     ]
     most_first = sorted(pairs, key=lambda pair: -pair[2])
-    return tuple((int(truth), int(answer), images) for truth, answer, images in most_first)
+    return tuple((int(truth), int(predicted), images) for truth, predicted, images in most_first)

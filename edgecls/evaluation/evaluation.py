@@ -17,7 +17,7 @@ from edgecls.evaluation.confidence import answered, fit_temperature, fit_thresho
 from edgecls.evaluation.config import EvaluateConfig
 from edgecls.evaluation.detail import Evaluation, evaluate_scores
 from edgecls.evaluation.images import UNLABELLED, images_for, run_of
-from edgecls.evaluation.inference import answers, labels_of
+from edgecls.evaluation.inference import labels_of, scores_on
 from edgecls.runtime.scores import scaled
 from edgecls.runtime.store import Artifact, find, latest_run
 
@@ -55,7 +55,7 @@ class EvaluationReport:
             {
                 "path": self.samples[each.position].key,
                 "true": classes[each.truth],
-                "given": classes[each.answer],
+                "predicted": classes[each.predicted],
                 "confidence": each.confidence,
             }
             for each in self.figures.mistakes
@@ -113,7 +113,7 @@ def evaluate_artifact(
     source, samples = images_for(artifact, data)
     if any(sample.label == UNLABELLED for sample in samples):
         raise DataError(f"{data} holds images without classes; put each class's images into a folder of its name")
-    scores = scaled(answers(artifact, source, samples), artifact.card.confidence.temperature)
+    scores = scaled(scores_on(artifact, source, samples), artifact.card.confidence.temperature)
     return source, samples, scores, labels_of(samples)
 
 
@@ -127,7 +127,7 @@ def fit_confidence(artifact: Artifact, precision: float) -> tuple[Confidence, in
     samples = dataset.splits["val"]
     if not samples:
         raise DataError(f"{run.path} has no validation images to fit on; train, or import, with data that has some")
-    scores, labels = answers(artifact, dataset.source, samples), labels_of(samples)
+    scores, labels = scores_on(artifact, dataset.source, samples), labels_of(samples)
     temperature = round(fit_temperature(scores, labels), 4)
     threshold = fit_threshold(scaled(scores, temperature), labels, precision)
     if threshold is None:

@@ -37,7 +37,7 @@ def golden_images(dataset: Dataset, preprocess: Preprocess) -> NDArray[uint8]:
     return np.stack(list(prepared(dataset.source, drawn, preprocess)))
 
 
-def answers(artifact: Artifact, source: Source, samples: Iterable[Sample]) -> NDArray[float32]:
+def scores_on(artifact: Artifact, source: Source, samples: Iterable[Sample]) -> NDArray[float32]:
     """Logits (N, C) of an artifact for samples, through its own preprocessing and runtime."""
     with artifact.open() as session:
         scores = scores_of(session, prepared(source, samples, artifact.card.preprocess))

@@ -15,7 +15,7 @@ from edgecls.data.splits import Sample
 from edgecls.errors import BackendError, DataError, UsageError, VerificationError
 from edgecls.evaluation.config import CompareConfig
 from edgecls.evaluation.images import UNLABELLED, images_for, run_of
-from edgecls.evaluation.inference import answers
+from edgecls.evaluation.inference import scores_on
 from edgecls.evaluation.metrics import calibration_error, drop, measure, wilson
 from edgecls.exporting.graph import float_graph
 from edgecls.quantization.qdq import QuantizedGraph, layer_noise_db
@@ -124,7 +124,7 @@ def compare_artifacts(
     for artifact in (first, second):
         tell(f"asking {artifact.card.name}")
         order = [artifact.card.classes.index(name) for name in first.card.classes]
-        scores.append(answers(artifact, source, samples)[:, order])
+        scores.append(scores_on(artifact, source, samples)[:, order])
     tell("timing")
     rows = time_artifacts([first, second], TIMING)
     tell("comparing layers")

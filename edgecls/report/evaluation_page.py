@@ -83,8 +83,8 @@ def _confused(evaluation: Evaluation, classes: Sequence[str]) -> str:
     if not evaluation.confused:
         return "<p>Nothing was confused.</p>"
     lines = "".join(
-        f"<tr><td>{escape(classes[truth])}</td><td>{escape(classes[answer])}</td><td>{images}</td></tr>"
-        for truth, answer, images in evaluation.confused[:MAX_PAIRS]
+        f"<tr><td>{escape(classes[truth])}</td><td>{escape(classes[predicted])}</td><td>{images}</td></tr>"
+        for truth, predicted, images in evaluation.confused[:MAX_PAIRS]
     )
     return f"<table><tr><th>true</th><th>given</th><th>images</th></tr>{lines}</table>"
 
@@ -95,7 +95,7 @@ def _mistakes(mistakes: Sequence[Mistake], source: Source, samples: Sequence[Sam
     shown = mistakes[:MAX_PICTURES]
     pictures = "".join(
         f"<figure>{page.thumbnail(source, samples[each.position].key)}<figcaption>"
-        f'<span class="bad">{escape(classes[each.answer])} {100 * each.confidence:.0f} %</span><br>'
+        f'<span class="bad">{escape(classes[each.predicted])} {100 * each.confidence:.0f} %</span><br>'
         f'<span class="soft">truth: {escape(classes[each.truth])}<br>'
         f"{escape(page.printable(samples[each.position].key))}</span></figcaption></figure>"
         for each in shown

@@ -100,7 +100,7 @@ def confusion_matrix(confusion: NDArray[int64], classes: Sequence[str]) -> bytes
     picture = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)
     figure.colorbar(picture, ax=axes, label="% of the true class", shrink=0.8)
     axes.grid(visible=False)
-    axes.set_xlabel("given")
+    axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if len(classes) <= MAX_NAMED_CLASSES:
         axes.set_xticks(range(len(classes)), classes, rotation=90)

@@ -27,7 +27,7 @@ PARQUET_ROWS = 10_000
 
 
 @dataclass(frozen=True)
-class Answer:
+class ImageResult:
     """What is known of one image: a prediction, or why it cannot be read."""
 
     image: str
@@ -56,12 +56,12 @@ class Answer:
         return row
 
 
-def classify(classifier: Classifier, paths: Iterable[Path], background: Colour | None = None) -> Iterator[Answer]:
+def classify(classifier: Classifier, paths: Iterable[Path], background: Colour | None = None) -> Iterator[ImageResult]:
     """Classify image files in order; decoding runs ahead in threads while the model computes.
 
     A file that cannot be read gets an answer that says so. Transparent images lie over `background`; see `read_image`.
     """
-    unreadable: list[Answer] = []
+    unreadable: list[ImageResult] = []
 
     def prepared(path: Path) -> tuple[Path, NDArray[uint8] | None, str | None]:
         try:
@@ -69,11 +69,11 @@ def classify(classifier: Classifier, paths: Iterable[Path], background: Colour |
         except ImageError as error:
             return path, None, str(error)
 
-    def readable() -> Iterator[tuple[tuple[Path, list[Answer]], NDArray[uint8]]]:
+    def readable() -> Iterator[tuple[tuple[Path, list[ImageResult]], NDArray[uint8]]]:
         """Each readable image, with those before it that are not."""
         for path, pixels, error in ordered_map(prepared, paths):
             if pixels is None:
-                unreadable.append(Answer(str(path), None, error))
+                unreadable.append(ImageResult(str(path), None, error))
             else:
                 yield (path, unreadable.copy()), pixels[None]
                 unreadable.clear()
@@ -81,7 +81,7 @@ def classify(classifier: Classifier, paths: Iterable[Path], background: Colour |
     with closing(overlapped(classifier.session, readable())) as answered:
         for (path, before), scores in answered:
             yield from before
-            yield Answer(str(path), classifier.decide(scores[0]))
+            yield ImageResult(str(path), classifier.decide(scores[0]))
     yield from unreadable
 
 
@@ -99,7 +99,7 @@ def listed(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def table(path: Path, top: int) -> Iterator[Callable[[Answer], None]]:
+def table(path: Path, top: int) -> Iterator[Callable[[ImageResult], None]]:
     """Yield what takes answers for a CSV, JSON Lines or Parquet file, by the suffix.
 
     The file appears when the block ends well. Raises `UsageError` for another suffix and `MissingExtraError`.
@@ -118,24 +118,24 @@ def table(path: Path, top: int) -> Iterator[Callable[[Answer], None]]:
         yield _csv(s, top) if suffix == ".csv" else lambda answer: _json_line(s, answer, top)
 
 
-def _json_line(stream: IO[str], answer: Answer, top: int) -> None:
+def _json_line(stream: IO[str], answer: ImageResult, top: int) -> None:
     stream.write(json.dumps(answer.to_json(top), ensure_ascii=False) + "\n")
 
 
-def _csv(stream: IO[str], top: int) -> Callable[[Answer], None]:
-    writer = csv.DictWriter(stream, list(Answer("", None).to_row(top)))
+def _csv(stream: IO[str], top: int) -> Callable[[ImageResult], None]:
+    writer = csv.DictWriter(stream, list(ImageResult("", None).to_row(top)))
     writer.writeheader()
     return lambda answer: writer.writerow(answer.to_row(top))
 
 
 @contextmanager
-def _parquet(path: Path, top: int) -> Iterator[Callable[[Answer], None]]:
+def _parquet(path: Path, top: int) -> Iterator[Callable[[ImageResult], None]]:
     try:
         import pyarrow as arrow
         from pyarrow import parquet
     except ImportError as error:
         raise MissingExtraError("pyarrow", "parquet", "writing Parquet") from error
-    names = list(Answer("", None).to_row(top))
+    names = list(ImageResult("", None).to_row(top))
     schema = arrow.schema([(name, arrow.float32() if name.startswith("score") else arrow.string()) for name in names])
     rows: list[dict[str, Any]] = []
 
@@ -145,7 +145,7 @@ def _parquet(path: Path, top: int) -> Iterator[Callable[[Answer], None]]:
             writer.write_table(arrow.Table.from_pylist(rows, schema))
             rows.clear()
 
-        def add(answer: Answer) -> None:
+        def add(answer: ImageResult) -> None:
             row = answer.to_row(top)
             rows.append({**row, "image": row["image"].encode("utf-8", "backslashreplace").decode()})
             if len(rows) >= PARQUET_ROWS:

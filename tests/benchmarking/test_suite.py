@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import Result
 
-from edgecls.benchmarking import answers, regression, suite
+from edgecls.benchmarking import regression, selection, suite
 from edgecls.benchmarking.config import BenchmarkConfig, Constraints
 from edgecls.benchmarking.measure import Repetition, Task, measure
 from edgecls.benchmarking.regression import compare
@@ -192,7 +192,7 @@ class TestAnswers:
         ]
 
     def test_the_front_holds_what_nothing_beats_in_both(self, results: list[BenchmarkResult]):
-        assert [each.candidate.name for each in answers.pareto(results)] == ["small", "quick", "exact"]
+        assert [each.candidate.name for each in selection.pareto(results)] == ["small", "quick", "exact"]
 
     @pytest.mark.parametrize(
         ("limits", "name"),
@@ -202,7 +202,7 @@ class TestAnswers:
         ],
     )  # fmt: skip
     def test_the_fastest_that_keeps_to_the_limits_is_recommended(self, results, limits: dict, name: str | None):
-        best = answers.recommended(results, Constraints(**limits))
+        best = selection.recommended(results, Constraints(**limits))
         assert (best.candidate.name if best else None) == name
 
     @pytest.mark.parametrize("limits", [{"max_latency_ms": 0}, {"min_accuracy": 97}, {"max_size_mb": -1}])
@@ -223,8 +223,8 @@ class TestCommand:
         record = json.loads((tmp_path / "benchmark.json").read_text())
         assert_described("benchmark", record)
         assert len(record["rows"]) == 8
-        assert {part["name"] for part in record["answer"]["breakdown"]} == {"onnx-fp32", "onnx-int8"}
-        assert set(record["answer"]["breakdown"][0]["steps_ms"]) == {
+        assert {part["name"] for part in record["selection"]["breakdown"]} == {"onnx-fp32", "onnx-int8"}
+        assert set(record["selection"]["breakdown"][0]["steps_ms"]) == {
             "decode", "preprocess", "copy", "inference", "postprocess",
         }  # fmt: skip
         assert record["rows"][0]["top1"] > 0.8
@@ -241,7 +241,7 @@ class TestCommand:
         assert "against the baseline" in again_.stdout
         against = json.loads((tmp_path / "again" / "benchmark.json").read_text())
         assert_described("benchmark", against)
-        assert [change["key"] for change in against["answer"]["changes"]] == ["onnx-fp32"]
+        assert [change["key"] for change in against["selection"]["changes"]] == ["onnx-fp32"]
 
         before = record["rows"][0]
         for each in before["rounds"]:

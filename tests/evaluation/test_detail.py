@@ -70,7 +70,7 @@ def test_mistakes_come_with_the_most_confident_first(answers):
     confidences = [mistake.confidence for mistake in found.mistakes]
     assert confidences == sorted(confidences, reverse=True)
     first = found.mistakes[0]
-    assert (first.truth, first.answer) == (labels[first.position], scores[first.position].argmax())
+    assert (first.truth, first.predicted) == (labels[first.position], scores[first.position].argmax())
 
 
 def test_confused_pairs_are_counted(answers):
