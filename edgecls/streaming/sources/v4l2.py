@@ -1,6 +1,7 @@
 """The cameras of a Linux machine, as its kernel lists them.
 
 Structures and request numbers are those of linux/videodev2.h, whose layout is part of the kernel's stable interface.
+Not linuxpy, which does the same: its licence, the GPL, does not go with ours.
 """
 
 from __future__ import annotations
