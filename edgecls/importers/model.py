@@ -17,8 +17,9 @@ from edgecls.evaluation.inference import GOLDEN_IMAGES, golden_images, labels_of
 from edgecls.evaluation.metrics import measure
 from edgecls.files import new_folder
 from edgecls.imaging.preprocess import Preprocess
+from edgecls.importers.classifier import read_classifier
 from edgecls.importers.config import NO_ARCH, ImportConfig
-from edgecls.importers.graph import embed_preprocessing, read_classifier
+from edgecls.importers.embedding import embed_preprocessing
 from edgecls.importers.labels import read_classes
 from edgecls.models.torch_backend import BACKEND as REFERENCE
 from edgecls.models.torch_backend import MODEL_FILE

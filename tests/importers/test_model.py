@@ -23,8 +23,8 @@ from edgecls.artifact.golden import Golden
 from edgecls.errors import ArtifactError, DataError, UsageError
 from edgecls.exporting.bundle import export
 from edgecls.exporting.config import ExportConfig
+from edgecls.importers.classifier import output_kind
 from edgecls.importers.config import ImportConfig
-from edgecls.importers.graph import output_kind
 from edgecls.importers.labels import read_classes
 from edgecls.importers.model import import_model
 from edgecls.runtime import store
