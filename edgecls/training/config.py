@@ -57,7 +57,7 @@ class TrainConfig(Config):
     schedule: Schedule = setting("one-cycle", "Of the learning rate; cosine begins with a warm-up.")
     weight_decay: float = setting(0.02, "Of weights; norms and biases are left alone.", low=0.0)
     loss: Loss = setting("cross-entropy", "What is minimized; bce asks about each class by itself.")
-    label_smoothing: float = setting(0.1, "Share of each label spread over all classes.", low=0.0, high=0.99)
+    label_smoothing: float = setting(0.1, "Share of each label spread over all classes.", low=0.0, high=0.9999)
     balance: bool = setting(False, "Class weights in the loss, for rare classes.")
     freeze: str = setting(
         "none",
@@ -65,7 +65,7 @@ class TrainConfig(Config):
         "block by block it begins to learn.",
     )
     layer_decay: float = setting(1.0, "Learning rate of a block as a share of the next one's.", low=1e-6, high=1.0)
-    dropout: float | None = setting(None, "In place of the architecture's own.", low=0.0, high=0.99)
+    dropout: float | None = setting(None, "In place of the architecture's own.", low=0.0, high=0.9999)
     ema: float | None = setting(
         None, "Keep an average of the weights that decays so, such as 0.999.", low=0.0, high=0.9999999
     )

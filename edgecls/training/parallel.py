@@ -33,9 +33,10 @@ def launched(precision: str, deterministic: bool) -> Iterator[Fabric]:
     before = torch.are_deterministic_algorithms_enabled()
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with quiet("lightning_fabric"), torch.random.fork_rng(devices):
+        fabric = _launch(precision, deterministic)
         torch.use_deterministic_algorithms(deterministic)
         try:
-            yield _launch(precision, deterministic)
+            yield fabric
         finally:
             torch.use_deterministic_algorithms(before)
 

@@ -27,8 +27,8 @@ from edgecls.imaging.preprocess import Interpolation, Resize
 from edgecls.importers.config import ImportConfig
 from edgecls.importers.model import import_model
 from edgecls.runtime.store import Artifact
-from edgecls.streaming.config import StreamConfig
-from edgecls.streaming.decision import EACH_FRAME, State
+from edgecls.streaming.config import EACH_FRAME, StreamConfig
+from edgecls.streaming.decision import State
 from edgecls.streaming.loop import Stream
 from edgecls.streaming.sinks.files import EventSink
 from edgecls.streaming.sources import open_source
@@ -81,12 +81,12 @@ class TestSchemas:
     def test_choices_are_those_of_the_program(self):
         known = schema("card")["properties"]
         geometry = known["preprocess"]["properties"]
-        assert tuple(known["precision"]["enum"]) == card.PRECISIONS
+        assert tuple(known["precision"]["enum"]) == get_args(card.Precision)
         assert tuple(known["output"]["enum"]) == (*get_args(Output), None)
         assert tuple(geometry["resize"]["enum"]) == get_args(Resize)
         assert tuple(geometry["interpolation"]["enum"]) == get_args(Interpolation)
         assert schema("event")["$defs"]["state"]["properties"]["state"]["enum"] == [state.value for state in State]
-        assert schema("benchmark")["$defs"]["row"]["properties"]["precision"]["enum"] == list(card.PRECISIONS)
+        assert schema("benchmark")["$defs"]["row"]["properties"]["precision"]["enum"] == list(get_args(card.Precision))
 
     @pytest.mark.parametrize("name", ["card", "benchmark"])
     def test_a_field_that_the_program_wrote_and_no_schema_described_would_be_noticed(
@@ -388,7 +388,7 @@ class TestBaselines:
     """A baseline's reader looks at what it compares and at nothing else: it takes more than the schema allows."""
 
     @pytest.mark.parametrize(
-        ("place", "value"),
+        ("path", "value"),
         [
             (["schema"], 1), (["machine"], None), (["machine"], []), (["rows"], None), (["rows"], {}), (["rows"], [3]),
             (["rows", 0, "key"], ""), (["rows", 0, "key"], None), (["rows", 0, "latency"], 3),

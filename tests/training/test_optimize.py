@@ -235,7 +235,7 @@ def test_patience_ends_a_training_that_gets_no_better(photos: Path, tmp_path: Pa
         ({"schedule": "wavy"}, "`schedule` takes one-cycle"),
         ({"loss": "hinge"}, "`loss` takes cross-entropy"),
         ({"freeze": "head"}, "`freeze` takes none, backbone"),
-        ({"label_smoothing": 1.0}, "`label_smoothing` takes a number from 0 to 0.99, not 1.0"),
+        ({"label_smoothing": 1.0}, "`label_smoothing` takes a number from 0 to 0.9999, not 1.0"),
         ({"weight_decay": -1.0}, "`weight_decay` takes a number of at least 0, not -1.0"),
         ({"patience": 0}, "`patience` takes a whole number of at least 1, not 0"),
     ],
