@@ -32,6 +32,7 @@ from edgecls.cli.tune import tune
 from edgecls.cli.verify import verify
 from edgecls.errors import EdgeclsError, OutputError, UsageError
 from edgecls.files import is_disk_trouble, path_error, shortened
+from edgecls.urls import SecretUrl
 
 DEBUG_VARIABLE = "EDGECLS_DEBUG"
 INTERNAL_ERROR = 70
@@ -93,6 +94,9 @@ def _end_for_usage(error: Any) -> None:
         return
     context = getattr(error, "ctx", None)
     message = error.format_message().replace("Value error, ", "").strip().rstrip(".")
+    for typed in sys.argv:
+        if "://" in typed:  # which Typer repeats where it stands alone
+            message = SecretUrl(typed.partition("=")[2] if typed.startswith("-") else typed).scrubbed(message)
     _say(f"error: {message}; see {context.command_path if context else 'edgecls'} --help")
     raise typer.Exit(error.exit_code) from None
 

@@ -11,7 +11,9 @@ from edgecls.cli.command import Command
 from edgecls.cli.common import console, shown, working
 from edgecls.errors import OutputError, UsageError
 
-calibrate = typer.Typer(name="calibrate", help="Choose and check the images that int8 ranges are read from.")
+calibrate = typer.Typer(
+    name="calibrate", no_args_is_help=True, help="Choose and check the images that int8 ranges are read from."
+)
 
 
 @calibrate.command(cls=Command)

@@ -12,7 +12,9 @@ from edgecls.cli.command import Command
 from edgecls.cli.common import console, shown, working
 from edgecls.errors import DataError, OutputError, UsageError
 
-data = typer.Typer(name="data", help="Check a data set before training, and divide it into splits.")
+data = typer.Typer(
+    name="data", no_args_is_help=True, help="Check a data set before training, and divide it into splits."
+)
 
 DATA_HELP = "A folder of class folders, a CSV or JSONL manifest, or the name of a torchvision data set."
 

@@ -317,6 +317,22 @@ class TestMistakes:
         assert_one_line(cli("stream", "--display", "hologram"), 2, "--display")
         assert_one_line(cli("stream", "--frames", 0), 2, "--frames")
 
+    def test_an_address_where_none_belongs_is_repeated_without_its_secrets(self):
+        done = subprocess.run(
+            [sys.executable, "-m", "edgecls", "stream", "rtsp://me:SECRET@door/live"], capture_output=True, text=True
+        )
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "unexpected extra argument" in done.stderr
+        assert "me:***@door" in done.stderr
+
+    def test_a_wrong_choice_names_the_choices(self, cli: Cli):
+        assert_one_line(cli("train", "--schedule", "wavy"), 2, "'wavy' is not one of 'one-cycle', 'cosine'")
+
+    def test_settings_in_messages_of_the_library_are_told_as_options(self, cli: Cli):
+        result = cli("train", "--batch-size", 4, "--accumulate", 3)
+        assert_one_line(result, 2, "--accumulate is at most half of --batch-size, 2, not 3")
+        assert "`" not in result.stderr
+
     def test_an_unknown_option_is_a_usage_error(self, cli: Cli):
         result = cli("train", "--epoch", 3)
         assert result.exit_code == 2
