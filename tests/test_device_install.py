@@ -25,6 +25,8 @@ BLOCKED = (
     "nncf",
     "sklearn",
     "matplotlib",
+    "jinja2",
+    "markupsafe",
     "cuda",
 )
 PROGRAM = """

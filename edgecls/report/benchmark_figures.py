@@ -7,9 +7,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from edgecls.errors import MissingExtraError
 from edgecls.report.figures import GRID, INK, MUTED, TARGET_COLOURS, canvas
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
     from matplotlib.axes import Axes
 
 MARKERS = {"fp32": "o", "fp16": "s", "bf16": "^", "int8": "D"}
@@ -110,15 +112,22 @@ def breakdown(parts: Sequence[Mapping[str, Any]]) -> Any:
     return figure
 
 
-def svg(figure: Any) -> str:
-    """A figure as SVG for an HTML page, transparent and in the page's own colours."""
+def svg(figure: Any) -> Markup:
+    """A figure as SVG for an HTML page, transparent and in the page's own colours. Raises `MissingExtraError`.
+
+    It is the one value that a page takes as it is: matplotlib draws text as outlines and escapes it in comments.
+    """
+    try:
+        from markupsafe import Markup
+    except ImportError as error:
+        raise MissingExtraError("markupsafe", "train", "writing a page") from error
     picture = io.StringIO()
     figure.savefig(picture, format="svg", transparent=True)
     text = picture.getvalue()
     text = re.sub(r'(<svg [^>]*?)\swidth="[^"]*"\sheight="[^"]*"|(<svg [^>]*?)\sheight="[^"]*"', r"\1\2", text, count=1)
     for colour, variable in PAGE_COLOURS.items():
         text = text.replace(colour, variable)
-    return text[text.index("<svg") :]
+    return Markup(text[text.index("<svg") :])
 
 
 def _colour(row: Row, rows: Sequence[Row]) -> str:
