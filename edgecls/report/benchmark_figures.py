@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgecls.errors import MissingExtraError
-from edgecls.report.figures import GRID, INK, MUTED, TARGET_COLOURS, canvas
+from edgecls.report.figures import GRID, INK, MUTED, TARGET_COLOURS, canvas, take_text_as_it_is
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -122,6 +122,7 @@ def svg(figure: Any) -> Markup:
     except ImportError as error:
         raise MissingExtraError("markupsafe", "train", "writing a page") from error
     picture = io.StringIO()
+    take_text_as_it_is(figure)
     figure.savefig(picture, format="svg", transparent=True)
     text = picture.getvalue()
     text = re.sub(r'(<svg [^>]*?)\swidth="[^"]*"\sheight="[^"]*"|(<svg [^>]*?)\sheight="[^"]*"', r"\1\2", text, count=1)

@@ -181,5 +181,14 @@ def _save(figure: Any, path: Path) -> Path:
 def png(figure: Any) -> bytes:
     """A figure as PNG."""
     picture = io.BytesIO()
+    take_text_as_it_is(figure)
     figure.savefig(picture, format="png")
     return picture.getvalue()
+
+
+def take_text_as_it_is(figure: Any) -> None:
+    """Names of classes and files may hold dollar signs, which are no formula."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)

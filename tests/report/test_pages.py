@@ -30,7 +30,7 @@ from edgecls.runtime.store import Artifact
 from edgecls.tuning.search import Trial
 from tests.benchmarking.test_suite import measured
 
-HOSTILE = """<script>alert(1)</script>"><img src=x onerror='alert(1)'> {{ 7 * 7 }} {% raw %} {# &lt; --> &"""
+HOSTILE = """<script>alert(1)</script>"><img src=x onerror='alert(1)'> {{ 7 * 7 }} {% raw %} {# &lt; --> & $\\frac$"""
 LATIN_1 = "\udcff"
 """A byte of a file name that is not UTF-8, as Python reads it."""
 
