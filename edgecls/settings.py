@@ -6,9 +6,10 @@ line turns each field into an option, and a field that holds another configurati
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, field, fields
+from functools import cache
 from numbers import Integral, Real
+from os import PathLike
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -46,85 +47,126 @@ class Setting:
         """What it can be; empty where that is no closed list."""
         return get_args(self.type) if get_origin(self.type) is Literal else ()
 
+    @property
+    def is_tuple(self) -> bool:
+        """Whether it holds several values."""
+        return get_origin(self.type) is tuple
+
+    def converted(self, value: Any) -> Any:
+        """A path of text and the other way round, a tuple of a list; everything else as it is."""
+        if self.is_tuple and isinstance(value, list | tuple):
+            element = _without_none(get_args(self.type)[0])
+            return tuple(_as(element, each) for each in value)
+        return _as(self.type, value)
+
     def check(self, value: Any) -> None:
         """Raise `UsageError` for a value that is of another type, beyond the bounds, or none of the choices."""
         if value is None and self.optional:
             return
+        if not self.is_tuple:
+            self._check_one(self.type, value)
+            return
+        elements = get_args(self.type)
+        endless = elements[-1] is Ellipsis
+        if not isinstance(value, tuple) or not (endless or len(value) == len(elements)):
+            wanted = "a list of values" if endless else f"{len(elements)} values"
+            raise UsageError(f"`{self.name}` takes {wanted}, not {_shown(value)}")
+        for each in value:
+            if each is not None or not _is_union(elements[0]):
+                self._check_one(_without_none(elements[0]), each)
+
+    def _check_one(self, kind: Any, value: Any) -> None:
         if self.choices:
             if value not in self.choices or isinstance(value, bool):
                 raise UsageError(f"`{self.name}` takes {', '.join(map(str, self.choices))}, not {_shown(value)}")
         elif self.low is not None and self.high is not None:
-            for each in value if isinstance(value, tuple) else (value,):
-                check_bounds(self.name, each, self.low, self.high, self.unit)
-        elif self.type in _WORDS and not isinstance(value, self.type):
-            raise UsageError(f"`{self.name}` takes {_WORDS[self.type]}, not {_shown(value)}")
+            check_bounds(self.name, value, self.low, self.high, self.unit)
+        elif not isinstance(value, kind):
+            raise UsageError(f"`{self.name}` takes {_WORDS.get(kind, f'a {kind.__name__}')}, not {_shown(value)}")
 
 
 _WORDS = {bool: "true or false", str: "text", Path: "a path"}
 
 
 def setting(
-    default: Any = MISSING, help: str = "", *, low: float | None = None, high: float | None = None, unit: str = ""
+    default: Any = MISSING,
+    help: str = "",
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    unit: str = "",
+    secret: bool = False,
 ) -> Any:
     """A field of a configuration. A number needs its bounds: ints for whole numbers, floats for others.
 
-    `high` may be left out: it is then as large as anything that is counted or measured.
+    `high` may be left out: it is then as large as anything that is counted or measured. `secret` keeps the value out of
+    the configuration's `repr`.
     """
     if low is not None and high is None:
         high = MOST if isinstance(low, int) else LARGEST
-    return field(default=default, metadata={_METADATA: (help, low, high, unit)})
+    return field(default=default, repr=not secret, metadata={_METADATA: (help, low, high, unit)})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Base of all configurations. A path may be given as text, and text that names a file as a path."""
+    """Base of all configurations. A path may be given as text or as what stands for one, and a tuple as a list."""
 
     def __post_init__(self) -> None:
         for each in settings_of(type(self)):
-            value = getattr(self, each.name)
-            if (each.type is Path and isinstance(value, str)) or (each.type is str and isinstance(value, Path)):
-                object.__setattr__(self, each.name, each.type(value))
+            object.__setattr__(self, each.name, each.converted(getattr(self, each.name)))
 
     def check(self) -> None:
         """Raise `UsageError` for values that make no sense, alone or together."""
         for each in settings_of(type(self)):
             each.check(getattr(self, each.name))
-        for inner in inner_configs(self):
+        for name, kind in inner_configs(type(self)).items():
+            inner = getattr(self, name)
+            if not isinstance(inner, kind):
+                raise UsageError(f"`{name}` takes a {kind.__name__}, not {_shown(inner)}")
             inner.check()
 
 
-def settings_of(config: type[Config]) -> tuple[Setting, ...]:
-    """The settings of a configuration, in their order."""
+@cache
+def _settings_of(config: Any) -> tuple[Setting, ...]:
     hints = get_type_hints(config)
     settings = []
     for each in fields(config):
         if _METADATA in each.metadata:
-            kinds = get_args(hints[each.name]) if _is_union(hints[each.name]) else (hints[each.name],)
-            kind = next(kind for kind in kinds if kind is not type(None))
-            settings.append(Setting(each.name, kind, each.default, type(None) in kinds, *each.metadata[_METADATA]))
+            optional = _is_union(hints[each.name]) and type(None) in get_args(hints[each.name])
+            kind = _without_none(hints[each.name])
+            settings.append(Setting(each.name, kind, each.default, optional, *each.metadata[_METADATA]))
     return tuple(settings)
 
 
-def inner_configs(config: Config) -> Iterator[Config]:
-    """The configurations that a configuration holds."""
-    for each in fields(config):
-        value = getattr(config, each.name)
-        if isinstance(value, Config):
-            yield value
+def settings_of(config: type[Config]) -> tuple[Setting, ...]:
+    """The settings of a configuration, in their order."""
+    return _settings_of(config)  # type: ignore[arg-type]  # mypy takes a dataclass for one without a hash
+
+
+def inner_configs(config: type[Config]) -> dict[str, type[Config]]:
+    """The fields of a configuration that hold another one, by name."""
+    return {each.name: type(each.default) for each in fields(config) if isinstance(each.default, Config)}
 
 
 def check_bounds(name: str, value: Any, low: float, high: float, unit: str = "") -> None:
-    """Raise `UsageError` for what is no number from `low` to `high`; a whole number where `low` is one (an int).
-
-    None is let through, as it leaves the choice to the program.
-    """
+    """Raise `UsageError` for what is no number from `low` to `high`; a whole number where `low` is one (an int)."""
     whole = isinstance(low, int)
     known = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
-    if value is not None and not (known and low <= value <= high):
+    if not (known and low <= value <= high):
         kind = "a whole number" if whole else "a number"
         of = f" of {unit}" if unit else ""
         between = f"of at least {_plain(low)}" if high in (MOST, LARGEST) else f"from {_plain(low)} to {_plain(high)}"
         raise UsageError(f"`{name}` takes {kind}{of} {between}, not {_shown(value)}")
+
+
+def _without_none(hint: Any) -> Any:
+    return next(kind for kind in get_args(hint) if kind is not type(None)) if _is_union(hint) else hint
+
+
+def _as(kind: Any, value: Any) -> Any:
+    if (kind is Path and isinstance(value, (str, PathLike))) or (kind is str and isinstance(value, Path)):
+        return kind(value)
+    return value
 
 
 def _is_union(hint: Any) -> bool:

@@ -410,7 +410,7 @@ def test_names_in_messages_are_short_and_printable():
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (OSError(36, "File name too long", "n" * 5000), "cannot use nnn"),
         (OSError(2, "No such file or directory"), "the system refuses"),

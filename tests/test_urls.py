@@ -30,7 +30,7 @@ def test_secrets_are_never_shown(address: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "said"),
+    ("address", "message"),
     [
         ("postgresql://me:SECRET@host/db", "password authentication failed: 'SECRET'"),
         ("postgresql://me:SEC%2FRET%40@host/db", "no such role: SEC/RET@"),

@@ -370,6 +370,6 @@ def test_places_are_given_back() -> None:
     viewers = Viewers(Limits(streams=2, streams_per_client=1))
     with ExitStack() as stack:
         assert [stack.enter_context(viewers.slot(client)) for client in "aabc"] == [True, False, True, False]
-    with viewers.path("a") as again, viewers.path("c") as other:
+    with viewers.slot("a") as again, viewers.slot("c") as other:
         assert again
         assert other

@@ -412,8 +412,8 @@ def test_a_picture_that_cannot_be_kept_is_counted_and_stops_nothing(
     sink = Remembering()
     source = open_source(str(digits_video), None)
     stream = Stream([source], classifier, [sink], StreamConfig(smoothing=EACH_FRAME, snapshots=folder))
-    path = stream.sinks[-1].path
-    stream.sinks[-1].path = lambda event: folder / "not there" / path(event).name
+    path = stream.sinks[-1].path_of
+    stream.sinks[-1].path_of = lambda event: folder / "not there" / path(event).name
     summary = stream.run(threading.Event())
     begun = [event for event in sink.events if not event.ended]
     assert summary.decided == 30

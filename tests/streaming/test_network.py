@@ -356,7 +356,7 @@ class TestOddWebhooks:
         assert len(server.requests) == network.REDIRECTS + 1
 
     @pytest.mark.parametrize(
-        ("first", "more", "pause_s", "told", "attempts"),
+        ("first", "more", "pause_s", "message", "attempts"),
         [
             (b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 65536, 0, "does not end", 1),
             (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1000\r\n" + b"x" * 4096 + b"\r\n", 0,

@@ -175,7 +175,7 @@ def test_a_token_that_no_header_could_carry_is_refused(token: str):
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "said"),
+    ("variable", "value", "message"),
     [
         ("EDGECLS_MQTT", "mqtt://me:SECRET@host:99999", "--mqtt takes"),
         ("EDGECLS_WEBHOOK", "ftp://me:SECRET@host/SECRET", "--webhook takes"),
