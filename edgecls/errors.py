@@ -26,20 +26,23 @@ SETTING = re.compile(r"`([a-z][a-z0-9_]*)`")
 
 
 def first_line(error: Exception) -> str:
-    """What a library's error says in its first line, or else its kind; at most 200 characters."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    """What an error says in its first line, or else its kind, without marks of settings; at most 200 characters."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].replace("`", "'")
 
 
 class EdgeclsError(Exception):
-    """Base of all errors raised on purpose."""
+    """Base of all errors raised on purpose.
+
+    `field` is the setting of a configuration that it is about: the one given, or the first that the message marks; None
+    where it is about none.
+    """
 
     exit_code = 1
 
-    @property
-    def field(self) -> str | None:
-        """The setting of a configuration that the message is about, the first that it names; None without one."""
-        named = SETTING.search(str(self))
-        return named[1] if named else None
+    def __init__(self, message: str = "", field: str | None = None):
+        super().__init__(message)
+        marked = SETTING.search(message)
+        self.field = field or (marked[1] if marked else None)
 
 
 class UsageError(EdgeclsError):

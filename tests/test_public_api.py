@@ -155,7 +155,7 @@ def test_what_is_no_model_is_one_clear_error(path: object):
 @pytest.mark.parametrize("wrong", [0, -1, "2", 1.5, float("nan"), 10**30], ids=repr)
 @pytest.mark.parametrize("name", ["threads", "streams"])
 def test_threads_and_streams_are_whole_numbers_from_one_on(trained: Artifact, name: str, wrong: object):
-    with pytest.raises(UsageError, match=f"{name} must be at least 1"):
+    with pytest.raises(UsageError, match=f"`{name}` must be at least 1"):
         edgecls.load(trained.path, **{name: wrong})
 
 

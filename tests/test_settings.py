@@ -12,11 +12,15 @@ from typer.testing import Result
 
 from edgecls.benchmarking.config import BenchmarkConfig, Constraints, TimingConfig
 from edgecls.errors import UsageError
+from edgecls.exporting.config import ExportConfig
 from edgecls.runtime.store import Artifact
-from edgecls.settings import check_bounds
-from edgecls.streaming.config import CameraOptions, CaptureFormat, ReconnectPolicy, Smoothing, StreamConfig
+from edgecls.settings import Config, check_bounds
+from edgecls.streaming.config import CameraOptions, CaptureFormat, ReconnectPolicy, SinkConfig, Smoothing, StreamConfig
+from edgecls.streaming.frames import Geometry
 from edgecls.streaming.sinks.files import VideoSink
 from edgecls.streaming.sources import open_source
+from edgecls.training.config import TrainConfig
+from edgecls.tuning.config import TuneConfig
 
 FIELDS = {
     StreamConfig: ("duration_s", "frames", "max_fps"),
@@ -37,6 +41,39 @@ def test_a_setting_beyond_its_bounds_is_refused_in_one_line(kind: Any, name: str
         kind(**{name: wrong}).check()
     assert len(str(refused.value).splitlines()) == 1
     assert len(str(refused.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        (StreamConfig(cameras="demo"), "cameras"), (StreamConfig(cameras=(0,)), "cameras"),
+        (StreamConfig(sinks=None), "sinks"), (StreamConfig(smoothing=SinkConfig()), "smoothing"),
+        (Geometry(region="0,0,1,1"), "region"), (BenchmarkConfig(models="runs/x"), "models"),
+        (BenchmarkConfig(batches=4), "batches"), (BenchmarkConfig(batches=(None,)), "batches"),
+        (BenchmarkConfig(rounds=None), "rounds"), (TrainConfig(seed=None), "seed"),
+        (TrainConfig(batch_size=None), "batch_size"), (TrainConfig(balance="yes"), "balance"),
+        (TrainConfig(arch=3), "arch"), (TuneConfig(epochs=5), "epochs"), (TuneConfig(base=None), "base"),
+        (ExportConfig(batch=(1,), target="tensorrt"), "batch"), (ExportConfig(out=3), "out"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)  # fmt: skip
+def test_a_setting_of_another_type_is_refused_with_its_field(config: Config, field: str):
+    with pytest.raises(UsageError, match="takes ") as refused:
+        config.check()
+    assert refused.value.field == field
+
+
+def test_lists_and_text_are_taken_for_tuples_and_paths():
+    assert BenchmarkConfig(batches=[1, 8], models=["runs/x"]).batches == (1, 8)
+    assert BenchmarkConfig(models=["runs/x"]).models == (Path("runs/x"),)
+    assert BenchmarkConfig(threads=(None, 2)).threads == (None, 2)
+
+
+def test_no_secret_is_in_what_a_configuration_shows():
+    sinks = SinkConfig(mqtt="mqtt://me:SECRET@host", webhook="https://host/SECRET", web_token="SECRET")
+    config = StreamConfig(cameras=("rtsp://me:SECRET@door/live",), sinks=sinks)
+    assert "SECRET" not in repr(config)
+    assert "SECRET" not in repr(TuneConfig(storage="postgresql://me:SECRET@host/db"))
 
 
 @pytest.mark.parametrize("kind", FIELDS)

@@ -21,7 +21,7 @@ from typing import Any
 
 from edgecls.runtime import machine
 from edgecls.runtime.classifier import load
-from edgecls.streaming.config import CameraOptions, CaptureFormat, StreamConfig
+from edgecls.streaming.config import CameraOptions, CaptureFormat, LoopConfig
 from edgecls.streaming.decision import Decision
 from edgecls.streaming.frames import Frame
 from edgecls.streaming.loop import Stream, Summary
@@ -58,7 +58,7 @@ def run(bundle: Path, video: Path, frames: int, fps: float, slow: str) -> Summar
         sinks.append(web)
     source = open_source(str(video), None, CameraOptions(capture=CaptureFormat(fps=fps), realtime=True))
     with load(bundle) as model:
-        summary = Stream([source], model, sinks, StreamConfig(frames=frames)).run(threading.Event())
+        summary = Stream([source], model, sinks, LoopConfig(frames=frames)).run(threading.Event())
     for browser in browsers:
         browser.close()
     return summary

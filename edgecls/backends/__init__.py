@@ -65,7 +65,7 @@ def find(name: str) -> Backend:
     try:
         return all_backends()[name]
     except KeyError:
-        raise UsageError(f"there is no target {name!r}; choose one of {', '.join(exportable())}") from None
+        raise UsageError(f"there is no target {name!r}; choose one of {', '.join(exportable())}", "target") from None
 
 
 def find_for_file(path: Path) -> Backend:

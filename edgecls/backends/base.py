@@ -72,7 +72,7 @@ class Parallelism:
         """Raise `UsageError` for values that make no sense."""
         for name, value in (("threads", self.threads), ("streams", self.streams)):
             if value is not None and (not isinstance(value, int) or not 1 <= value <= MAX_THREADS):
-                raise UsageError(f"--{name} must be at least 1 and at most {MAX_THREADS}, not {str(value)[:20]}")
+                raise UsageError(f"`{name}` must be at least 1 and at most {MAX_THREADS}, not {str(value)[:20]}")
 
 
 NO_OPTIONS = BuildOptions()
@@ -272,23 +272,25 @@ class Backend(ABC):
         `BackendError` where it cannot build on this machine.
         """
         if precision not in self.precisions:
-            raise UsageError(f"target {self.name} has no precision {precision}; it has {', '.join(self.precisions)}")
+            raise UsageError(
+                f"target {self.name} has no precision {precision}; it has {', '.join(self.precisions)}", "precision"
+            )
         self._check_options(options)
         if reason := self.buildable():
             raise BackendError(reason)
 
     def open(
-        self, path: Path, card: Card, parallelism: Parallelism = LOW_LATENCY, tell: OnProgress = lambda _: None
+        self, path: Path, card: Card, parallelism: Parallelism = LOW_LATENCY, on_progress: OnProgress = lambda _: None
     ) -> Session:
         """Open a bundle's folder, or a bare model file with the card that was read from it.
 
-        `tell` hears what is built first, where that takes long. Raises `ArtifactError` for files that do not fit the
-        card and `BackendError` where the runtime is missing or refuses them.
+        `on_progress` hears what is built first, where that takes long. Raises `ArtifactError` for files that do not fit
+        the card and `BackendError` where the runtime is missing or refuses them.
         """
         parallelism.check()
         if not self.survives_fork:
             self._check_process()
-        return self._open(self._runnable(path, card), card, parallelism, tell)
+        return self._open(self._runnable(path, card), card, parallelism, on_progress)
 
     def _check_process(self) -> None:
         self._used_in = self._used_in or os.getpid()
@@ -312,7 +314,7 @@ class Backend(ABC):
         path: Path,  # noqa: ARG002
         card: Card,  # noqa: ARG002
         device: str | None = None,
-        tell: OnProgress = lambda _: None,  # noqa: ARG002
+        on_progress: OnProgress = lambda _: None,  # noqa: ARG002
     ) -> list[Path]:
         """Build ahead of time what opening the bundle would build; returns these files, which may have stood there.
 
@@ -340,7 +342,7 @@ class Backend(ABC):
         raise ArtifactError(f"{file}: {self.name} files carry no card; give the folder that holds card.json")
 
     @abstractmethod
-    def _open(self, file: Path, card: Card, parallelism: Parallelism, tell: OnProgress) -> Session: ...
+    def _open(self, file: Path, card: Card, parallelism: Parallelism, on_progress: OnProgress) -> Session: ...
 
     def _build(self, graph: Path, card: Card, out: Path, options: BuildOptions) -> tuple[Runtime, list[str]]:  # noqa: ARG002
         """Write the model files to `out`; return the runtime and their names, the one to open first at the front."""

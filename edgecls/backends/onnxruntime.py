@@ -87,7 +87,7 @@ class OnnxRuntimeBackend(Backend):
 
     def _check_device(self, device: str | None) -> None:
         if device is not None and device not in PROCESSORS:
-            raise UsageError(f"target onnx has no device {device!r}; choose {', '.join(PROCESSORS)}")
+            raise UsageError(f"target onnx has no device {device!r}; choose {', '.join(PROCESSORS)}", "device")
 
     def _layers(self, file: Path, card: Card, images: NDArray[uint8]) -> list[Layer]:  # noqa: ARG002
         """The precision is that of what a node takes in."""
@@ -104,7 +104,7 @@ class OnnxRuntimeBackend(Backend):
             total_us[event["name"]] = total_us.get(event["name"], 0.0) + event["dur"]
         return [_layer(event, total_us[event["name"]] / 1000 / PROFILED_RUNS) for event in first_run]
 
-    def _open(self, file: Path, card: Card, parallelism: Parallelism, tell: OnProgress) -> Session:  # noqa: ARG002
+    def _open(self, file: Path, card: Card, parallelism: Parallelism, on_progress: OnProgress) -> Session:  # noqa: ARG002
         return OnnxRuntimeSession(file, card, parallelism)
 
     def _build(self, graph: Path, card: Card, out: Path, options: BuildOptions) -> tuple[Runtime, list[str]]:

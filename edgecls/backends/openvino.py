@@ -119,7 +119,7 @@ class OpenVinoBackend(Backend):
 
     def _check_device(self, device: str | None) -> None:
         if device is not None and device not in ("CPU", "GPU", "NPU"):
-            raise UsageError(f"OpenVINO has no device {device!r}; choose CPU, GPU or NPU")
+            raise UsageError(f"OpenVINO has no device {device!r}; choose CPU, GPU or NPU", "device")
 
     def check_request(self, precision: str, options: BuildOptions = NO_OPTIONS) -> None:
         """See `Backend.check_request`. bfloat16 is refused where the device cannot compute in it."""
@@ -152,7 +152,7 @@ class OpenVinoBackend(Backend):
             for step in steps
         ]
 
-    def _open(self, file: Path, card: Card, parallelism: Parallelism, tell: OnProgress) -> Session:  # noqa: ARG002
+    def _open(self, file: Path, card: Card, parallelism: Parallelism, on_progress: OnProgress) -> Session:  # noqa: ARG002
         return OpenVinoSession(file, card, parallelism, _device(card))
 
     def _build(self, graph: Path, card: Card, out: Path, options: BuildOptions) -> tuple[Runtime, list[str]]:

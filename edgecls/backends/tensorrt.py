@@ -78,20 +78,20 @@ class TensorRtBackend(Backend):
         return replace(runtime, name=flavour.module, version=flavour.version(), device=device, note=note), [MODEL_FILE]
 
     def prepare(
-        self, folder: Path, card: Card, device: str | None = None, tell: OnProgress = lambda _: None
+        self, folder: Path, card: Card, device: str | None = None, on_progress: OnProgress = lambda _: None
     ) -> list[Path]:
         """The engine for this machine's GPU, or with `device` for compute capabilities, which TensorRT-RTX can."""
         if not installed_flavours():
             raise BackendError(str(self.available()))
         plan = _plan_here(card) if device is None else _plan_for(card, device)
         cache = EngineCache(folder / card.model_file)
-        cache.obtain(plan, tell)
+        cache.obtain(plan, on_progress)
         return [path] if (path := cache.find(plan)) else []
 
-    def _open(self, file: Path, card: Card, parallelism: Parallelism, tell: OnProgress) -> Session:  # noqa: ARG002
+    def _open(self, file: Path, card: Card, parallelism: Parallelism, on_progress: OnProgress) -> Session:  # noqa: ARG002
         from edgecls.backends.nvidia.session import TensorRtSession
 
-        return TensorRtSession(_load_engine(file, card, tell), card, _batch(card))
+        return TensorRtSession(_load_engine(file, card, on_progress), card, _batch(card))
 
     def bundle_of(self, file: Path) -> Path | None:
         """See `Backend.bundle_of`: engines lie in a folder of their bundle."""
@@ -109,19 +109,19 @@ class TensorRtBackend(Backend):
         return engine_layers(_load_engine(file, card), card, images)
 
 
-def _load_engine(file: Path, card: Card, tell: OnProgress = lambda _: None) -> Engine:
+def _load_engine(file: Path, card: Card, on_progress: OnProgress = lambda _: None) -> Engine:
     """The engine for this machine's GPU; one that TensorRT refuses all the same is built anew, once."""
     from edgecls.backends.nvidia.session import Engine
 
     plan, cache = _plan_here(card), EngineCache(file)
     runtime_cache = cache.path(plan).with_suffix(".jit")
     try:
-        return Engine(plan.flavour, cache.obtain(plan, tell), runtime_cache)
+        return Engine(plan.flavour, cache.obtain(plan, on_progress), runtime_cache)
     except BackendError:
         if cache.find(plan) is None:
             raise
         cache.discard(plan)
-        return Engine(plan.flavour, cache.obtain(plan, tell), runtime_cache)
+        return Engine(plan.flavour, cache.obtain(plan, on_progress), runtime_cache)
 
 
 def _batch(card: Card) -> tuple[int, int, int]:

@@ -33,16 +33,16 @@ class Constraints(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class TimingConfig(Config):
-    """How to time: `rounds` visits of each candidate for `seconds`, interleaved, with so many processor threads."""
+    """How to time: `rounds` repetitions of each candidate for `seconds`, interleaved, with so many threads."""
 
-    rounds: int = setting(3, "Visits of each candidate, interleaved.", low=1)
-    seconds: float = setting(1.0, "Seconds of timing per visit.", low=1e-3, high=LONGEST_S)
+    rounds: int = setting(3, "Repetitions of each candidate, interleaved.", low=1)
+    seconds: float = setting(1.0, "Seconds of timing per repetition.", low=1e-3, high=LONGEST_S)
     threads: int | None = setting(None, "Processor threads; the runtime's choice unless given.", low=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkConfig(Config):
-    """What to measure and how often: so many `rounds`, each of which visits every candidate for `seconds`.
+    """What to measure and how often: so many `rounds`, each of which times every candidate for `seconds`.
 
     `threads` and `streams` hold None for what the runtime chooses; several `streams` measure throughput. `rounds` need
     a spread: at least 2. `fail_if_slower` is a fraction.
@@ -59,12 +59,12 @@ class BenchmarkConfig(Config):
     data: Path | None = setting(
         None, "Measure accuracy too, and the way from file to label: a folder of class folders or a manifest."
     )
-    rounds: int = setting(5, "Visits of each candidate, interleaved.", low=2)
-    seconds: float = setting(0.5, "Seconds of timing per visit.", low=1e-3, high=LONGEST_S)
+    rounds: int = setting(5, "Repetitions of each candidate, interleaved.", low=2)
+    seconds: float = setting(0.5, "Seconds of timing per repetition.", low=1e-3, high=LONGEST_S)
     constraints: Constraints = Constraints()
     baseline: Path | None = setting(None, "An older benchmark.json to compare with.")
     fail_if_slower: float | None = setting(
-        None, "End with exit code 6 where a candidate is slower than that by, say, 10%.", low=1e-9, high=10.0
+        None, "Fail where a candidate is slower than that by more than a share, such as 10%.", low=1e-9, high=10.0
     )
 
     def check(self) -> None:

@@ -168,7 +168,7 @@ def _anchor_ms() -> float:
 
 
 def main() -> None:
-    """Read a task as JSON from the command line; print the visit, or the error, as JSON."""
+    """Read a task as JSON from the command line; print the repetition, or the error, as JSON."""
     from edgecls.errors import EdgeclsError
 
     try:

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from edgecls.benchmarking.statistics import Interval, slowdown
-from edgecls.benchmarking.suite import SCHEMA, BenchmarkResult, visited
+from edgecls.benchmarking.suite import SCHEMA, BenchmarkResult, repeated
 from edgecls.errors import ArtifactError, UsageError, first_line
 from edgecls.fields import Fields, parse_json
 from edgecls.files import read_text, shortened
 from edgecls.runtime import machine
 
+SCHEMAS = (2, SCHEMA)
+"""Of measurements whose rows can be compared."""
 MOST_ROUNDS = 25
-"""Where it is not clear yet, candidates are visited again, so often at most."""
+"""Where it is not clear yet, candidates are measured again, up to so many times."""
 LONGEST_MS = 1e9
 
 
@@ -43,7 +45,7 @@ def read_baseline(path: Path) -> dict[str, Any]:
         raise ArtifactError(
             f"cannot read the measurement {shortened(path)}: {message}; give a benchmark.json"
         ) from error
-    if not isinstance(record, dict) or "rows" not in record or record.get("schema") != SCHEMA:
+    if not isinstance(record, dict) or "rows" not in record or record.get("schema") not in SCHEMAS:
         raise ArtifactError(f"{path} is no measurement of this version of edgecls; measure the baseline again")
     fields = Fields(record, shortened(path))
     if not fields.has("machine"):
@@ -75,15 +77,15 @@ def compare(
     results: list[BenchmarkResult],
     limit: float,
     seconds: float,
-    tell: Callable[[str], None] = lambda _: None,
+    on_progress: Callable[[str], None] = lambda _: None,
 ) -> list[Change]:
     """Compare each candidate that the baseline has too. As long as a change could lie on either side of the limit, and
-    patience lasts, the candidate is visited again; `results` then hold these visits.
+    patience lasts, the candidate is measured again; `results` then hold these repetitions.
 
     Raises `UsageError` where the two have no candidate in common.
     """
     rows = {row["key"]: row for row in baseline["rows"] if row.get("latency")}
-    common = [index for index, result in enumerate(results) if result.visits and result.candidate.key in rows]
+    common = [index for index, result in enumerate(results) if result.repetitions and result.candidate.key in rows]
     if not common:
         raise UsageError(f"the baseline has none of these candidates; it has {', '.join(rows) or 'none at all'}")
     changes = []
@@ -91,9 +93,9 @@ def compare(
         row = rows[results[index].candidate.key]
         before = [paired(each["p10_ms"], each["anchor_ms"]) for each in row["rounds"]]
         change = slowdown(before, _now(results[index]))
-        while change.contains(limit) and len(results[index].visits) < MOST_ROUNDS:
-            tell(f"looking again: {results[index].candidate.key}")
-            results[index] = visited(results[index], seconds)
+        while change.contains(limit) and len(results[index].repetitions) < MOST_ROUNDS:
+            on_progress(f"looking again: {results[index].candidate.key}")
+            results[index] = repeated(results[index], seconds)
             change = slowdown(before, _now(results[index]))
         now_ms = results[index].p50_interval
         assert now_ms is not None
@@ -111,7 +113,10 @@ def paired(fast_ms: float, anchor_ms: float) -> float:
 def _now(result: BenchmarkResult) -> Sequence[float]:
     import numpy as np
 
-    return [paired(float(np.percentile(visit.samples_ms, 10)), visit.anchor_ms) for visit in result.visits]
+    return [
+        paired(float(np.percentile(repetition.samples_ms, 10)), repetition.anchor_ms)
+        for repetition in result.repetitions
+    ]
 
 
 def same_machine(baseline: dict[str, Any]) -> bool:

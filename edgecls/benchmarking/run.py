@@ -33,11 +33,11 @@ class Row:
 
 
 def time_artifacts(
-    artifacts: Sequence[Artifact], config: TimingConfig, tell: Callable[[str], None] = lambda _: None
+    artifacts: Sequence[Artifact], config: TimingConfig, on_progress: Callable[[str], None] = lambda _: None
 ) -> list[Row]:
     """Time each artifact on its own golden input, in interleaved rounds with one session alive at a time.
 
-    What cannot run on this machine gets a row with the reason. `tell` hears what is being timed.
+    What cannot run on this machine gets a row with the reason. `on_progress` hears what is being timed.
     """
     config.check()
     reasons = [artifact.backend.available() for artifact in artifacts]
@@ -45,8 +45,8 @@ def time_artifacts(
     for turn in range(1, config.rounds + 1):
         for artifact, reason, rounds in zip(artifacts, reasons, samples, strict=True):
             if reason is None:
-                tell(f"round {turn} of {config.rounds}: {artifact.card.name}")
-                with artifact.open(Parallelism(config.threads), tell) as session:
+                on_progress(f"round {turn} of {config.rounds}: {artifact.card.name}")
+                with artifact.open(Parallelism(config.threads), on_progress) as session:
                     rounds.append(sample_session(session, inputs(artifact, 1)[0], config.seconds))
     return [
         _row(artifact, reason, rounds) for artifact, reason, rounds in zip(artifacts, reasons, samples, strict=True)

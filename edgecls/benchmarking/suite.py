@@ -25,7 +25,7 @@ from edgecls.files import write_text
 from edgecls.runtime import machine
 from edgecls.runtime.store import Artifact
 
-SCHEMA = 2
+SCHEMA = 3
 RESULT_FILE = "benchmark.json"
 QUANTILES = 100
 VISIT_TIMEOUT_S = 600
@@ -58,11 +58,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """A candidate and all visits to it. `reason` says why there are none."""
+    """A candidate and all its repetitions. `reason` says why there are none."""
 
     candidate: Candidate
     size_bytes: int
-    visits: tuple[Repetition, ...] = ()
+    repetitions: tuple[Repetition, ...] = ()
     cold_start_ms: float | None = None
     reason: str | None = None
     top1: float | None = None
@@ -70,27 +70,31 @@ class BenchmarkResult:
     @property
     def samples_ms(self) -> list[float]:
         """The times of all calls."""
-        return [sample for visit in self.visits for sample in visit.samples_ms]
+        return [sample for repetition in self.repetitions for sample in repetition.samples_ms]
 
     @property
     def latency(self) -> Latency | None:
         """Percentiles over all calls."""
-        return Latency.of(self.samples_ms) if self.visits else None
+        return Latency.of(self.samples_ms) if self.repetitions else None
 
     @property
     def round_p50_ms(self) -> tuple[float, ...]:
         """The rounds' medians."""
-        return tuple(Latency.of(visit.samples_ms).p50_ms for visit in self.visits)
+        return tuple(Latency.of(repetition.samples_ms).p50_ms for repetition in self.repetitions)
 
     @property
     def p50_interval(self) -> Interval | None:
         """The median over the rounds, and where that of another run is expected to lie (95 %)."""
-        return prediction_interval(self.round_p50_ms) if self.visits else None
+        return prediction_interval(self.round_p50_ms) if self.repetitions else None
 
     @property
     def throughput_interval(self) -> Interval | None:
         """Images per second likewise."""
-        return prediction_interval([visit.images_per_s for visit in self.visits]) if self.visits else None
+        return (
+            prediction_interval([repetition.images_per_s for repetition in self.repetitions])
+            if self.repetitions
+            else None
+        )
 
     @property
     def accuracy(self) -> float | None:
@@ -112,7 +116,7 @@ class BenchmarkResult:
             "top1": self.accuracy, "agreement": card.quality.agreement, "verified": card.verified,
             "size_bytes": self.size_bytes, "reason": self.reason,
         }  # fmt: skip
-        if not self.visits or self.latency is None:
+        if not self.repetitions or self.latency is None:
             return {**record, "latency": None}
         quantiles = np.percentile(self.samples_ms, np.linspace(0, 100, QUANTILES + 1))
         return {
@@ -122,9 +126,9 @@ class BenchmarkResult:
             "images_per_s_interval": vars(self.throughput_interval),
             "quantiles_ms": [round(float(value), 6) for value in quantiles],
             "rounds": [
-                {"p10_ms": float(np.percentile(visit.samples_ms, 10)), "p50_ms": Latency.of(visit.samples_ms).p50_ms,
-                 **{name: value for name, value in asdict(visit).items() if name != "samples_ms"}}
-                for visit in self.visits
+                {"p10_ms": float(np.percentile(each.samples_ms, 10)), "p50_ms": Latency.of(each.samples_ms).p50_ms,
+                 **{name: value for name, value in asdict(each).items() if name != "samples_ms"}}
+                for each in self.repetitions
             ],
             "cold_start_ms": self.cold_start_ms,
         }  # fmt: skip
@@ -143,22 +147,22 @@ def candidates(artifacts: Sequence[Artifact], config: BenchmarkConfig) -> list[C
 
 
 def run(
-    chosen: Sequence[Candidate], config: BenchmarkConfig, tell: Callable[[str], None] = lambda _: None
+    chosen: Sequence[Candidate], config: BenchmarkConfig, on_progress: Callable[[str], None] = lambda _: None
 ) -> list[BenchmarkResult]:
-    """Visit each candidate once a round, in turn. What cannot run on this machine gets a reason instead."""
+    """Measure each candidate once a round, in turn. What cannot run on this machine gets a reason instead."""
     results = [
         BenchmarkResult(each, each.artifact.size_bytes(), reason=each.artifact.backend.available()) for each in chosen
     ]
     for turn in range(1, config.rounds + 1):
         for index, result in enumerate(results):
             if result.reason is None:
-                tell(f"round {turn} of {config.rounds}: {result.candidate.key}")
-                results[index] = visited(result, config.seconds)
+                on_progress(f"round {turn} of {config.rounds}: {result.candidate.key}")
+                results[index] = repeated(result, config.seconds)
     return results
 
 
-def visited(result: BenchmarkResult, seconds: float) -> BenchmarkResult:
-    """A candidate with one more visit, in a process of its own. Raises `ArtifactError` where that process fails."""
+def repeated(result: BenchmarkResult, seconds: float) -> BenchmarkResult:
+    """A candidate with one more repetition, in a process of its own. Raises `ArtifactError` where that fails."""
     each = result.candidate
     task = Task(str(each.artifact.path), each.threads, each.streams, each.batch, seconds)
     begun_s = time.time()
@@ -175,22 +179,24 @@ def visited(result: BenchmarkResult, seconds: float) -> BenchmarkResult:
         ) from None
     if "error" in outcome:
         return replace(result, reason=outcome["error"])
-    visit = Repetition(**outcome)
-    cold_ms = 1000 * (visit.answered_unix_s - begun_s)
+    repetition = Repetition(**outcome)
+    cold_ms = 1000 * (repetition.answered_unix_s - begun_s)
     first = result.cold_start_ms
     return replace(
-        result, visits=(*result.visits, visit), cold_start_ms=cold_ms if first is None else min(first, cold_ms)
+        result,
+        repetitions=(*result.repetitions, repetition),
+        cold_start_ms=cold_ms if first is None else min(first, cold_ms),
     )
 
 
 def remarks(results: Sequence[BenchmarkResult], state: conditions.Conditions) -> list[str]:
     """What makes these figures doubtful: a busy machine, stolen time, throttling, drift over the rounds."""
     lines = state.remarks()
-    visits = [visit for result in results for visit in result.visits]
-    stolen = max((visit.stolen for visit in visits), default=0.0)
+    repetitions = [repetition for result in results for repetition in result.repetitions]
+    stolen = max((repetition.stolen for repetition in repetitions), default=0.0)
     if stolen >= conditions.STOLEN:
         lines.append(f"other guests of this machine took up to {stolen:.0%} of the processors' time")
-    if any(visit.throttled for visit in visits):
+    if any(repetition.throttled for repetition in repetitions):
         lines.append("the processor was throttled for its heat while it was measured")
     scattered = [result.candidate.key for result in results if _outliers(result.samples_ms) > 0.05]
     if scattered:

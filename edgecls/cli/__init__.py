@@ -17,7 +17,7 @@ from edgecls.cli.benchmark import benchmark
 from edgecls.cli.build import build
 from edgecls.cli.calibrate import calibrate
 from edgecls.cli.cameras import cameras
-from edgecls.cli.command import Command
+from edgecls.cli.command import Command, name_options
 from edgecls.cli.compare import compare
 from edgecls.cli.data import data
 from edgecls.cli.doctor import doctor
@@ -111,7 +111,7 @@ def _require_working_folder() -> None:
 
 def _say(line: str) -> None:
     """Print a message in one line; names in it that are as long as no line should be are shortened."""
-    print(" ".join(shortened(word) for word in line.split()), file=sys.stderr)
+    print(" ".join(shortened(word) for word in name_options(line).split()), file=sys.stderr)
 
 
 app = typer.Typer(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from edgecls.evaluation.benchmark import BenchmarkReport
 
 PICTURE_FILE, PAGE_FILE = "benchmark.png", "benchmark.html"
-WHAT, HOW, ANSWERS = "What to measure", "How", "Answers"
+WHAT, HOW, SELECTION = "What to measure", "How", "Selection"
 
 
 def _parallel(name: str) -> Callable[[str], tuple[int | None, ...]]:
@@ -35,6 +35,10 @@ def _parallel(name: str) -> Callable[[str], tuple[int | None, ...]]:
             raise UsageError(f"`{name}` takes numbers separated by commas, or auto; not {text!r}") from None
 
     return parse
+
+
+def _joined(numbers: Sequence[int | None]) -> str:
+    return ",".join("auto" if number is None else str(number) for number in numbers)
 
 
 def _counts(text: str) -> tuple[int, ...]:
@@ -60,12 +64,12 @@ def parse_share(text: str) -> float:
     panels={
         WHAT: ("threads", "batches", "streams", "data"),
         HOW: ("rounds", "seconds"),
-        ANSWERS: ("max_latency_ms", "min_accuracy", "max_size_mb", "baseline", "fail_if_slower"),
+        SELECTION: ("max_latency_ms", "min_accuracy", "max_size_mb", "baseline", "fail_if_slower"),
     },
     models=Option(argument="MODEL"),
-    threads=Option(parse=_parallel("threads"), default="auto"),
-    batches=Option(names=("--batch",), parse=_counts, default="1"),
-    streams=Option(parse=_parallel("streams"), default="1"),
+    threads=Option(parse=_parallel("threads"), text=_joined),
+    batches=Option(names=("--batch",), parse=_counts, text=_joined),
+    streams=Option(parse=_parallel("streams"), text=_joined),
     fail_if_slower=Option(parse=parse_share),
 )
 def benchmark(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextvars import ContextVar
 from re import Match
 from typing import Any, TypeVar
 
 from typer.core import TyperCommand
 
-from edgecls.errors import SETTING, EdgeclsError, UsageError
+from edgecls.errors import SETTING, UsageError
 
 T = TypeVar("T", int, float)
 
@@ -39,7 +40,7 @@ def check_number(value: float, name: str) -> None:
 
 
 class Command(TyperCommand):
-    """A verb whose numeric options are checked before it begins, and whose errors name its options."""
+    """A verb whose numeric options are checked before it begins, and whose messages name its options."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb. Raises `UsageError`."""
@@ -47,24 +48,35 @@ class Command(TyperCommand):
             value = ctx.params.get(parameter.name)
             for each in value if isinstance(value, (list, tuple)) else (value,):
                 if isinstance(each, (int, float)) and not isinstance(each, bool):
-                    check_number(each, max(parameter.opts, key=len))
-        try:
-            return super().invoke(ctx)
-        except EdgeclsError as error:
-            error.args = (name_options(str(error), ctx), *error.args[1:])
-            raise
+                    check_number(each, parameter.opts[0])
+        _running.set(ctx)
+        return super().invoke(ctx)
 
 
-def name_options(message: str, ctx: Any) -> str:
-    """A message of the library with the option in place of each setting: of this verb, or else of another one."""
-    verbs = [ctx.command, *_verbs(ctx.find_root().command)]
+_running: ContextVar[Any] = ContextVar("running")
+"""The context of the verb that runs."""
+
+
+def name_options(message: str) -> str:
+    """A message of the library with the option in place of each setting: of the verb that runs, or else of another.
+
+    A setting whose value came from a variable of the environment is called by that. Other marked words stay marked.
+    """
+    ctx = _running.get(None)
+    if ctx is None or "`" not in message:
+        return message
 
     def option(setting: Match[str]) -> str:
-        for verb in verbs:
+        for parameter in ctx.command.params:
+            if parameter.name == setting[1]:
+                source = ctx.get_parameter_source(parameter.name)
+                typed = source is None or source.name != "ENVIRONMENT"
+                return _spelled(parameter) if typed else str(parameter.envvar)
+        for verb in _verbs(ctx.find_root().command):
             for parameter in verb.params:
                 if parameter.name == setting[1]:
-                    return _spelled(parameter)
-        return setting[1]
+                    return f"{_spelled(parameter)} of edgecls {verb.name}"
+        return setting[0]
 
     return SETTING.sub(option, message)
 
@@ -77,6 +89,6 @@ def _verbs(group: Any) -> list[Any]:
 
 
 def _spelled(parameter: Any) -> str:
-    """How a parameter is written: its longest name, or what stands for an argument."""
-    longest: str = max(parameter.opts, key=len)
-    return longest if longest.startswith("-") else (parameter.metavar or longest).strip("[].").upper()
+    """How a parameter is written: its first name, or what stands for an argument."""
+    first: str = parameter.opts[0]
+    return first if first.startswith("-") else (parameter.metavar or first).strip("[].").upper()

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from edgecls.cli.command import name_options
 from edgecls.errors import MissingExtraError
 from edgecls.files import printable
 
@@ -16,9 +17,17 @@ if TYPE_CHECKING:
     from rich.status import Status
 
 
-console = Console(markup=False, highlight=False)
+class _Console(Console):
+    """Says the option where the library names a setting."""
+
+    def print(self, *objects: Any, **style: Any) -> None:
+        """See `Console.print`."""
+        super().print(*(name_options(each) if isinstance(each, str) else each for each in objects), **style)
+
+
+console = _Console(markup=False, highlight=False)
 """Names of classes, files and pip extras may hold square brackets, which are no markup."""
-messages = Console(stderr=True, markup=False, highlight=False)
+messages = _Console(stderr=True, markup=False, highlight=False)
 """Progress and remarks, so that what is printed for machines stays clean."""
 
 
@@ -43,9 +52,9 @@ def working(step: str) -> Status:
 
 
 @contextmanager
-def opening() -> Iterator[Callable[[str], None]]:
+def opening(what: str = "the model") -> Iterator[Callable[[str], None]]:
     """A spinner while a model is opened, for the runtimes that build something on this device first: hears what."""
-    with working("opening the model") as spinner:
+    with working(f"opening {what}") as spinner:
         yield lambda step: spinner.update(f"building for this device: {step}")
 
 

@@ -75,7 +75,7 @@ def export(
     target, precision = config.target, config.precision
     begun_ns = now_ns()
     with working(f"exporting {target} {precision}") as spinner:
-        bundle = run_export(config, tell=lambda step: spinner.update(f"exporting {target} {precision}: {step}"))
+        bundle = run_export(config, on_progress=lambda step: spinner.update(f"exporting {target} {precision}: {step}"))
     _report(bundle, recommends_beside=config.out is None)
     memory_mb = machine.peak_memory_mb()
     held = f", peak memory {memory_mb:.0f} MB" if memory_mb else ""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import typer
-
-from edgecls.cli.command import name_options, parse_numbers
+from edgecls.cli.command import parse_numbers
 from edgecls.cli.common import console, percent, shown, working
 from edgecls.cli.options import Option, configured
 from edgecls.errors import UsageError
@@ -46,7 +44,7 @@ def _three(name: str) -> Callable[[str], tuple[float, float, float]]:
     mean=Option(parse=_three("mean"), metavar="R,G,B"),
     std=Option(parse=_three("std"), metavar="R,G,B"),
 )
-def import_(ctx: typer.Context, config: ImportConfig) -> None:
+def import_(config: ImportConfig) -> None:
     """Turn a model that was trained elsewhere into a run that every other command takes."""
     from edgecls.importers.model import import_model
 
@@ -54,7 +52,7 @@ def import_(ctx: typer.Context, config: ImportConfig) -> None:
         remarks: list[str] = []
         run = import_model(config, remarks.append)
     for remark in remarks:
-        console.print(name_options(remark, ctx), soft_wrap=True)
+        console.print(remark, soft_wrap=True)
     quality = run.card.quality
     if quality.top1 is not None:
         console.print(f"test split: top-1 {percent(quality.top1)} over {quality.images} images")

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from functools import wraps
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
@@ -15,20 +15,19 @@ from edgecls.settings import Config, Setting, settings_of
 _UNITS = ("_s", "_px", "_mib", "_points")
 """Of settings; an option says its unit in its help."""
 _SMALL, _FAR = 1e-3, 1e6
-"""Bounds that only keep out what is no number of this kind are checked, but not shown."""
 
 
 @dataclass(frozen=True)
 class Option:
     """What an option is called and how it is read, where the setting's own name and type do not say it.
 
-    `parse` reads text, `default` is what stands for the setting's default as text. With `argument`, its metavar, it is
+    `parse` reads text, and `text` writes the default as such. With `argument`, its metavar, it is
     one that has no name.
     """
 
     names: tuple[str, ...] = ()
     parse: Callable[[str], Any] | None = None
-    default: str | None = None
+    text: Callable[[Any], str] = str
     metavar: str | None = None
     argument: str | None = None
     help: str | None = None
@@ -47,6 +46,7 @@ def configured(
     order = list(titles)
 
     def decorate(verb: Callable[..., None]) -> Callable[..., None]:
+        """See `configured`."""
         parameters: list[inspect.Parameter] = []
         configs: dict[str, type[Config]] = {}
         for parameter in inspect.signature(verb, eval_str=True).parameters.values():
@@ -108,6 +108,8 @@ def _built(
         if value is None:
             continue  # left out, or left to the configuration's default
         parse = declared.get(setting.name, Option()).parse
+        if setting.choices:
+            value = next((choice for choice in setting.choices if str(choice) == value), value)
         values_given[setting.name] = parse(value) if parse else tuple(value) if isinstance(value, list) else value
     for name, inner in _inner(config, left_out).items():
         values_given[name] = _built(inner, values, declared, left_out)
@@ -116,27 +118,18 @@ def _built(
 
 def _parameter(setting: Setting, option: Option, panel: str | None) -> inspect.Parameter:
     """The parameter by which Typer makes the option of a setting."""
-    many = get_origin(setting.type) is tuple and option.parse is None
-    kind: Any = str if option.parse else list[get_args(setting.type)[0]] if many else setting.type  # type: ignore[misc]
-    default = option.default if option.parse else None if many else setting.default
     required = setting.default is MISSING
+    kind, default = _type_and_default(setting, option)
     if not required and default is None:
         kind = kind | None
-    listed = f" [default: {', '.join(map(str, setting.default))}]" if many and setting.default else ""
-    explained = f"{option.help or setting.help}{listed}".replace("[", "\\[")  # which is no markup
-    shared: dict[str, Any] = {"help": explained, "metavar": option.metavar or option.argument}
-    if setting.type in (int, float) and not option.parse and setting.low is not None:
-        shared |= {
-            "min": None if 0 < setting.low < _SMALL or not _is_short(setting.low) else setting.low,
-            "max": setting.high if setting.high is not None and setting.high < _FAR else None,
-        }
+    shared: dict[str, Any] = {"help": _explained(setting, option), "metavar": option.metavar or option.argument}
     if panel:
         shared["rich_help_panel"] = panel
     if option.argument:
         declaration: Any = typer.Argument(**shared)
     else:
         names = option.names or (_flag(setting.name),)
-        if kind is bool and setting.default is True and len(names) == 1:
+        if setting.type is bool and setting.default is True:
             names = (f"{names[0]}/--no-{names[0].removeprefix('--')}",)
         declaration = typer.Option(*names, envvar=option.variable, **shared)
     return inspect.Parameter(
@@ -147,8 +140,34 @@ def _parameter(setting: Setting, option: Option, panel: str | None) -> inspect.P
     )
 
 
-def _is_short(bound: float) -> bool:
-    return len(f"{bound:g}") < 5
+def _type_and_default(setting: Setting, option: Option) -> tuple[Any, Any]:
+    """What Typer reads, and the default that it shows. Bounds are the configuration's to check."""
+    if option.parse:
+        return str, None if setting.default is None else option.text(setting.default)
+    if setting.is_tuple:
+        return list[get_args(setting.type)[0]], None  # type: ignore[misc]
+    if setting.choices and not isinstance(setting.default, str | None):
+        return Literal[tuple(map(str, setting.choices))], str(setting.default)  # Typer's choices are text
+    return setting.type, setting.default
+
+
+def _explained(setting: Setting, option: Option) -> str:
+    """The help, with bounds that tell something and with defaults of lists."""
+    parts = [option.help or setting.help]
+    if setting.is_tuple and not option.parse:
+        parts.append("Give it several times for several.")
+        if setting.default:
+            parts.append(f"[default: {', '.join(map(str, setting.default))}]")
+    elif setting.low is not None and setting.high is not None and not option.parse:
+        low = f"{setting.low:g}<=" if _tells(setting.low) else ""
+        high = f"<={setting.high:g}" if _tells(setting.high) else ""
+        parts += [f"[{low}x{high}]"] if low or high else []
+    return " ".join(parts).replace("[", "\\[")  # which is no markup
+
+
+def _tells(bound: float) -> bool:
+    """Whether a bound is worth showing: others only keep out what is no number of this kind."""
+    return bound == 0 or (_SMALL <= abs(bound) < _FAR and len(f"{bound:g}") < 7)
 
 
 def _flag(name: str) -> str:

@@ -56,8 +56,8 @@ def predict(
     begun, count, errors = time.perf_counter(), 0, list[str]()
     with ExitStack() as stack:
         add = stack.enter_context(table(out, top)) if out else None
-        with opening() as tell:
-            classifier = stack.enter_context(load(model, threads, tell, streams=None))
+        with opening() as on_progress:
+            classifier = stack.enter_context(load(model, threads, on_progress, streams=None))
         if not as_json:
             messages.print(f"model: {shown(classifier.path)}", soft_wrap=True)
             if left_out:

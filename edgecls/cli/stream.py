@@ -71,9 +71,9 @@ def stream(
     supervisor = Supervisor()
     with ExitStack() as stack:
         stop, received = stack.enter_context(_stopping_on_signals())
-        with opening() as tell:
+        with opening("cameras and model") as on_progress:
             running = stack.enter_context(
-                open_stream(config, lambda title: _display(display, title, stop), supervisor.beat, tell)
+                open_stream(config, lambda title: _display(display, title, stop), supervisor.beat, on_progress)
             )
         for sink in running.sinks:
             if isinstance(sink, WebSink):
@@ -125,14 +125,14 @@ def _announced(page: WebSink) -> Callable[[str], None]:
     """Says where the page is; whole only on a terminal, as what is written elsewhere is read by others too."""
     from edgecls.urls import SecretUrl
 
-    def tell(url: str) -> None:
+    def on_progress(url: str) -> None:
         if messages.is_terminal or not page.token:
             messages.print(f"web view: {url}", soft_wrap=True)
         else:
             hint = f"; its token was drawn and is not shown here: choose one by {TOKEN_VARIABLE} or --web-token-file"
             messages.print(f"web view: {SecretUrl(url)}{hint if page.drawn else ''}", soft_wrap=True)
 
-    return tell
+    return on_progress
 
 
 @contextmanager

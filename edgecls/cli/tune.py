@@ -45,14 +45,16 @@ def tune(
         Path | None,
         typer.Option("--config", help="A TOML file with settings of edgecls train that every trial shares."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of splits, weights and suggestions.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of splits, weights and suggestions; that of the file, or 0, unless given.")
+    ] = None,
 ) -> None:
     """Search for the learning rate, batch size, weight decay, augmentation and architecture that train best."""
     from edgecls.report.tune_page import write_page
     from edgecls.tuning import search as tuning
 
     base = TrainConfig(**(read_config(shared) if shared else {}))
-    config = replace(config, base=replace(base, data=data or base.data, seed=seed))
+    config = replace(config, base=replace(base, data=data or base.data, seed=base.seed if seed is None else seed))
     out, storage = config.out, config.storage
     messages.print(
         f"study: {config.name} in {SecretUrl(storage) if storage else shown(out)}; "

@@ -74,7 +74,7 @@ class Report:
         return {**asdict(self), "severe": self.severe}
 
 
-def check(layout: DatasetIndex, tell: Callable[[str], None] = lambda _: None) -> Report:
+def check(layout: DatasetIndex, on_progress: Callable[[str], None] = lambda _: None) -> Report:
     """Look at every image of a layout, those in quarantine included. Raises `DataError` where there is none."""
     samples = [(split, sample) for split, members in layout.splits.items() for sample in members]
     if not samples:
@@ -84,12 +84,12 @@ def check(layout: DatasetIndex, tell: Callable[[str], None] = lambda _: None) ->
     broken: dict[str, str] = {}
     looked = ordered_map(lambda item: _look(layout.source, *item), samples)
     for number, ((_, sample), seen) in enumerate(zip(samples, looked, strict=True), start=1):
-        tell(f"looking at image {number} of {len(samples)}")
+        on_progress(f"looking at image {number} of {len(samples)}")
         if isinstance(seen, Picture):
             pictures.append(seen)
         else:
             broken[sample.key] = seen
-    tell("comparing images")
+    on_progress("comparing images")
     groups = _duplicates(pictures)
     near = _near_duplicates(pictures, groups)
     quarantine = {**broken, **_to_leave_out(groups, "the same file"), **_to_leave_out(near, "nearly the same picture")}
@@ -286,7 +286,7 @@ def _imbalance(layout: DatasetIndex) -> Finding | None:
     (most, many), (least, few) = counts.most_common(1)[0], counts.most_common()[-1]
     if many <= MAX_IMBALANCE * few:
         return None
-    text = f"{layout.classes[most]} has {many} training images, {layout.classes[least]} {few}; train with `balance`"
+    text = f"{layout.classes[most]} has {many} training images, {layout.classes[least]} {few}; train with class weights"
     return Finding("imbalance", text, 1, False)
 
 

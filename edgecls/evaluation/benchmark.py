@@ -9,7 +9,7 @@ from typing import Any
 
 from edgecls.benchmarking import conditions, regression, selection, suite
 from edgecls.benchmarking.breakdown import FILES, Breakdown, break_down
-from edgecls.benchmarking.config import ALLOWED_SLOWDOWN, BenchmarkConfig
+from edgecls.benchmarking.config import ALLOWED_SLOWDOWN, BenchmarkConfig, Constraints
 from edgecls.benchmarking.regression import Change
 from edgecls.benchmarking.run import remember
 from edgecls.benchmarking.suite import BenchmarkResult, Candidate
@@ -49,12 +49,13 @@ class BenchmarkReport:
         if slower and config.fail_if_slower is not None:
             named = ", ".join(f"{change.key} by {change.slowdown.value:.0%}" for change in slower)
             raise VerificationError(f"slower than the baseline: {named}; {config.fail_if_slower:.0%} was allowed")
-        if self.best is None and str(config.constraints):
+        if self.best is None and config.constraints != Constraints():
             raise VerificationError(f"no verified bundle that ran here keeps to {config.constraints}")
 
 
-def benchmark(config: BenchmarkConfig | None = None, tell: OnProgress = lambda _: None) -> BenchmarkReport:
-    """Measure every bundle of a run and its torch parent, or the models named; `tell` hears what is being measured.
+def benchmark(config: BenchmarkConfig | None = None, on_progress: OnProgress = lambda _: None) -> BenchmarkReport:
+    """Measure every bundle of a run and its torch parent, or the models named; `on_progress` hears what is being
+    measured.
 
     Latencies of single images are kept beside each artifact's card. Raises `ArtifactError` for what is no model, and
     `UsageError` where the baseline has none of the candidates.
@@ -65,19 +66,20 @@ def benchmark(config: BenchmarkConfig | None = None, tell: OnProgress = lambda _
     named = [find(model) for model in config.models or [latest_run()]]
     chosen = suite.candidates(_with_bundles(named), config)
     state = conditions.now()
-    top1 = _accuracies(chosen, config.data, tell) if config.data is not None else {}
+    top1 = _accuracies(chosen, config.data, on_progress) if config.data is not None else {}
     results = [
-        replace(result, top1=top1.get(result.candidate.artifact.path)) for result in suite.run(chosen, config, tell)
+        replace(result, top1=top1.get(result.candidate.artifact.path))
+        for result in suite.run(chosen, config, on_progress)
     ]
     allowed = ALLOWED_SLOWDOWN if config.fail_if_slower is None else config.fail_if_slower
-    changes = regression.compare(before, results, allowed, config.seconds, tell) if before else []
+    changes = regression.compare(before, results, allowed, config.seconds, on_progress) if before else []
     best, front = selection.recommended(results, config.constraints), selection.pareto(results)
-    steps = _broken_down(results, config.data, tell) if config.data is not None else []
+    steps = _broken_down(results, config.data, on_progress) if config.data is not None else []
     remember([result.to_row() for result in results if result.candidate.is_plain])
     selected = {
         "recommended": best.candidate.key if best else None,
         "front": [result.candidate.key for result in front],
-        "words": str(config.constraints),
+        "constraints": str(config.constraints),
         "breakdown": [{"name": each.name, "steps_ms": each.steps_ms, "images": each.images} for each in steps],
         "changes": [change.to_json() for change in changes],
     }
@@ -94,18 +96,18 @@ def _with_bundles(named: Sequence[Artifact]) -> list[Artifact]:
     return artifacts
 
 
-def _accuracies(chosen: Sequence[Candidate], data: Path, tell: OnProgress) -> dict[Path, float]:
+def _accuracies(chosen: Sequence[Candidate], data: Path, on_progress: OnProgress) -> dict[Path, float]:
     """Top-1 of each artifact that runs here, through its own runtime."""
     top1: dict[Path, float] = {}
     for artifact in {each.artifact.path: each.artifact for each in chosen}.values():
         if artifact.backend.available() is None:
-            tell(f"accuracy of {artifact.card.name}")
+            on_progress(f"accuracy of {artifact.card.name}")
             _, _, scores, labels = evaluate_artifact(artifact, data)
             top1[artifact.path] = measure(scores, labels).top1
     return top1
 
 
-def _broken_down(results: Sequence[BenchmarkResult], data: Path, tell: OnProgress) -> list[Breakdown]:
+def _broken_down(results: Sequence[BenchmarkResult], data: Path, on_progress: OnProgress) -> list[Breakdown]:
     """The way from file to label of each artifact, on image files of the data."""
     if data.is_dir():
         paths = image_paths([data])
@@ -117,7 +119,7 @@ def _broken_down(results: Sequence[BenchmarkResult], data: Path, tell: OnProgres
     files = [read_bytes(path) for path in paths[:: max(1, len(paths) // FILES)][:FILES]]
     breakdowns = []
     for result in results:
-        if result.visits and result.candidate.is_plain:
-            tell(f"from file to label with {result.candidate.key}")
+        if result.repetitions and result.candidate.is_plain:
+            on_progress(f"from file to label with {result.candidate.key}")
             breakdowns.append(replace(break_down(result.candidate.artifact, files), name=result.candidate.key))
     return breakdowns

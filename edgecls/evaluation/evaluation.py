@@ -74,21 +74,24 @@ class EvaluationReport:
             raise VerificationError(f"top-1 is {top1:.2%}, at least {config.min_top1:.2%} was asked for")
 
 
-def evaluate(config: EvaluateConfig | None = None, tell: Callable[[str], None] = lambda _: None) -> EvaluationReport:
+def evaluate(
+    config: EvaluateConfig | None = None, on_progress: Callable[[str], None] = lambda _: None
+) -> EvaluationReport:
     """Measure a model on labelled images; with `precision` its confidence is fitted first and kept beside its card.
 
-    `tell` hears each step's name. Raises `DataError` where there are no images or they carry no classes.
+    `on_progress` hears each step's name. Raises `DataError` where there are no images or they carry no classes.
     """
     config = config or EvaluateConfig()
     config.check()
     artifact = find(latest_run() if config.model is None else config.model)
+    source, samples = _labelled_images(artifact, config.data)  # without any, nothing is fitted and kept either
     fitted_on = None
     if config.precision is not None:
-        tell("fitting the confidence")
+        on_progress("fitting the confidence")
         artifact, fitted_on = _fitted(artifact, config.precision)
-    tell("classifying")
-    source, samples, scores, labels = evaluate_artifact(artifact, config.data)
-    tell(f"evaluating {len(samples)} answers")
+    on_progress("classifying")
+    scores, labels = _scores(artifact, source, samples), labels_of(samples)
+    on_progress(f"evaluating {len(samples)} answers")
     return EvaluationReport(
         artifact, evaluate_scores(scores, labels, config.seed), source, samples, scores, labels, fitted_on
     )
@@ -110,11 +113,19 @@ def evaluate_artifact(
 
     Raises `DataError` where there are none or they carry no classes.
     """
+    source, samples = _labelled_images(artifact, data)
+    return source, samples, _scores(artifact, source, samples), labels_of(samples)
+
+
+def _labelled_images(artifact: Artifact, data: Path | None) -> tuple[Source, Sequence[Sample]]:
     source, samples = images_for(artifact, data)
     if any(sample.label == UNLABELLED for sample in samples):
         raise DataError(f"{data} holds images without classes; put each class's images into a folder of its name")
-    scores = scaled(scores_on(artifact, source, samples), artifact.card.confidence.temperature)
-    return source, samples, scores, labels_of(samples)
+    return source, samples
+
+
+def _scores(artifact: Artifact, source: Source, samples: Sequence[Sample]) -> NDArray[float32]:
+    return scaled(scores_on(artifact, source, samples), artifact.card.confidence.temperature)
 
 
 def fit_confidence(artifact: Artifact, precision: float) -> tuple[Confidence, int]:

@@ -28,18 +28,18 @@ class BundleBuilder:
     card: Card
     options: BuildOptions
     scratch: Path
-    tell: Callable[[str], None]
+    on_progress: Callable[[str], None]
 
     def trace(self, half: bool = False) -> Path:
         """The run's graph in float32, or in float16."""
-        self.tell("tracing the graph in float16" if half else "tracing the graph")
+        self.on_progress("tracing the graph in float16" if half else "tracing the graph")
         path = self.scratch / ("float16.onnx" if half else "float.onnx")
         float_graph(self.run.path / self.run.card.model_file, self.run.card, path, half=half)
         return path
 
     def build(self, graph: Path, card: Card) -> Artifact:
         """The bundle of a graph, not verified yet, with the run's golden inputs."""
-        self.tell(f"building for {card.target}")
+        self.on_progress(f"building for {card.target}")
         folder = self.scratch_folder()
         card = backends.find(card.target).build(graph, card, folder, self.options)
         Golden.read(self.run.path, self.run.card).write(folder)

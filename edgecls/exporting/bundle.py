@@ -21,8 +21,8 @@ from edgecls.runtime import store
 from edgecls.runtime.store import Artifact
 
 
-def export(config: ExportConfig | None = None, tell: Callable[[str], None] = lambda _: None) -> Artifact:
-    """Export a run for one target and precision; returns the bundle, verified. `tell` hears each step's name.
+def export(config: ExportConfig | None = None, on_progress: Callable[[str], None] = lambda _: None) -> Artifact:
+    """Export a run for one target and precision; returns the bundle, verified. `on_progress` hears each step's name.
 
     The bundle stands at `config.out`, or in the run's folder. On any error nothing is left behind, and a bundle that
     stood there before stays. Where lowered precision is not faster than float32 on this machine, the bundle says so and
@@ -35,16 +35,16 @@ def export(config: ExportConfig | None = None, tell: Callable[[str], None] = lam
     path = config.out or _own_place(run, config.target, config.precision)
     _check_replaceable(path)
     with tempfile.TemporaryDirectory(prefix="edgecls-") as scratch, new_folder(path) as folder:
-        builder = BundleBuilder(run, float32_card(run, config.target), config.options, Path(scratch), tell)
+        builder = BundleBuilder(run, float32_card(run, config.target), config.options, Path(scratch), on_progress)
         if config.precision == "int8":
             result = search_int8(config, builder)
         else:
-            result = export_float(builder, Verifier(run, config.verify_images, tell), config.precision)
+            result = export_float(builder, Verifier(run, config.verify_images, on_progress), config.precision)
         bundle = result.bundle
         _require_gain(config, bundle)
         _publish(bundle, folder)
         if result.float32 and bundle.card.quality.recommended is False and config.out is None:
-            _keep_float32(result.float32, run, result.verifier, tell)
+            _keep_float32(result.float32, run, result.verifier, on_progress)
     return Artifact(path, bundle.card)
 
 
@@ -79,13 +79,13 @@ def _publish(bundle: Artifact, folder: Path) -> None:
     write_card(bundle.card, folder)
 
 
-def _keep_float32(bundle: Artifact, run: Artifact, verifier: Verifier, tell: Callable[[str], None]) -> None:
+def _keep_float32(bundle: Artifact, run: Artifact, verifier: Verifier, on_progress: Callable[[str], None]) -> None:
     """Export float32 into the run's folder, for it is what is recommended. One that stands there is kept."""
     path = _own_place(run, bundle.card.target, "fp32")
     _check_replaceable(path)
     parent = bundle.card.lineage.parent
     if any(b.path == path and b.card.lineage.parent == parent for b in store.bundles_of(run.path)):
         return
-    [bundle] = timed([verifier.verify_float(bundle)], None, tell)
+    [bundle] = timed([verifier.verify_float(bundle)], None, on_progress)
     with new_folder(path) as folder:
         _publish(bundle, folder)

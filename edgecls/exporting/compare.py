@@ -98,14 +98,14 @@ class Comparison:
                 )
 
 
-def compare(config: CompareConfig, tell: Callable[[str], None] = lambda _: None) -> Comparison:
+def compare(config: CompareConfig, on_progress: Callable[[str], None] = lambda _: None) -> Comparison:
     """See `compare_artifacts`."""
     config.check()
-    return compare_artifacts(find(config.first), find(config.second), config.data, tell)
+    return compare_artifacts(find(config.first), find(config.second), config.data, on_progress)
 
 
 def compare_artifacts(
-    first: Artifact, second: Artifact, data: Path | None = None, tell: Callable[[str], None] = lambda _: None
+    first: Artifact, second: Artifact, data: Path | None = None, on_progress: Callable[[str], None] = lambda _: None
 ) -> Comparison:
     """Compare two models on a folder of images, or on the first one's held-out split.
 
@@ -122,12 +122,12 @@ def compare_artifacts(
     labelled = bool(len(labels)) and bool((labels != UNLABELLED).all())
     scores = []
     for artifact in (first, second):
-        tell(f"asking {artifact.card.name}")
+        on_progress(f"asking {artifact.card.name}")
         order = [artifact.card.classes.index(name) for name in first.card.classes]
         scores.append(scores_on(artifact, source, samples)[:, order])
-    tell("timing")
+    on_progress("timing")
     rows = time_artifacts([first, second], TIMING)
-    tell("comparing layers")
+    on_progress("comparing layers")
     layers, reason = _layers(second, source, samples)
     sides = [
         _side(artifact, row.latency.p50_ms if row.latency else None, each, labels if labelled else None)

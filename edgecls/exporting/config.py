@@ -56,7 +56,9 @@ class ExportConfig(Config):
         super().check()
         backend = backends.find(self.target)
         if not backend.exportable:
-            raise UsageError(f"{self.target} is no export target; choose one of {', '.join(backends.exportable())}")
+            raise UsageError(
+                f"{self.target} is no export target; choose one of {', '.join(backends.exportable())}", "target"
+            )
         backend.check_request(self.precision, self.options)
         if self.precision != "int8":
             for name in ("calibration", "recipe"):

@@ -21,5 +21,5 @@ def export_float(builder: BundleBuilder, verifier: Verifier, precision: str) -> 
     float32 = None
     if precision != "fp32":
         float32 = builder.build(builder.trace() if precision == "fp16" else graph, builder.card)
-    [bundle] = timed([bundle], float32, builder.tell)
+    [bundle] = timed([bundle], float32, builder.on_progress)
     return ExportResult(bundle, verifier, float32)

@@ -39,7 +39,7 @@ def search_int8(config: ExportConfig, builder: BundleBuilder) -> ExportResult:
     count = max(candidate.recipe.samples for candidate in candidates)
     images = calibration.choose(builder.run, count, config.calibration, sparing=True)
     calibration.check(images, builder.run)
-    verifier = Verifier(builder.run, config.verify_images, builder.tell, images)
+    verifier = Verifier(builder.run, config.verify_images, builder.on_progress, images)
     # What stands in the way of float32 too is raised here: no recipe can mend it.
     graph = builder.trace()
     float32 = builder.build(graph, builder.card) if builder.is_timed_here else None
@@ -49,11 +49,11 @@ def search_int8(config: ExportConfig, builder: BundleBuilder) -> ExportResult:
 
     def attempt(candidate: RecipeCandidate) -> Attempt:
         begun = now_ns()
-        builder.tell(f"{candidate.name}: quantizing")
+        builder.on_progress(f"{candidate.name}: quantizing")
         try:
             bundle = verifier.verify(int8.build(candidate))
             if float32:
-                [bundle] = timed([bundle], float32, builder.tell, quick=True)
+                [bundle] = timed([bundle], float32, builder.on_progress, quick=True)
         except Exception as error:
             # Quantizers and runtimes raise whatever they meet in a graph; another recipe may get past it.
             return skipped(candidate, milliseconds_since(begun) / 1000, error)
@@ -63,7 +63,7 @@ def search_int8(config: ExportConfig, builder: BundleBuilder) -> ExportResult:
     attempts = search(candidates, attempt, aim)
     accurate = accurate_enough(attempts, aim)
     if float32:
-        bundles = timed([each.bundle for each in accurate], float32, builder.tell)
+        bundles = timed([each.bundle for each in accurate], float32, builder.on_progress)
         accurate = [replace(each, artifact=bundle) for each, bundle in zip(accurate, bundles, strict=True)]
     bundle = _with_provenance(best(accurate, aim).bundle, attempts, accurate, images)
     return ExportResult(bundle, verifier, float32)
@@ -122,7 +122,7 @@ class _Int8Builder:
             run,
             candidate.recipe.fine_tune_epochs,
             weights,
-            lambda step: self._builder.tell(f"{candidate.name}: {step}"),
+            lambda step: self._builder.on_progress(f"{candidate.name}: {step}"),
         )
         float_graph(weights, run.card, graph)
         return self._quantizer_of(graph)
@@ -131,7 +131,7 @@ class _Int8Builder:
         """The layers as `rank_layers` orders them; candidates that leave more or fewer of them in float share it."""
         plain = replace(candidate.recipe, bias_correction="none", float_share=0.0)
         if plain not in self._rankings:
-            self._builder.tell(f"{candidate.name}: ranking the layers")
+            self._builder.on_progress(f"{candidate.name}: ranking the layers")
             quantized = self._builder.scratch_folder() / "all.onnx"
             quantizer.quantize(plain, quantized)
             few = list(self._calibration_images(RANKING_IMAGES))

@@ -19,10 +19,10 @@ BORDERLINE_GAIN = (0.8, 1.25)
 
 
 def timed(
-    bundles: Sequence[Artifact], float32: Artifact | None, tell: Callable[[str], None], quick: bool = False
+    bundles: Sequence[Artifact], float32: Artifact | None, on_progress: Callable[[str], None], quick: bool = False
 ) -> list[Artifact]:
     """The bundles, timed in turn, with their latency and, where `float32` is given, the gain over it."""
-    tell("timing")
+    on_progress("timing")
     compared = [*bundles, float32] if float32 else bundles
     close = float32 is not None and any(
         BORDERLINE_GAIN[0] < (bundle.card.quality.gain or 1.0) < BORDERLINE_GAIN[1] for bundle in bundles

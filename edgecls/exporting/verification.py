@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from numpy import float32, int64, uint8
     from numpy.typing import NDArray
 
-MAX_IMAGES = 1000
-
 
 class HeldOut:
     """Held-out images of a run with the parent's scores.
@@ -32,7 +30,7 @@ class HeldOut:
     Without the data set these are the images that a calibration set has to spare, or else the run's golden inputs.
     """
 
-    def __init__(self, run: Artifact, calibration: Calibration | None = None, limit: int = MAX_IMAGES):
+    def __init__(self, run: Artifact, limit: int, calibration: Calibration | None = None):
         import numpy as np
 
         self.labels: NDArray[int64] | None = None
@@ -58,20 +56,20 @@ class Verifier:
     def __init__(
         self,
         run: Artifact,
-        limit: int = MAX_IMAGES,
-        tell: Callable[[str], None] = lambda _: None,
+        limit: int,
+        on_progress: Callable[[str], None] = lambda _: None,
         calibration: Calibration | None = None,
     ):
-        self._run, self._limit, self._tell, self._calibration = run, limit, tell, calibration
+        self._run, self._limit, self._on_progress, self._calibration = run, limit, on_progress, calibration
 
     @cached_property
     def _held_out(self) -> HeldOut:
-        self._tell("asking the run about held-out images")
-        return HeldOut(self._run, self._calibration, self._limit)
+        self._on_progress("running the run on held-out images")
+        return HeldOut(self._run, self._limit, self._calibration)
 
     def verify(self, bundle: Artifact) -> Artifact:
         """The bundle with its quality measured; see `measure_quality`."""
-        self._tell("verifying against the run")
+        self._on_progress("verifying against the run")
         return Artifact(bundle.path, replace(bundle.card, quality=measure_quality(bundle, self._held_out)))
 
     def verify_float(self, bundle: Artifact) -> Artifact:

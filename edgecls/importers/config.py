@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgecls.errors import ArtifactError, OutputError, UsageError
-from edgecls.imaging.preprocess import MAX_SHIFT, MAX_SIDE_PX, MIN_STD, Resize
+from edgecls.imaging.preprocess import MAX_SHIFT, MIN_STD, Resize
 from edgecls.settings import Config, setting
 
 NO_ARCH = "none"
 """In place of an architecture: the file is a graph."""
-MIN_SIDE_PX = 8
+MIN_SIDE_PX, MAX_SIDE_PX = 8, 4096
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 SEED = 0
 
 
-def import_model(config: ImportConfig, tell: Callable[[str], None] = lambda _: None) -> Artifact:
+def import_model(config: ImportConfig, on_progress: Callable[[str], None] = lambda _: None) -> Artifact:
     """Turn a checkpoint or an ONNX classifier into a run; returns it, with its accuracy where `data` was given.
 
-    `tell` hears what was assumed. Nothing is left behind on an error. Raises `ArtifactError` for a file that does not
-    fit what was said about it.
+    `on_progress` hears what was assumed. Nothing is left behind on an error. Raises `ArtifactError` for a file that
+    does not fit what was said about it.
     """
     config.check()
     classes = read_classes(config.classes)
@@ -49,7 +49,7 @@ def import_model(config: ImportConfig, tell: Callable[[str], None] = lambda _: N
     with reserved as path, new_folder(path) as folder:
         lineage = machine.new_lineage(dataset.source.name if dataset else None)
         bring = _graph if config.arch == NO_ARCH else _checkpoint
-        card = bring(config, classes, lineage, folder, tell)
+        card = bring(config, classes, lineage, folder, on_progress)
         run = Artifact(folder, card)
         quality = _examine(run, dataset)
         card = replace(card, quality=quality)
@@ -74,10 +74,10 @@ def _preprocess(config: ImportConfig, defaults: Preprocess) -> Preprocess:
 
 
 def _checkpoint(
-    config: ImportConfig, classes: tuple[str, ...], lineage: Lineage, folder: Path, tell: Callable[[str], None]
+    config: ImportConfig, classes: tuple[str, ...], lineage: Lineage, folder: Path, on_progress: Callable[[str], None]
 ) -> Card:
     network = models.create(config.arch, len(classes))
-    weights = models.read_weights(config.file, tell, network.state_dict())
+    weights = models.read_weights(config.file, on_progress, network.state_dict())
     if not models.load_weights(network, config.arch, weights, str(config.file)):
         raise ArtifactError(_misfit(network, weights, config, len(classes)))
     preprocess = _preprocess(config, models.published_preprocess(config.arch))
@@ -87,7 +87,7 @@ def _checkpoint(
         if not value
     ]
     if assumed:
-        tell(
+        on_progress(
             f"assumed what is usual for {config.arch}, because {', '.join(assumed)} was not given: {_said(preprocess)}"
         )
     models.write_weights(network, folder / MODEL_FILE)
@@ -115,7 +115,7 @@ def _misfit(network: torch.nn.Module, weights: dict[str, Any], config: ImportCon
 
 
 def _graph(
-    config: ImportConfig, classes: tuple[str, ...], lineage: Lineage, folder: Path, tell: Callable[[str], None]
+    config: ImportConfig, classes: tuple[str, ...], lineage: Lineage, folder: Path, on_progress: Callable[[str], None]
 ) -> Card:
     try:
         import onnx  # noqa: F401
@@ -129,11 +129,11 @@ def _graph(
     known = replace(config, size_px=size_px, mean=pixels.mean, std=pixels.std)
     preprocess = _preprocess(known, Preprocess(height, width))
     if theirs.takes_raw_pixels:
-        tell("the graph takes pixels as they are, 0 to 255")
+        on_progress("the graph takes pixels as they are, 0 to 255")
     if theirs.channels == 1:
-        tell("the graph takes grey images; colour is converted inside, as OpenCV does")
+        on_progress("the graph takes grey images; colour is converted inside, as OpenCV does")
     if config.size_px is None:
-        tell(f"the graph takes images of {width}x{height} pixels")
+        on_progress(f"the graph takes images of {width}x{height} pixels")
     backend = backends.of_every_install()
     card = Card(IMPORTED, classes, preprocess, target=backend.name, lineage=lineage, output=output)
     card = backend.build(graph, card, folder)

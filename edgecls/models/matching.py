@@ -48,25 +48,28 @@ def choose(
     mappings: Sequence[tuple[str, dict[str, torch.Tensor]]],
     own: Mapping[str, torch.Tensor] | None,
     origin: str,
-    tell: Callable[[str], None],
+    on_progress: Callable[[str], None],
 ) -> Group:
     """Of all tensors in a file those that fit the network with the tensors `own` best; without one, the most.
 
     Of groups that fit equally well the averaged are taken. Tensors of the group that the network lacks stay in it, for
-    they say that it is of another network. `tell` hears what was taken and what was not. `mappings` holds one at least.
+    they say that it is of another network. `on_progress` hears what was taken and what was not. `mappings` holds one at
+    least.
     """
     groups = [group for key, tensors in mappings for group in _named(key, tensors, own)] if own else []
     if own and 2 * max((group.fitting for group in groups), default=0) < _parameters(own):
         groups = [group for key, tensors in mappings for group in _in_order(key, tensors, own)] or groups
         if groups and not groups[0].fitting:
-            tell(f"the tensors in {origin} have other names than this architecture's; matched by order and shape, "
-                 "so check with `data`")  # fmt: skip
+            on_progress(
+                f"the tensors in {origin} have other names than this architecture's; matched by order and shape, so "
+                "check with `data`"
+            )
     if not groups:
         groups = [Group(key, "", tensors, frozenset(tensors), len(tensors), 0) for key, tensors in mappings]
     most = max(group.fitting for group in groups)
     alternatives = [group for group in groups if 2 * group.fitting >= most]
     taken = max(alternatives, key=lambda group: (group.fitting - group.foreign, group.averaged))
-    _tell_rest(mappings, taken, alternatives, origin, tell)
+    _tell_rest(mappings, taken, alternatives, origin, on_progress)
     return taken
 
 
@@ -132,12 +135,12 @@ def _tell_rest(
     taken: Group,
     alternatives: list[Group],
     origin: str,
-    tell: Callable[[str], None],
+    on_progress: Callable[[str], None],
 ) -> None:
     """Say which other weights there are, and which tensors stand beside them."""
     if len(alternatives) > 1:
         others = ", ".join(group.label for group in alternatives if group is not taken)
-        tell(f"{origin} holds several sets of weights; taken: {taken.label}, not {others}")
+        on_progress(f"{origin} holds several sets of weights; taken: {taken.label}, not {others}")
     grouped = {(group.key, name) for group in alternatives for name in group.names}
     beside = [
         key + name
@@ -147,4 +150,4 @@ def _tell_rest(
     ]
     if beside:
         more = f" and {len(beside) - 3} more" if len(beside) > 3 else ""
-        tell(f"{origin}: left out, as no part of the network: {', '.join(beside[:3])}{more}")
+        on_progress(f"{origin}: left out, as no part of the network: {', '.join(beside[:3])}{more}")

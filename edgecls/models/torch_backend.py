@@ -52,7 +52,7 @@ class TorchBackend(Backend):
     exportable = False
     survives_fork = False
 
-    def _open(self, file: Path, card: Card, parallelism: Parallelism, tell: OnProgress) -> Session:  # noqa: ARG002
+    def _open(self, file: Path, card: Card, parallelism: Parallelism, on_progress: OnProgress) -> Session:  # noqa: ARG002
         return TorchSession(card, open_module(file, card), parallelism.threads)
 
 

@@ -90,13 +90,13 @@ def _download_timeout(seconds: float) -> Iterator[None]:
 
 
 def read_weights(
-    path: Path, tell: Callable[[str], None] = lambda _: None, own: Mapping[str, torch.Tensor] | None = None
+    path: Path, on_progress: Callable[[str], None] = lambda _: None, own: Mapping[str, torch.Tensor] | None = None
 ) -> dict[str, torch.Tensor]:
     """Tensors from a safetensors file or a torch checkpoint, whatever else the trainer kept beside them.
 
     Of several sets of weights the one that fits the network with the tensors `own` best, under that network's names;
-    without `own` the largest. Nothing is unpickled but tensors and plain values. `tell` hears which were taken and
-    which were not. Raises `ArtifactError` where the file is missing or is something else.
+    without `own` the largest. Nothing is unpickled but tensors and plain values. `on_progress` hears which were taken
+    and which were not. Raises `ArtifactError` where the file is missing or is something else.
     """
     require_torch()
     from safetensors import SafetensorError
@@ -115,7 +115,7 @@ def read_weights(
     mappings = list(state_dicts(loaded))
     if not mappings:
         raise ArtifactError(f"{path} holds no state dict (a mapping of names to tensors)")
-    group = choose(mappings, own, path.name, tell)
+    group = choose(mappings, own, path.name, on_progress)
     return {name: _plain(tensor, f"{path}: {group.key}{group.prefix}{name}") for name, tensor in group.tensors.items()}
 
 
@@ -156,7 +156,7 @@ def load_weights(network: torch.nn.Module, arch: str, weights: dict[str, torch.T
     head = find(arch).head
     own = network.state_dict()
     if weights:
-        weights = choose([("", weights)], own, origin, tell=lambda _: None).tensors
+        weights = choose([("", weights)], own, origin, on_progress=lambda _: None).tensors
     fitting: dict[str, torch.Tensor] = {}
     for name, tensor in own.items():
         if name in weights and weights[name].shape == tensor.shape:

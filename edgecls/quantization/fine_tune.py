@@ -30,7 +30,7 @@ RANGE_MOMENTUM = 0.05
 
 
 @no_cache_folder()
-def fine_tune(run: Artifact, epochs: int, out: Path, tell: Callable[[str], None] = lambda _: None) -> None:
+def fine_tune(run: Artifact, epochs: int, out: Path, on_progress: Callable[[str], None] = lambda _: None) -> None:
     """Write fine-tuned weights of a torch run as safetensors to `out`.
 
     Raises `DataError` where the run's images are gone and `UsageError` for a run that is no torch module.
@@ -64,7 +64,7 @@ def fine_tune(run: Artifact, epochs: int, out: Path, tell: Callable[[str], None]
                 optimizer.step()
                 schedule.step()
                 step += 1
-                tell(f"fine-tuning with int8 simulated: step {step} of {steps}")
+                on_progress(f"fine-tuning with int8 simulated: step {step} of {steps}")
     release()
     write_weights(network, out)
 

@@ -15,7 +15,7 @@ from edgecls.artifact.card import INPUT_NAME
 from edgecls.backends.onnx_graph import LAYERS, NORMALIZE_PREFIX, drop_unused, replace_nodes
 from edgecls.concurrency import chunked
 from edgecls.errors import BackendError, MissingExtraError, first_line
-from edgecls.logs import quiet
+from edgecls.logs import quiet, without_advice
 from edgecls.quantization.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -278,7 +278,7 @@ def _nncf(graph: Path, recipe: Recipe, images: Images, kept: Sequence[str], per_
         )
     except Exception as error:
         # NNCF lets through whatever ONNX and ONNX Runtime raise; those errors share no base class.
-        raise BackendError(f"NNCF cannot quantize this graph ({first_line(error)}); choose another `recipe`") from error
+        raise BackendError(f"NNCF cannot quantize this graph ({first_line(error)}); choose another recipe") from error
 
 
 @contextlib.contextmanager
@@ -288,7 +288,12 @@ def _quiet() -> Iterator[None]:
 
     onnxruntime.set_default_logger_severity(4)
     try:
-        with quiet("", "nncf"), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            quiet("nncf"),
+            without_advice("onnxruntime"),
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -35,7 +35,7 @@ def write_page(
     record: Mapping[str, Any], answer: Mapping[str, Any], path: Path, inside: tuple[str, LayerProfile] | None = None
 ) -> None:
     """Write the page of a measurement (`suite.record`). `answer` holds the keys of the `recommended` row (or None) and
-    of the `front`, the limits in `words`, `breakdown` and `changes`; `inside` are the recommended bundle's layers.
+    of the `front`, `constraints`, `breakdown` and `changes`; `inside` are the recommended bundle's layers.
     """
     timed = [row for row in record["rows"] if row["latency"]]
     slowest = sorted(inside[1].layers, key=lambda layer: -(layer.time_ms or 0.0)) if inside else []
@@ -48,7 +48,9 @@ def write_page(
         parent=next((row for row in timed if row["target"] not in exportable()), None),
         charts=_charts(record["rows"], answer),
         costs=[_cost(row) for row in timed],
-        sensor=next((visit["energy_of"] for row in timed for visit in row["rounds"] if visit["energy_of"]), None),
+        sensor=next(
+            (repetition["energy_of"] for row in timed for repetition in row["rounds"] if repetition["energy_of"]), None
+        ),
         inside=inside,
         slowest=slowest[:LAYERS_SHOWN],
     )
@@ -72,14 +74,14 @@ def _charts(rows: Sequence[Mapping[str, Any]], answer: Mapping[str, Any]) -> lis
 
 
 def _cost(row: Mapping[str, Any]) -> Cost:
-    visits = row["rounds"]
-    energy = [visit["energy_mj"] for visit in visits if visit["energy_mj"] is not None]
+    repetitions = row["rounds"]
+    energy = [repetition["energy_mj"] for repetition in repetitions if repetition["energy_mj"] is not None]
     return Cost(
         row["key"],
         row["cold_start_ms"],
-        min(visit["load_ms"] for visit in visits),
-        min(visit["first_ms"] for visit in visits),
-        max(visit["peak_memory_mb"] or 0 for visit in visits),
-        sorted(visit["cpu_ms"] for visit in visits)[len(visits) // 2],
+        min(repetition["load_ms"] for repetition in repetitions),
+        min(repetition["first_ms"] for repetition in repetitions),
+        max(repetition["peak_memory_mb"] or 0 for repetition in repetitions),
+        sorted(repetition["cpu_ms"] for repetition in repetitions)[len(repetitions) // 2],
         sorted(energy)[len(energy) // 2] if energy else None,
     )

@@ -148,19 +148,19 @@ class Classifier:
 def load(
     path: str | Path | None = None,
     threads: int | None = None,
-    tell: Callable[[str], None] = lambda _: None,
+    on_progress: Callable[[str], None] = lambda _: None,
     streams: int | None = 1,
     spinning: bool = True,
 ) -> Classifier:
     """Open a bundle, a bare model file, or the best bundle of a run on this machine; None means the latest run.
 
     `threads`, `streams` and `spinning` are those of `backends.Parallelism`: one stream for the shortest latency, None
-    for throughput. `tell` hears what the runtime builds first, where that takes long (TensorRT's engines). Raises
-    `ArtifactError` for files that cannot be trusted and `BackendError` where the runtime is missing.
+    for throughput. `on_progress` hears what the runtime builds first, where that takes long (TensorRT's engines).
+    Raises `ArtifactError` for files that cannot be trusted and `BackendError` where the runtime is missing.
     """
     if path is not None and not isinstance(path, (str, Path)):
         raise UsageError(f"a model is named by its path, not by {type(path).__name__}")
     parallelism = Parallelism(threads, streams, spinning)
     parallelism.check()
     artifact = store.resolve(path, machine.this_machine().name)
-    return Classifier(artifact.card, artifact.open(parallelism, tell), artifact.path)
+    return Classifier(artifact.card, artifact.open(parallelism, on_progress), artifact.path)

@@ -34,16 +34,21 @@ class Artifact:
         """The backend that opens it."""
         return backends.find(self.card.target)
 
+    def __fspath__(self) -> str:
+        return str(self.path)
+
     @property
     def is_run(self) -> bool:
         """Whether this is a trained run, the parent of bundles."""
         return self.path.is_dir() and self.card.is_parent
 
     def open(
-        self, parallelism: backends.Parallelism = backends.LOW_LATENCY, tell: backends.OnProgress = lambda _: None
+        self,
+        parallelism: backends.Parallelism = backends.LOW_LATENCY,
+        on_progress: backends.OnProgress = lambda _: None,
     ) -> backends.Session:
         """Open a session; see `Backend.open`."""
-        return self.backend.open(self.path, self.card, parallelism, tell)
+        return self.backend.open(self.path, self.card, parallelism, on_progress)
 
     def size_bytes(self) -> int:
         """Bytes of the model files, caches left out."""

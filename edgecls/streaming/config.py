@@ -36,8 +36,10 @@ class CaptureFormat(Config):
 
         Raises `UsageError` for one so slow that the camera would be taken for a dead one.
         """
+        if self.fps is None:
+            return usual
         check_bounds("fps", self.fps, SLOWEST_STEADY_FPS, FASTEST_FPS, "frames a second, for this camera,")
-        return usual if self.fps is None else self.fps
+        return self.fps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,13 +119,15 @@ class SinkConfig(Config):
     )  # fmt: skip
     events: Path | None = setting(None, "Append one JSON line per change of decision or of a camera's state.")
     log: Path | None = setting(None, "Append one line per frame (.csv or .jsonl).")
-    mqtt: str | None = setting(None, "Send events to a broker: mqtt://[user:password@]host[:port][/prefix].")
-    webhook: str | None = setting(None, "POST events as JSON to this address.")
+    mqtt: str | None = setting(
+        None, "Send events to a broker: mqtt://[user:password@]host[:port][/prefix].", secret=True
+    )
+    webhook: str | None = setting(None, "POST events as JSON to this address.", secret=True)
     others: tuple[str, ...] = setting((), "NAME or NAME:ARGUMENT of a sink that another package brings.")
     web: str | None = setting(
         None, "Serve a page with pictures, and Prometheus' /metrics: a port of this machine alone, or host:port."
     )
-    web_token: str | None = setting(None, "What the page asks for; drawn where others can reach it.")
+    web_token: str | None = setting(None, "What the page asks for; drawn where others can reach it.", secret=True)
     web_token_file: Path | None = setting(None, "A file whose only line is the page's token.")
 
     def check(self) -> None:
@@ -136,23 +140,13 @@ class SinkConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamConfig(Config):
-    """What is classified by which model, how, until when, and where decisions go; None means never, or the default.
+class LoopConfig(Config):
+    """How decisions are made, how fast, and until when; None means never, or as fast as the frames.
 
     `smoothing` is not used for images that have nothing to do with each other.
     """
 
-    cameras: tuple[str, ...] = setting(
-        ("0",),
-        "A camera's number or name, a URL, a video or image file, a folder, a GStreamer pipeline, csi:0, screen:, - "
-        "for raw frames, or demo; give it several times for several, NAME=... to name one.",
-    )
-    model: Path | None = setting(
-        None, "A bundle, a model file or a run; the fastest verified bundle of the latest run."
-    )
-    camera_options: CameraOptions = CameraOptions()
     smoothing: Smoothing = Smoothing()
-    sinks: SinkConfig = SinkConfig()
     snapshots: Path | None = setting(None, "Folder for the first picture of each event.")
     max_fps: float | None = setting(
         None,
@@ -163,6 +157,23 @@ class StreamConfig(Config):
         None, "End after so many seconds.", low=SHORTEST_S, high=LONGEST_S, unit="seconds"
     )
     frames: int | None = setting(None, "End after so many decisions.", low=1, high=MOST)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamConfig(LoopConfig):
+    """What is classified by which model, and where decisions go; None means the default."""
+
+    cameras: tuple[str, ...] = setting(
+        ("0",),
+        "A camera's number or name, a URL, a video or image file, a folder, a GStreamer pipeline, csi:0, screen:, - "
+        "for raw frames, or demo; NAME=... names one.",
+        secret=True,
+    )
+    model: Path | None = setting(
+        None, "A bundle, a model file or a run; the fastest verified bundle of the latest run."
+    )
+    camera_options: CameraOptions = CameraOptions()
+    sinks: SinkConfig = SinkConfig()
     threads: int | None = setting(None, "Processor threads; the runtime's choice unless given.", low=1)
     spin: bool = setting(
         False,

@@ -11,7 +11,7 @@ from edgecls.clock import Latency, milliseconds_since
 from edgecls.errors import UsageError
 from edgecls.runtime.classifier import Classifier
 from edgecls.streaming.camera import Camera, one_line, utc_now
-from edgecls.streaming.config import EACH_FRAME, StreamConfig
+from edgecls.streaming.config import EACH_FRAME, LoopConfig
 from edgecls.streaming.decision import CameraHealth, EventLog, Health, SinkHealth, Smoother
 from edgecls.streaming.finite import run_finite
 from edgecls.streaming.live import run_live
@@ -50,7 +50,7 @@ class Stream:
         sources: Sequence[Source],
         classifier: Classifier,
         sinks: Sequence[Sink] = (),
-        config: StreamConfig = StreamConfig(),
+        config: LoopConfig = LoopConfig(),
         beat: Callable[[], None] = lambda: None,
     ):
         config.check()

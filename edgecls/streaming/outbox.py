@@ -58,7 +58,7 @@ class Outbox:
             self._frames.append((frame, decision))
             self._changed.notify_all()
 
-    def tell(self, event: Message) -> None:
+    def send_event(self, event: Message) -> None:
         """Queue an event or a change of state."""
         if not self.sink.accepts_events:
             return

@@ -36,11 +36,12 @@ def open_stream(
     config: StreamConfig,
     more_sinks: Callable[[str], Sequence[Sink]] = lambda _: (),
     beat: Callable[[], None] = lambda: None,
-    tell: OnProgress = lambda _: None,
+    on_progress: OnProgress = lambda _: None,
 ) -> Iterator[Stream]:
     """A stream that is ready to run. `more_sinks` come on top, for a title that names the cameras and the model.
 
-    `beat` is called many times a second as long as the stream is alive, `tell` hears what the runtime builds first.
+    `beat` is called many times a second as long as the stream is alive, `on_progress` hears what the runtime builds
+    first.
     """
     config.check()
     with ExitStack() as stack:
@@ -54,5 +55,5 @@ def open_stream(
         sinks = [*make_sinks(config.sinks, sources), *more_sinks(title)]
         # A camera wants its answer soon, and the processor for others in between; a file wants all of its answers.
         live = sources[0].live
-        classifier = load(artifact.path, config.threads, tell, 1 if live else None, config.spin or not live)
+        classifier = load(artifact.path, config.threads, on_progress, 1 if live else None, config.spin or not live)
         yield Stream(sources, stack.enter_context(classifier), sinks, config, beat)

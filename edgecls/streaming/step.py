@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from edgecls.clock import milliseconds_since, now_ns
 from edgecls.runtime.classifier import Classifier
 from edgecls.streaming.camera import Camera, utc_now
-from edgecls.streaming.config import StreamConfig
+from edgecls.streaming.config import LoopConfig
 from edgecls.streaming.decision import Decision, Event, State, StateChange
 from edgecls.streaming.frames import Frame
 from edgecls.streaming.outbox import Outbox
@@ -35,7 +35,7 @@ class Step:
         classifier: Classifier,
         outboxes: Sequence[Outbox],
         snapshots: SnapshotSink | None,
-        config: StreamConfig,
+        config: LoopConfig,
         beat: Callable[[], None],
     ):
         self.cameras, self.classifier, self.config, self.beat = cameras, classifier, config, beat
@@ -75,7 +75,7 @@ class Step:
     def publish(self, event: Event | StateChange) -> None:
         """Hand an event or a change of state to the sinks."""
         for outbox in self._outboxes:
-            outbox.tell(event)
+            outbox.send_event(event)
 
     def to_state(self, camera: Camera, state: State, reason: str) -> None:
         """Note what a camera does now, and tell the sinks where that is new."""

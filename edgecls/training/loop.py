@@ -35,12 +35,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def resume(path: Path, callbacks: TrainingCallbacks | None = None) -> tuple[Path, Metrics]:
+def resume(path: Path | str, callbacks: TrainingCallbacks | None = None) -> tuple[Path, Metrics]:
     """Go on with the training that was ended in the folder `path`, with the same result as if it had not been.
 
     Raises `ArtifactError` where there is none and `DataError` where its images have changed.
     """
     models.require_torch("training")
+    path = Path(path)
     checkpoint = read_checkpoint(path)
     config = TrainConfig(**{**checkpoint.settings, "out": path})
     for left in half_written(path):  # SIGKILL while the finished run was being written

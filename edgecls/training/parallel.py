@@ -30,15 +30,26 @@ def launched(precision: str, deterministic: bool) -> Iterator[Fabric]:
     """See `_launch`. Afterwards the process draws random numbers, chooses algorithms and logs as before."""
     import torch
 
+    _require_fabric()
     before = torch.are_deterministic_algorithms_enabled()
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with quiet("lightning_fabric"), torch.random.fork_rng(devices):
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    with quiet("lightning_fabric"):
         fabric = _launch(precision, deterministic)
-        torch.use_deterministic_algorithms(deterministic)
-        try:
-            yield fabric
-        finally:
-            torch.use_deterministic_algorithms(before)
+        devices = [fabric.device.index] if fabric.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.use_deterministic_algorithms(deterministic)
+            try:
+                yield fabric
+            finally:
+                torch.use_deterministic_algorithms(before, warn_only=warn_only)
+
+
+def _require_fabric() -> None:
+    try:
+        with no_cache_folder():
+            import lightning_fabric  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("lightning-fabric", "train", "training") from error
 
 
 def _launch(precision: str, deterministic: bool) -> Fabric:
@@ -48,13 +59,10 @@ def _launch(precision: str, deterministic: bool) -> Fabric:
     """
     import torch
 
-    try:
-        with no_cache_folder():
-            from lightning_fabric import Fabric
-            from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
-            from lightning_fabric.strategies import DDPStrategy
-    except ImportError as error:
-        raise MissingExtraError("lightning-fabric", "train", "training") from error
+    with no_cache_folder():
+        from lightning_fabric import Fabric
+        from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+        from lightning_fabric.strategies import DDPStrategy
     gpu = torch.cuda.is_available()
     if precision == "auto":
         # A processor without matrix units for it computes bfloat16 slower than float32.

@@ -17,8 +17,8 @@ class TuneConfig(Config):
     """
 
     base: TrainConfig = TrainConfig()
-    archs: tuple[str, ...] = setting((), "Architectures to choose from; give it several times.")
-    sizes_px: tuple[int, ...] = setting((), "Input sizes to choose from; give it several times.", low=1)
+    archs: tuple[str, ...] = setting((), "Architectures to choose from.")
+    sizes_px: tuple[int, ...] = setting((), "Input sizes to choose from.", low=1)
     epochs: tuple[int, int] | None = setting(None, "A number, or a range to choose from, such as 5-15.", low=1)
     trials: int = setting(20, "How many to run, beside those that the study holds.", low=1)
     minutes: float | None = setting(None, "Begin no trial after so many minutes.", low=0.0)
@@ -27,7 +27,9 @@ class TuneConfig(Config):
     )
     out: Path = setting(Path("runs/tune"), "Folder of the study, its best run and its report.")
     storage: str | None = setting(
-        None, "A database that machines share, such as postgresql://...; a file beside the report unless given."
+        None,
+        "A database that machines share, such as postgresql://...; a file beside the report unless given.",
+        secret=True,
     )
     name: str = setting("edgecls", "Name of the study in its storage.")
 

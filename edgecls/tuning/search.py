@@ -78,6 +78,7 @@ def tune(config: TuneConfig, callbacks: TuningCallbacks | None = None) -> list[T
     """
     config.check()
     callbacks = callbacks or TuningCallbacks()
+    _require_optuna()
     with quiet("optuna"):
         study = open_study(config)
         search = _Search(config, callbacks, best_of(trials_of(study)))
@@ -90,12 +91,18 @@ def tune(config: TuneConfig, callbacks: TuningCallbacks | None = None) -> list[T
         return trials_of(study)
 
 
-def open_study(config: TuneConfig) -> optuna.Study:
-    """The study, with whatever trials it holds."""
+def _require_optuna() -> None:
     try:
-        import optuna
+        import optuna  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("optuna", "tune", "tuning") from error
+
+
+def open_study(config: TuneConfig) -> optuna.Study:
+    """The study, with whatever trials it holds."""
+    _require_optuna()
+    import optuna
+
     make_folder(config.out)
     url = config.storage or f"sqlite:///{config.out.resolve() / STUDY_FILE}"
     shown = SecretUrl(url)

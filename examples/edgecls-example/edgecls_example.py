@@ -46,7 +46,7 @@ class ReferenceBackend(Backend):
     name = "onnx-reference"
     package = "onnx"
 
-    def _open(self, file: Path, card: Card, parallelism: Parallelism, tell: OnProgress) -> Session:
+    def _open(self, file: Path, card: Card, parallelism: Parallelism, on_progress: OnProgress) -> Session:
         return ReferenceSession(file, card)
 
     def _build(self, graph: Path, card: Card, out: Path, options: BuildOptions) -> tuple[Runtime, list[str]]:

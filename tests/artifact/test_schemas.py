@@ -27,7 +27,7 @@ from edgecls.imaging.preprocess import Interpolation, Resize
 from edgecls.importers.config import ImportConfig
 from edgecls.importers.model import import_model
 from edgecls.runtime.store import Artifact
-from edgecls.streaming.config import EACH_FRAME, StreamConfig
+from edgecls.streaming.config import EACH_FRAME, LoopConfig
 from edgecls.streaming.decision import State
 from edgecls.streaming.loop import Stream
 from edgecls.streaming.sinks.files import EventSink
@@ -154,7 +154,7 @@ class TestWhatIsWritten:
         self, bundle: Callable[[str, str], Artifact]
     ):
         once = measured(bundle("onnx", "fp32"), 1.0, rounds=1, reason="it ended")
-        never = replace(once, visits=(), cold_start_ms=None)
+        never = replace(once, repetitions=(), cold_start_ms=None)
         record = suite.record([once, never], BenchmarkConfig(streams=(1, None)), conditions.now())
         assert_described("benchmark", json.loads(suite.as_text(record)))
 
@@ -166,7 +166,7 @@ class TestWhatIsWritten:
     @pytest.mark.parametrize("camera", ["demo", "digits"])
     def test_events_of_a_stream(self, camera: str, model: edgecls.Classifier, digit_images: Path, tmp_path: Path):
         source = open_source("demo" if camera == "demo" else str(digit_images), Golden.read(model.path))
-        config = StreamConfig(smoothing=EACH_FRAME, snapshots=tmp_path / "snapshots", frames=30)
+        config = LoopConfig(smoothing=EACH_FRAME, snapshots=tmp_path / "snapshots", frames=30)
         lines = tmp_path / "events.jsonl"
         Stream([source], model, [EventSink(lines)], config).run(threading.Event())
         events = [json.loads(line) for line in lines.read_text().splitlines()]

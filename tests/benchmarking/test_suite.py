@@ -25,7 +25,7 @@ from tests.schemas import assert_described
 QUICK = BenchmarkConfig(rounds=2, seconds=0.05)
 
 
-def visit(p50_ms: float, anchor_ms: float = 1.0, noise: float = 0.02, seed: int = 0) -> Repetition:
+def repetition(p50_ms: float, anchor_ms: float = 1.0, noise: float = 0.02, seed: int = 0) -> Repetition:
     samples = np.random.default_rng(seed).lognormal(np.log(p50_ms), noise, 50).tolist()
     return Repetition(samples, 1000 / p50_ms, 1.0, None, None, 10.0, 5.0, 0.0, 100.0, anchor_ms, 0.0, False)
 
@@ -35,24 +35,24 @@ def measured(
 ) -> BenchmarkResult:
     """A candidate as if it had been measured; the whole machine is up to 30 % slower in some rounds."""
     generator = np.random.default_rng(seed)
-    visits = []
+    repetitions = []
     for number in range(rounds):
         pace = generator.uniform(1.0, 1.3)
-        visits.append(visit(p50_ms * pace, anchor_ms=pace, seed=100 * seed + number))
-    return BenchmarkResult(Candidate(artifact, name, None, 1, 1), 1_000_000, tuple(visits), 300.0, **more)
+        repetitions.append(repetition(p50_ms * pace, anchor_ms=pace, seed=100 * seed + number))
+    return BenchmarkResult(Candidate(artifact, name, None, 1, 1), 1_000_000, tuple(repetitions), 300.0, **more)
 
 
 class TestMeasuring:
     def test_each_candidate_is_visited_in_a_fresh_process(self, trained: Artifact, bundle: Callable[..., Artifact]):
         artifacts = [trained, bundle("onnx", "fp32"), bundle("tensorrt", "int8")]
         torch, onnx, tensorrt = suite.run(suite.candidates(artifacts, QUICK), QUICK)
-        assert tensorrt.reason is not None or len(tensorrt.visits) == 2
+        assert tensorrt.reason is not None or len(tensorrt.repetitions) == 2
         for result in (torch, onnx):
-            assert len(result.visits) == 2
+            assert len(result.repetitions) == 2
             assert result.latency.p50_ms <= result.latency.p99_ms <= result.latency.p999_ms
-            assert result.cold_start_ms > min(each.load_ms for each in result.visits) > 0
+            assert result.cold_start_ms > min(each.load_ms for each in result.repetitions) > 0
         # What one process holds says nothing about another: a runtime without torch is small.
-        assert torch.visits[0].peak_memory_mb > 2 * onnx.visits[0].peak_memory_mb
+        assert torch.repetitions[0].peak_memory_mb > 2 * onnx.repetitions[0].peak_memory_mb
 
     def test_settings_multiply(self, bundle: Callable[..., Artifact]):
         config = BenchmarkConfig(threads=(None, 1), batches=(1, 4), streams=(1, None))
@@ -122,17 +122,19 @@ class TestBaseline:
         """Ten times each, on a machine whose pace varies by 30 % from round to round."""
         artifact = bundle("onnx", "fp32")
         for seed in range(10):
-            monkeypatch.setattr(regression, "visited", self.one_more(seed))
+            monkeypatch.setattr(regression, "repeated", self.one_more(seed))
             before = measured(artifact, 1.0, seed=seed)
             assert self.compared(artifact, before, measured(artifact, 1.15, seed=50 + seed)).slower
             assert not self.compared(artifact, before, measured(artifact, 1.0, seed=80 + seed)).slower
 
     def one_more(self, seed: int) -> Callable[..., Result]:
-        def visited(result: Result, _seconds: float) -> BenchmarkResult:
-            level = float(np.median([np.median(v.samples_ms) / v.anchor_ms for v in result.visits]))
-            return replace(result, visits=(*result.visits, visit(level, seed=1000 * seed + len(result.visits))))
+        def repeated(result: Result, _seconds: float) -> BenchmarkResult:
+            level = float(np.median([np.median(v.samples_ms) / v.anchor_ms for v in result.repetitions]))
+            return replace(
+                result, repetitions=(*result.repetitions, repetition(level, seed=1000 * seed + len(result.repetitions)))
+            )
 
-        return visited
+        return repeated
 
     def test_nothing_in_common_is_an_error(self, bundle: Callable[..., Artifact]):
         now = measured(bundle("onnx", "fp32"), 1.0, name="other")

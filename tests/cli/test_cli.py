@@ -298,7 +298,7 @@ class TestMistakes:
         remark, error = result.stderr.splitlines()
         assert remark.startswith("model: ")
         assert error.startswith("error: camera 73 cannot be opened")
-        assert "--camera demo" in error
+        assert "the camera demo shows" in error
         assert result.exit_code == 7
 
     @pytest.mark.parametrize(
@@ -332,6 +332,13 @@ class TestMistakes:
         result = cli("train", "--batch-size", 4, "--accumulate", 3)
         assert_one_line(result, 2, "--accumulate is at most half of --batch-size, 2, not 3")
         assert "`" not in result.stderr
+
+    def test_remarks_name_options_too(self, cli: Cli, photos: Path, tmp_path: Path):
+        arguments = ("--arch", "simple_cnn", "--epochs", 1, "--size", 32, "--batch-size", 8, "--out", tmp_path / "run")
+        result = cli("train", photos, *arguments)
+        assert result.exit_code == 0, result.output
+        assert "--weights takes a file" in result.stdout
+        assert "`" not in result.output
 
     def test_an_unknown_option_is_a_usage_error(self, cli: Cli):
         result = cli("train", "--epoch", 3)

@@ -12,7 +12,7 @@ import pytest
 import edgecls
 from edgecls.errors import SourceError
 from edgecls.runtime.store import Artifact
-from edgecls.streaming.config import EACH_FRAME, CameraOptions, ReconnectPolicy, StreamConfig
+from edgecls.streaming.config import EACH_FRAME, CameraOptions, LoopConfig, ReconnectPolicy
 from edgecls.streaming.decision import State
 from edgecls.streaming.loop import Stream
 from edgecls.streaming.sources import LiveSource, open_source
@@ -33,7 +33,7 @@ class Running:
     def __init__(self, classifier: edgecls.Classifier, *cameras: str, reconnect: ReconnectPolicy = QUICK):
         self.sink = Remembering()
         self.sources = [open_source(each, None, CameraOptions(reconnect=reconnect)) for each in cameras]
-        self.stream = Stream(self.sources, classifier, [self.sink], StreamConfig(smoothing=EACH_FRAME))
+        self.stream = Stream(self.sources, classifier, [self.sink], LoopConfig(smoothing=EACH_FRAME))
         self._stop = threading.Event()
         self.error: Exception | None = None
         self._thread = threading.Thread(target=self._run)

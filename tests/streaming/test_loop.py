@@ -20,7 +20,7 @@ from edgecls.artifact.golden import Golden
 from edgecls.errors import OutputError, UsageError
 from edgecls.imaging.opencv import cv2
 from edgecls.runtime.store import Artifact
-from edgecls.streaming.config import EACH_FRAME, CameraOptions, CaptureFormat, StreamConfig
+from edgecls.streaming.config import EACH_FRAME, CameraOptions, CaptureFormat, LoopConfig
 from edgecls.streaming.decision import Decision, Event, Health, StateChange
 from edgecls.streaming.frames import Frame
 from edgecls.streaming.loop import Stream, Summary
@@ -77,7 +77,7 @@ def digits_video(trained: Artifact, tmp_path: Path) -> Path:
 
 def running(sources: list[Source], classifier: edgecls.Classifier, *sinks: Sink, **config) -> Summary:
     config.setdefault("smoothing", EACH_FRAME)
-    return Stream(sources, classifier, sinks, StreamConfig(**config)).run(threading.Event())
+    return Stream(sources, classifier, sinks, LoopConfig(**config)).run(threading.Event())
 
 
 def run(camera: object, classifier: edgecls.Classifier, *sinks: Sink, **config) -> Summary:
@@ -142,7 +142,7 @@ def test_limits_end_the_stream(classifier: edgecls.Classifier):
 @pytest.mark.parametrize("limits", [{"frames": 0}, {"duration_s": 0}])
 def test_limits_that_make_no_sense_are_refused(limits: dict):
     with pytest.raises(UsageError):
-        StreamConfig(**limits).check()
+        LoopConfig(**limits).check()
 
 
 def test_a_failing_sink_stops_neither_inference_nor_the_others(
@@ -411,7 +411,7 @@ def test_a_picture_that_cannot_be_kept_is_counted_and_stops_nothing(
     folder.unlink()
     sink = Remembering()
     source = open_source(str(digits_video), None)
-    stream = Stream([source], classifier, [sink], StreamConfig(smoothing=EACH_FRAME, snapshots=folder))
+    stream = Stream([source], classifier, [sink], LoopConfig(smoothing=EACH_FRAME, snapshots=folder))
     path = stream.sinks[-1].path_of
     stream.sinks[-1].path_of = lambda event: folder / "not there" / path(event).name
     summary = stream.run(threading.Event())
@@ -424,7 +424,7 @@ def test_a_picture_that_cannot_be_kept_is_counted_and_stops_nothing(
 
 def test_a_slow_disk_does_not_hold_a_live_stream_up(classifier: edgecls.Classifier, tmp_path: Path):
     source = open_source("demo", Golden.read(classifier.path))
-    stream = Stream([source], classifier, [], StreamConfig(frames=60, smoothing=EACH_FRAME, snapshots=tmp_path))
+    stream = Stream([source], classifier, [], LoopConfig(frames=60, smoothing=EACH_FRAME, snapshots=tmp_path))
     writers: list[str] = []
     write = stream.sinks[-1].write
 
@@ -458,7 +458,7 @@ def test_no_two_cameras_share_a_file(tmp_path: Path, digits_video: Path):
 
 def test_a_slow_pace_keeps_no_film_from_its_end(digits_video: Path, classifier: edgecls.Classifier):
     beats: list[int] = []
-    config = StreamConfig(duration_s=1.0, max_fps=0.001)
+    config = LoopConfig(duration_s=1.0, max_fps=0.001)
     with open_source(str(digits_video), None) as source:
         summary = Stream([source], classifier, (), config, lambda: beats.append(1)).run(threading.Event())
     assert 1 <= summary.decided <= 2

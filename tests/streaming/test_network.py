@@ -112,8 +112,8 @@ class TestMqtt:
         sink = MqttSink(f"mqtt://127.0.0.1:{broker.port}/line")
         outbox = outbox_of(sink)
         until(lambda: ("line/status", "online") in subscriber.heard)
-        outbox.tell(event(1, "a/door"))
-        outbox.tell(StateChange("a/door", State.RECONNECTING, NOW, "the network is gone"))
+        outbox.send_event(event(1, "a/door"))
+        outbox.send_event(StateChange("a/door", State.RECONNECTING, NOW, "the network is gone"))
         until(lambda: len(subscriber.heard) >= 3)
         outbox.close()
         until(lambda: ("line/status", "offline") in subscriber.heard)
@@ -133,7 +133,7 @@ class TestMqtt:
         broker.stop()
         until(lambda: not sink._client.is_connected())
         for number in range(20):
-            outbox.tell(event(number))
+            outbox.send_event(event(number))
         until(lambda: outbox.health().written == 20)
         assert "is away" in str(outbox.health().error)
         broker.start()
@@ -143,7 +143,7 @@ class TestMqtt:
 
     def test_a_broker_that_was_never_there_stops_nothing(self, outbox_of: Any):
         outbox = outbox_of(MqttSink(f"mqtt://127.0.0.1:{free_port()}"))
-        outbox.tell(event(1))
+        outbox.send_event(event(1))
         until(lambda: outbox.health().written == 1)
         assert "is away; messages wait" in str(outbox.health().error)
         outbox.close()
@@ -212,7 +212,7 @@ class TestWebhook:
         server = receiver(503, 200)
         outbox = outbox_of(WebhookSink(server.url))
         for number in range(30):
-            outbox.tell(event(number))
+            outbox.send_event(event(number))
         until(lambda: len(server.taken) == 30)
         assert [taken["id"] for taken in server.taken] == [f"door-{number}" for number in range(30)]
         assert server.taken[0]["kind"] == "event_ended"
@@ -223,8 +223,8 @@ class TestWebhook:
     def test_what_the_server_refuses_for_good_is_not_tried_again(self, receiver: Any, outbox_of: Any):
         server = receiver(400, 200)
         outbox = outbox_of(WebhookSink(server.url))
-        outbox.tell(event(1, ended=None))
-        outbox.tell(StateChange("door", State.LIVE, "now", ""))
+        outbox.send_event(event(1, ended=None))
+        outbox.send_event(StateChange("door", State.LIVE, "now", ""))
         until(lambda: len(server.taken) == 1)
         assert server.taken[0] == {"kind": "state", "camera": "door", "state": "live", "at": "now", "reason": ""}
         assert outbox.health().failed == 1
@@ -234,7 +234,7 @@ class TestWebhook:
     def test_a_server_that_is_gone_does_not_hold_the_end_up(self, outbox_of: Any):
         outbox = outbox_of(WebhookSink(f"http://127.0.0.1:{free_port()}/hook"))
         for number in range(5):
-            outbox.tell(event(number))
+            outbox.send_event(event(number))
         outbox.close()
         assert outbox.health().failed == 5
         assert "did not take an event: Failed to establish a new connection" in str(outbox.error)
@@ -243,7 +243,7 @@ class TestWebhook:
     def test_its_queue_is_bounded_and_what_it_lets_go_is_counted(self, outbox_of: Any):
         outbox = outbox_of(WebhookSink(f"http://127.0.0.1:{free_port()}/hook"))
         for number in range(1200):
-            outbox.tell(event(number))
+            outbox.send_event(event(number))
         assert 150 <= outbox.health().lost <= 200
 
     @pytest.mark.parametrize("address", ["localhost:80", "ftp://host/x", "http://"])
@@ -308,7 +308,7 @@ def answered(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[Ra
         servers.append(Raw(answer))
         outbox = Outbox(WebhookSink(f"http://me:PASSWORD@127.0.0.1:{servers[-1].port}{path}"))
         outbox.start(nothing)
-        outbox.tell(event(1))
+        outbox.send_event(event(1))
         until(lambda: outbox.health().written + outbox.health().failed == 1)
         outbox.close()
         assert not any(secret in str(outbox.error) for secret in ("PATH", "QUERY", "PASSWORD"))
@@ -426,7 +426,7 @@ def test_a_sink_that_fails_goes_on_with_the_next(outbox_of: Any):
     sink.seen = []
     outbox = outbox_of(sink)
     for number in range(3):
-        outbox.tell(event(number))
+        outbox.send_event(event(number))
     until(lambda: sink.seen == ["door-0", "door-2"])
     assert outbox.health().failed == 1
     assert outbox.error == "not this one"

@@ -21,7 +21,7 @@ from edgecls.artifact.golden import Golden
 from edgecls.errors import OutputError, UsageError
 from edgecls.imaging.opencv import cv2
 from edgecls.runtime.store import Artifact
-from edgecls.streaming.config import EACH_FRAME, CameraOptions, ReconnectPolicy, StreamConfig
+from edgecls.streaming.config import EACH_FRAME, CameraOptions, LoopConfig, ReconnectPolicy
 from edgecls.streaming.decision import Health
 from edgecls.streaming.loop import Stream
 from edgecls.streaming.sinks.web import WebSink, read_token
@@ -42,7 +42,7 @@ class Serving:
         sources = [open_source(camera, golden, options) for camera in cameras]
         self.url = ""
         sink.announce = lambda url: setattr(self, "url", url)
-        self.stream = Stream(sources, classifier, [sink], StreamConfig(smoothing=EACH_FRAME))
+        self.stream = Stream(sources, classifier, [sink], LoopConfig(smoothing=EACH_FRAME))
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self.stream.run, args=(self._stop,))
         self._thread.start()
@@ -177,8 +177,8 @@ def test_a_token_that_no_header_could_carry_is_refused(token: str):
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
-        ("EDGECLS_MQTT", "mqtt://me:SECRET@host:99999", "--mqtt takes"),
-        ("EDGECLS_WEBHOOK", "ftp://me:SECRET@host/SECRET", "--webhook takes"),
+        ("EDGECLS_MQTT", "mqtt://me:SECRET@host:99999", "EDGECLS_MQTT takes"),
+        ("EDGECLS_WEBHOOK", "ftp://me:SECRET@host/SECRET", "EDGECLS_WEBHOOK takes"),
         ("EDGECLS_WEB_TOKEN", "SECRET", "not both"),
     ],
 )

@@ -101,7 +101,7 @@ class EngineCache:
                 if set(plan.capabilities) <= set(built_for):
                     yield path
 
-    def obtain(self, plan: Plan, tell: OnProgress = lambda _: None) -> bytes:
+    def obtain(self, plan: Plan, on_progress: OnProgress = lambda _: None) -> bytes:
         """The engine of this plan, from the cache or built now; of processes that start together one builds.
 
         Where it cannot be kept it is built for this time only. Raises `BackendError` where TensorRT cannot build it.
@@ -110,15 +110,15 @@ class EngineCache:
             return path.read_bytes()
         try:
             make_folder(self.folder)
-            with _lock(self.folder, tell):
+            with _lock(self.folder, on_progress):
                 if path := self.find(plan):
                     return path.read_bytes()
-                engine = self._build(plan, tell)
+                engine = self._build(plan, on_progress)
                 self._keep(plan, engine)
                 return engine
         except OutputError as error:
-            tell(f"the engine cannot be kept ({error})")
-            return self._build(plan, tell)
+            on_progress(f"the engine cannot be kept ({error})")
+            return self._build(plan, on_progress)
 
     def discard(self, plan: Plan) -> None:
         """Forget the engine of this plan, so that it is built anew."""
@@ -126,10 +126,10 @@ class EngineCache:
             path.unlink(missing_ok=True)
             _note(path).unlink(missing_ok=True)
 
-    def _build(self, plan: Plan, tell: OnProgress) -> bytes:
+    def _build(self, plan: Plan, on_progress: OnProgress) -> bytes:
         timing = self.folder / f"{plan.device_key}.timing"
         known = timing.read_bytes() if timing.is_file() else b""
-        engine, measured = build_engine(self._graph, plan, known, tell)
+        engine, measured = build_engine(self._graph, plan, known, on_progress)
         if measured and measured != known and timing.parent.is_dir():
             write_bytes(timing, measured)
         return engine
@@ -160,7 +160,7 @@ def _is_intact(engine: Path) -> bool:
 
 
 @contextmanager
-def _lock(folder: Path, tell: OnProgress) -> Iterator[None]:
+def _lock(folder: Path, on_progress: OnProgress) -> Iterator[None]:
     try:
         from filelock import FileLock, Timeout
     except ImportError as error:
@@ -170,7 +170,7 @@ def _lock(folder: Path, tell: OnProgress) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            tell("another process is building; waiting for it")
+            on_progress("another process is building; waiting for it")
             lock.acquire(timeout=LOCK_TIMEOUT_S)
     except Timeout as error:
         raise BackendError(
@@ -185,7 +185,7 @@ def _lock(folder: Path, tell: OnProgress) -> Iterator[None]:
 
 
 def build_engine(
-    graph: Path, plan: Plan, timing: bytes = b"", tell: OnProgress = lambda _: None
+    graph: Path, plan: Plan, timing: bytes = b"", on_progress: OnProgress = lambda _: None
 ) -> tuple[bytes, bytes]:
     """Build a graph's engine; returns it and what was measured of kernels, to be given as `timing` the next time.
 
@@ -196,7 +196,7 @@ def build_engine(
     builder, network, logger, _parser = parse_graph(flavour, graph)
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    monitor = monitor_for(trt, tell)
+    monitor = monitor_for(trt, on_progress)
     config.progress_monitor = monitor
     if plan.workspace_mib:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, plan.workspace_mib << 20)
@@ -240,5 +240,5 @@ def capabilities(given: str | None) -> tuple[str, ...]:
     for part in parts:
         major, dot, minor = part.partition(".")
         if not (major.isdigit() and dot and minor.isdigit()):
-            raise UsageError(f"{part!r} is no compute capability; write them as 8.6,8.9")
+            raise UsageError(f"{part!r} is no compute capability; write them as 8.6,8.9", "device")
     return parts

@@ -82,7 +82,7 @@ def logger_for(trt: Any) -> Any:
     return Logger()
 
 
-def monitor_for(trt: Any, tell: OnProgress) -> Any:
+def monitor_for(trt: Any, on_progress: OnProgress) -> Any:
     """A progress monitor that tells each phase of a build and its share, such as "Building Engine 40 %"."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
@@ -94,12 +94,12 @@ def monitor_for(trt: Any, tell: OnProgress) -> Any:
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:  # noqa: ARG002
             self._steps[phase_name] = num_steps
-            tell(phase_name)
+            on_progress(phase_name)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
             steps = self._steps.get(phase_name, 0)
             if steps > 1:
-                tell(f"{phase_name} {100 * (step + 1) // steps} %")
+                on_progress(f"{phase_name} {100 * (step + 1) // steps} %")
             return True
 
         def phase_finish(self, phase_name: str) -> None:

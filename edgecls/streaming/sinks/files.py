@@ -55,8 +55,8 @@ class VideoSink(Sink):
     def __init__(self, path: Path, sources: Sequence[Source], segment_s: float | None = None):
         if path.suffix.lower() not in VIDEO_SUFFIXES:
             raise UsageError(f"`record` takes a .mp4, .avi or .mkv file, not {path.name}")
-        minutes = None if segment_s is None else segment_s / 60
-        check_bounds("segment_minutes", minutes, SHORTEST_SEGMENT_S / 60, LONGEST_S / 60, "minutes")
+        if segment_s is not None:
+            check_bounds("segment_minutes", segment_s / 60, SHORTEST_SEGMENT_S / 60, LONGEST_S / 60, "minutes")
         self._path = path
         self._sources = sources
         self._segment_s = segment_s

@@ -39,7 +39,7 @@ class WindowSink(Sink):
         from edgecls.imaging.opencv import cv2
 
         if not self.works():
-            raise OutputError("OpenCV cannot open a window here; use `display` terminal")
+            raise OutputError("OpenCV cannot open a window here; the terminal shows decisions too")
         cv2.namedWindow(WINDOW_TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
 
     @staticmethod

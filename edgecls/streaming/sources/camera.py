@@ -172,7 +172,7 @@ def no_camera(index: int) -> str:
     """What to say where a camera cannot be opened."""
     cameras = found_cameras()
     devices = f"found: {', '.join(map(str, cameras))}" if cameras else "no video device was found on this machine"
-    return f"camera {index} cannot be opened; {devices}. Without a camera try: edgecls stream `cameras` demo"
+    return f"camera {index} cannot be opened; {devices}. Without one, the camera demo shows held-out images"
 
 
 class FixedRate(Device):
