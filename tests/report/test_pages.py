@@ -65,7 +65,7 @@ def write_benchmark(name: str, path: Path) -> None:
     record["rows"][0]["rounds"][0]["energy_of"] = name
     change = {"key": name, "before_ms": 1.0, "now_ms": 1.0, "slower": False}
     answer = {
-        "recommended": name, "front": [name, f"parent {name}"], "words": name,
+        "recommended": name, "front": [name, f"parent {name}"], "constraints": name,
         "breakdown": [{"name": name, "steps_ms": {"decode": 1.0}}],
         "changes": [{**change, "slowdown": {"value": 0.0, "low": 0.0, "high": 0.0}}],
     }  # fmt: skip

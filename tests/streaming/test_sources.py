@@ -204,7 +204,7 @@ def test_the_screen_is_a_camera(tmp_path: Path):
 
 class TestRefusals:
     def test_no_camera_lists_what_there_is_and_offers_the_demonstration(self):
-        with pytest.raises(SourceError, match=r"camera 73 cannot be opened; .*`cameras` demo"):
+        with pytest.raises(SourceError, match=r"camera 73 cannot be opened; .*the camera demo"):
             list(open_source("73", None))
 
     def test_nobody_listens_and_there_is_no_time_to_wait(self):
