@@ -11,8 +11,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
+from edgecls.artifact.terms import Output, Precision
 from edgecls.errors import ArtifactError
 from edgecls.fields import Fields, parse_json
 from edgecls.files import read_text, sha256, write_text
@@ -23,8 +24,6 @@ CARD_FILE = "card.json"
 INPUT_NAME = "image"
 OUTPUT_NAME = "scores"
 EMBEDDED_KEY = "edgecls_card"
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
-Output = Literal["logits", "probabilities"]
 IMPORTED = "imported"
 """The architecture of networks that came as a graph."""
 MIN_GAIN = 1.05

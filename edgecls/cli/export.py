@@ -16,7 +16,8 @@ from edgecls.exporting.config import ExportConfig
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from edgecls.artifact.card import Card, Precision, Quality
+    from edgecls.artifact.card import Card, Quality
+    from edgecls.artifact.terms import Precision
     from edgecls.runtime.store import Artifact
 
 

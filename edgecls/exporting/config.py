@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from edgecls import backends
-from edgecls.artifact.card import Precision
-from edgecls.backends.base import BuildOptions
+from edgecls.artifact.terms import Precision
 from edgecls.errors import UsageError
-from edgecls.quantization.search import Strategy
+from edgecls.quantization.terms import Strategy
 from edgecls.settings import Config, setting
+
+if TYPE_CHECKING:
+    from edgecls.backends.base import BuildOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +51,14 @@ class ExportConfig(Config):
     @property
     def options(self) -> BuildOptions:
         """What the target's build is asked for."""
+        from edgecls.backends.base import BuildOptions
+
         return BuildOptions(device=self.device, batch=self.batch, workspace_mib=self.workspace_mib)
 
     def check(self) -> None:
         """Raise `UsageError` for values that make no sense, alone or together."""
+        from edgecls import backends
+
         super().check()
         backend = backends.find(self.target)
         if not backend.exportable:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecls.artifact.card import Output
+from edgecls.artifact.terms import Output
 from edgecls.backends.onnx_graph import OPSET, inputs_of, replace_nodes
 from edgecls.errors import ArtifactError, UsageError, first_line
 

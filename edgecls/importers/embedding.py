@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgecls.artifact.card import INPUT_NAME, OUTPUT_NAME, Output
+from edgecls.artifact.card import INPUT_NAME, OUTPUT_NAME
+from edgecls.artifact.terms import Output
 from edgecls.backends.onnx_graph import NORMALIZE_PREFIX, constants_of, drop_unused, graphs_inside, inputs_of
 from edgecls.errors import ArtifactError, first_line
 from edgecls.importers.classifier import Classifier, Pixels, output_kind

@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 from edgecls.artifact.card import MIN_GAIN, Quality
 from edgecls.errors import BackendError, EdgeclsError, VerificationError, first_line
 from edgecls.quantization.recipe import Recipe, RecipeCandidate
+from edgecls.quantization.terms import Strategy
 from edgecls.runtime.store import Artifact
-
-Strategy = Literal["fastest", "smallest", "most-accurate"]
-STRATEGIES: tuple[str, ...] = get_args(Strategy)
 
 WANTED_AGREEMENT = 0.95
 """Below this the search goes on, though the drop be allowed: on few images a drop is luck, changed answers are not."""

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from numpy import float32
     from numpy.typing import NDArray
 
-    from edgecls.artifact.card import Output
+    from edgecls.artifact.terms import Output
 
 MIN_PROBABILITY = 1e-12
 

@@ -15,10 +15,11 @@ from typer.testing import Result
 
 import edgecls
 from edgecls.artifact import card, measurements
-from edgecls.artifact.card import Card, Confidence, Output, read_card
+from edgecls.artifact.card import Card, Confidence, read_card
 from edgecls.artifact.golden import Golden
 from edgecls.artifact.measurements import MEASUREMENTS_FILE, Measurements, Timing, keep_confidence, keep_timing
 from edgecls.artifact.schemas import NAMES, schema
+from edgecls.artifact.terms import Output, Precision
 from edgecls.benchmarking import conditions, regression, suite
 from edgecls.benchmarking.config import BenchmarkConfig
 from edgecls.errors import ArtifactError, UsageError
@@ -81,12 +82,12 @@ class TestSchemas:
     def test_choices_are_those_of_the_program(self):
         known = schema("card")["properties"]
         geometry = known["preprocess"]["properties"]
-        assert tuple(known["precision"]["enum"]) == get_args(card.Precision)
+        assert tuple(known["precision"]["enum"]) == get_args(Precision)
         assert tuple(known["output"]["enum"]) == (*get_args(Output), None)
         assert tuple(geometry["resize"]["enum"]) == get_args(Resize)
         assert tuple(geometry["interpolation"]["enum"]) == get_args(Interpolation)
         assert schema("event")["$defs"]["state"]["properties"]["state"]["enum"] == [state.value for state in State]
-        assert schema("benchmark")["$defs"]["row"]["properties"]["precision"]["enum"] == list(get_args(card.Precision))
+        assert schema("benchmark")["$defs"]["row"]["properties"]["precision"]["enum"] == list(get_args(Precision))
 
     @pytest.mark.parametrize("name", ["card", "benchmark"])
     def test_a_field_that_the_program_wrote_and_no_schema_described_would_be_noticed(
