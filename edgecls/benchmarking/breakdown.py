@@ -39,7 +39,7 @@ def break_down(artifact: Artifact, files: Sequence[bytes]) -> Breakdown:
     with Classifier(artifact.card, artifact.open(LOW_LATENCY), artifact.path) as model:
         for number, content in enumerate([*files[:WARM_UP], *files]):
             moments = [now_ns()]
-            image = decode_image(content, "image")
+            image = decode_image(content, "image", geometry=model.card.preprocess)
             moments.append(now_ns())
             pixels = model.card.preprocess(image)
             moments.append(now_ns())

@@ -16,6 +16,7 @@ from edgecls.data.splits import Sample, complete
 from edgecls.errors import DataError, ImageError
 from edgecls.files import read_text, write_text
 from edgecls.imaging.decode import SUFFIXES, counted
+from edgecls.imaging.preprocess import ANY_SIZE
 
 if TYPE_CHECKING:
     from numpy import uint8
@@ -133,7 +134,7 @@ def _usable(layout: DatasetIndex) -> tuple[dict[str, list[Sample]], dict[str, st
         if sample.key in layout.quarantine:
             return sample.key, f"{sample.key} is in quarantine: {layout.quarantine[sample.key]}"
         try:
-            layout.source.read(sample.key)
+            layout.source.read_for(sample.key, ANY_SIZE)
         except ImageError as error:
             return sample.key, str(error)
         return sample.key, None

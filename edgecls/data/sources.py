@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from numpy import uint8
     from numpy.typing import NDArray
 
+    from edgecls.imaging.preprocess import Preprocess
+
 DIGITS = "digits"
 DOWNLOADS_VARIABLE = "EDGECLS_DATA"
 
@@ -40,6 +42,10 @@ class Source(ABC):
     def read(self, key: str) -> NDArray[uint8]:
         """Decode one image to BGR uint8 (H, W, 3). Raises `ImageError`."""
 
+    def read_for(self, key: str, geometry: Preprocess) -> NDArray[uint8]:  # noqa: ARG002
+        """The same image for `geometry`, which may be all that is decoded; see `imaging.decode.read_image`."""
+        return self.read(key)
+
     @abstractmethod
     def fingerprint(self, key: str) -> str:
         """SHA-256 of the image as stored."""
@@ -56,6 +62,10 @@ class FolderSource(Source):
     def read(self, key: str) -> NDArray[uint8]:
         """See `Source.read`."""
         return read_image(self.root / key)
+
+    def read_for(self, key: str, geometry: Preprocess) -> NDArray[uint8]:
+        """See `Source.read_for`."""
+        return read_image(self.root / key, geometry=geometry)
 
     def fingerprint(self, key: str) -> str:
         """SHA-256 of the file."""

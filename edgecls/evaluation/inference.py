@@ -26,7 +26,7 @@ GOLDEN_IMAGES = 16
 
 def prepared(source: Source, samples: Iterable[Sample], preprocess: Preprocess) -> Iterator[NDArray[uint8]]:
     """Each sample as the raw network input (h, w, 3) uint8 RGB, read ahead in threads."""
-    return ordered_map(lambda sample: preprocess(source.read(sample.key)), samples)
+    return ordered_map(lambda sample: preprocess(source.read_for(sample.key, preprocess)), samples)
 
 
 def golden_images(dataset: Dataset, preprocess: Preprocess) -> NDArray[uint8]:

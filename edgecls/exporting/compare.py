@@ -186,7 +186,10 @@ def _layers(
     file = second.path / second.card.model_file if second.path.is_dir() else second.path
     if file.suffix != ".onnx" or second.card.precision != "int8":
         return (), "only int8 models that are ONNX files can be looked into"
-    picked: list[NDArray[uint8]] = [second.card.preprocess(source.read(s.key)) for s in samples[:NOISE_IMAGES]]
+    preprocess = second.card.preprocess
+    picked: list[NDArray[uint8]] = [
+        preprocess(source.read_for(sample.key, preprocess)) for sample in samples[:NOISE_IMAGES]
+    ]
     with tempfile.TemporaryDirectory(prefix="edgecls-") as scratch:
         traced, prepared = Path(scratch) / "float.onnx", Path(scratch) / "prepared.onnx"
         try:

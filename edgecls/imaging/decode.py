@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from numpy import uint8
     from numpy.typing import NDArray
     from PIL.Image import Image
+
+    from edgecls.imaging.preprocess import Preprocess
 
     ImageLike: TypeAlias = str | Path | bytes | bytearray | memoryview | NDArray[uint8] | Image
     """A path, the bytes of a file, an array (H, W, 3), or a PIL image."""
@@ -34,6 +38,10 @@ MAX_FILE_BYTES = 512 << 20
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 """What an ISO base media file that holds HEVC pictures calls itself (ISO/IEC 23008-12, annex B)."""
 
+_END_OF_IMAGE, _EXIF = 0xD9, 0xE1
+_ALONE = (0x01, 0xD8)
+_FRAMES = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
+"""Markers of JPEG: of those without a segment, and of those whose segment holds the size of the image."""
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 """A marker after entropy-coded data: 0xFF00 is a stuffed byte, 0xFFD0..D7 are restarts (ITU-T T.81, B.1.1)."""
 
@@ -111,33 +119,35 @@ def parse_colour(text: str) -> Colour:
     return int(digits[5:7], 16), int(digits[3:5], 16), int(digits[1:3], 16)
 
 
-def read_image(path: Path, background: Colour | None = None) -> NDArray[uint8]:
+def read_image(path: Path, background: Colour | None = None, geometry: Preprocess | None = None) -> NDArray[uint8]:
     """Decode an image file to BGR uint8 (H, W, 3), turned upright by its EXIF orientation.
 
     Grey, palette, 16-bit, CMYK and transparent images become 8-bit BGR; of an animation the first frame is taken.
-    Transparent pixels have the colour that is stored below their transparency, or lie over `background`.
-    Raises `ImageError` for a file that is missing, empty, truncated or not an image.
+    Transparent pixels have the colour that is stored below their transparency, or lie over `background`. A JPEG may
+    come scaled down, as far as `geometry` allows (`Preprocess.reduction`): most of it is then never computed. Raises
+    `ImageError` for a file that is missing, empty, truncated or not an image.
     """
     try:
         content = read_bytes(path, MAX_FILE_BYTES)
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL
         raise ImageError(f"cannot read {shortened(path)}: {getattr(error, 'strerror', None) or error}") from error
-    return decode_image(content, shortened(path), background)
+    return decode_image(content, shortened(path), background, geometry)
 
 
-def as_bgr(image: ImageLike, colour_order: ColourOrder = "bgr") -> NDArray[uint8]:
+def as_bgr(image: ImageLike, colour_order: ColourOrder = "bgr", geometry: Preprocess | None = None) -> NDArray[uint8]:
     """An image in any form as BGR uint8 (H, W, 3): a path, a file's bytes, a PIL image, or an array (H, W, 3).
 
-    `colour_order` is that of arrays alone; the other forms know theirs. Raises `ImageError` for what is no image.
+    `colour_order` is that of arrays alone; the other forms know theirs. For `geometry` see `read_image`. Raises
+    `ImageError` for what is no image.
     """
     import numpy as np
 
     if colour_order not in get_args(ColourOrder):
         raise UsageError(f"colour_order is one of {', '.join(get_args(ColourOrder))}, not {colour_order!r}")
     if isinstance(image, (str, Path)):
-        return read_image(Path(image))
+        return read_image(Path(image), geometry=geometry)
     if isinstance(image, (bytes, bytearray, memoryview)):
-        return decode_image(bytes(image), "the image")
+        return decode_image(bytes(image), "the image", geometry=geometry)
     if (pil := sys.modules.get("PIL.Image")) is not None and isinstance(image, pil.Image):
         return _from_pil(image)
     if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] in (3, 4) and colour_order == "rgb":
@@ -158,7 +168,9 @@ def _from_pil(image: Any) -> NDArray[uint8]:
     return np.ascontiguousarray(colours[..., ::-1])
 
 
-def decode_image(content: bytes, name: str, background: Colour | None = None) -> NDArray[uint8]:
+def decode_image(
+    content: bytes, name: str, background: Colour | None = None, geometry: Preprocess | None = None
+) -> NDArray[uint8]:
     """Decode the bytes of an image file; see `read_image`. `name` stands in the error."""
     import numpy as np
 
@@ -170,15 +182,37 @@ def decode_image(content: bytes, name: str, background: Colour | None = None) ->
         raise ImageError(f"{name} is truncated: the file ends before the image does")
     if content[4:8] == b"ftyp" and content[8:12] in _HEIC_BRANDS and b"avif" not in content[8:64]:
         return _decode_heic(content, name, background)
+    by, (height, width) = _reduction(content, geometry)
+    # libjpeg then transforms smaller blocks, whose values are averages of pixels.
+    flags = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
     try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags.get(by, cv2.IMREAD_COLOR))
     except cv2.error:
         image = None
     if image is None:
         limit = f"or has more than {MAX_PIXELS} pixels ({PIXELS_VARIABLE} sets another limit)"
         raise ImageError(f"{name} is not an image that OpenCV can decode, {limit}")
     image = image.astype(np.uint8, copy=False)
+    if by > 1 and image.shape[:2] != (width, height):
+        image = image[:height, :width]
     return image if background is None else _over(background, image, content)
+
+
+def _reduction(content: bytes, geometry: Preprocess | None) -> tuple[int, tuple[int, int]]:
+    """By how much a file is scaled down while it is decoded, 1, 2, 4 or 8, and the size (H, W) that has then.
+
+    A last row or column of which the file holds a part only is left out, as where `Preprocess` averages pixels itself.
+    Of an image that may be turned nothing is left out, for it might be the first.
+    """
+    from edgecls.imaging.opencv import MAX_PIXELS
+
+    head = jpeg_head(content) if geometry is not None else None
+    if geometry is None or head is None or head.height_px * head.width_px > MAX_PIXELS:
+        return 1, (0, 0)
+    by = min(8, geometry.reduction(head.height_px, head.width_px))
+    while head.has_exif and (head.height_px % by or head.width_px % by):
+        by //= 2
+    return by, (head.height_px // by, head.width_px // by)
 
 
 def _over(background: Colour, image: NDArray[uint8], content: bytes) -> NDArray[uint8]:
@@ -250,18 +284,42 @@ def is_truncated(content: bytes) -> bool:
 
 
 def _jpeg_is_complete(content: bytes) -> bool:
-    """Walk the markers of a JPEG file up to its end-of-image marker (ITU-T T.81, B.1.1.4)."""
+    """Whether the markers of a JPEG file lead to its end-of-image marker."""
+    return any(marker == _END_OF_IMAGE for marker, _ in _jpeg_markers(content))
+
+
+@dataclass(frozen=True)
+class JpegHead:
+    """Size of a JPEG as stored, and whether it has EXIF data, by which it may have to be turned."""
+
+    height_px: int
+    width_px: int
+    has_exif: bool
+
+
+def jpeg_head(content: bytes) -> JpegHead | None:
+    """What the head of a JPEG says; None for other files."""
+    if not content.startswith(b"\xff\xd8"):
+        return None
+    has_exif = False
+    for marker, position in _jpeg_markers(content):
+        has_exif |= marker == _EXIF and content[position + 2 : position + 6] == b"Exif"
+        if marker in _FRAMES and position + 7 <= len(content):
+            height, width = struct.unpack_from(">HH", content, position + 3)
+            return JpegHead(height, width, has_exif)
+    return None
+
+
+def _jpeg_markers(content: bytes) -> Iterator[tuple[int, int]]:
+    """The markers of a JPEG file and where their segments begin (ITU-T T.81, B.1.1.4)."""
     position = 2
-    while True:
-        match = _JPEG_MARKER.search(content, position)
-        if not match:
-            return False
-        marker = match.group(1)[0]
-        if marker == 0xD9:
-            return True
-        position = match.end()
-        if marker == 0x01 or marker == 0xD8:
+    while match := _JPEG_MARKER.search(content, position):
+        marker, position = match.group(1)[0], match.end()
+        yield marker, position
+        if marker == _END_OF_IMAGE:
+            return
+        if marker in _ALONE:
             continue
         if position + 2 > len(content):
-            return False
+            return
         position += int.from_bytes(content[position : position + 2], "big")

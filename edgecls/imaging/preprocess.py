@@ -69,6 +69,27 @@ class Preprocess:
             image = self._scaled(self._crop(image) if self.resize == "crop" else image, self.height_px, self.width_px)
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
+    def reduction(self, height: int, width: int) -> int:
+        """By how much, 1, 2, 4, ..., an image of this size may be scaled down by averaging before anything else.
+
+        What is left is at least as large as the network's input needs, whichever way the image is turned. 1 where the
+        geometry does not average pixels, as others would come out then.
+        """
+        by = 1
+        if self.interpolation in ("pyramid", "area"):
+            while all(self._is_enough(h // (2 * by), w // (2 * by)) for h, w in ((height, width), (width, height))):
+                by *= 2
+        return by
+
+    def _is_enough(self, height: int, width: int) -> bool:
+        if not (height and width):
+            return False
+        if self.resize == "letterbox":
+            return height >= self.height_px or width >= self.width_px
+        if self.resize == "crop":
+            height, width = self._kept(height, width)
+        return height >= self.height_px and width >= self.width_px
+
     def _scaled(self, image: NDArray[uint8], height: int, width: int) -> NDArray[uint8]:
         from edgecls.imaging.opencv import cv2
 
@@ -84,14 +105,20 @@ class Preprocess:
         return cv2.resize(image, (width, height), interpolation=flags.get(self.interpolation, cv2.INTER_LINEAR))
 
     def _crop(self, image: NDArray[uint8]) -> NDArray[uint8]:
-        height, width = image.shape[:2]
+        """The region begins and ends at multiples of the reduction: it is the same of an image that comes reduced."""
+        by = self.reduction(*image.shape[:2])
+        height, width = image.shape[0] // by, image.shape[1] // by
+        keep_h, keep_w = self._kept(height, width)
+        top, left = (height - keep_h) // 2, (width - keep_w) // 2
+        return image[by * top : by * (top + keep_h), by * left : by * (left + keep_w)]
+
+    def _kept(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the region that `crop` takes of an image."""
         if height * self.width_px > width * self.height_px:
             keep_h, keep_w = max(1, width * self.height_px // self.width_px), width
         else:
             keep_h, keep_w = height, max(1, height * self.width_px // self.height_px)
-        keep_h, keep_w = max(1, round(keep_h * self.crop)), max(1, round(keep_w * self.crop))
-        top, left = (height - keep_h) // 2, (width - keep_w) // 2
-        return image[top : top + keep_h, left : left + keep_w]
+        return max(1, round(keep_h * self.crop)), max(1, round(keep_w * self.crop))
 
     def _letterbox(self, image: NDArray[uint8]) -> NDArray[uint8]:
         from edgecls.imaging.opencv import cv2
@@ -130,6 +157,10 @@ class Preprocess:
             std=(std_red, std_green, std_blue),
             crop=fields.number("crop", 0.0, 1.0, 1.0, above=True),
         )
+
+
+ANY_SIZE = Preprocess(height_px=1, width_px=1)
+"""For whoever only wants to know whether an image can be decoded."""
 
 
 def _as_bgr(image: NDArray[uint8]) -> NDArray[uint8]:

@@ -18,7 +18,7 @@ from edgecls.data.splits import Sample
 from edgecls.errors import DataError, ImageError
 from edgecls.files import read_text, write_text
 from edgecls.imaging.decode import find_images
-from edgecls.imaging.preprocess import Preprocess
+from edgecls.imaging.preprocess import ANY_SIZE, Preprocess
 from edgecls.runtime.store import Artifact
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Calibration:
         return self._read(self.spare[:count], preprocess)
 
     def _read(self, keys: Sequence[str], preprocess: Preprocess) -> Iterable[NDArray[uint8]]:
-        return ordered_map(lambda key: preprocess(self.source.read(key)), keys)
+        return ordered_map(lambda key: preprocess(self.source.read_for(key, preprocess)), keys)
 
     def sparing_half(self) -> Calibration:
         """The first half to calibrate with; the other half is spare."""
@@ -232,7 +232,7 @@ def _from_folder(folder: Path, count: int, seed: int) -> Calibration:
 
 def _is_readable(source: Source, key: str) -> bool:
     try:
-        source.read(key)
+        source.read_for(key, ANY_SIZE)
     except ImageError:
         return False
     return True

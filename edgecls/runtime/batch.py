@@ -62,10 +62,11 @@ def classify(classifier: Classifier, paths: Iterable[Path], background: Colour |
     A file that cannot be read gets an answer that says so. Transparent images lie over `background`; see `read_image`.
     """
     unreadable: list[ImageResult] = []
+    preprocess = classifier.card.preprocess
 
     def prepared(path: Path) -> tuple[Path, NDArray[uint8] | None, str | None]:
         try:
-            return path, classifier.card.preprocess(read_image(path, background)), None
+            return path, preprocess(read_image(path, background, preprocess)), None
         except ImageError as error:
             return path, None, str(error)
 

@@ -86,8 +86,9 @@ class Classifier:
         """
         if isinstance(image, (list, tuple)):
             return list(self.predict_many(image, colour_order))
-        pixels = as_bgr(image, colour_order)
-        return self.decide(self.session.infer(self.card.preprocess(pixels)[None])[0])
+        preprocess = self.card.preprocess
+        pixels = preprocess(as_bgr(image, colour_order, preprocess))
+        return self.decide(self.session.infer(pixels[None])[0])
 
     @overload
     async def apredict(self, image: ImageLike, colour_order: ColourOrder = "bgr") -> Prediction: ...
@@ -116,7 +117,7 @@ class Classifier:
     def _predict_many(self, images: Iterable[ImageLike], colour_order: ColourOrder) -> Iterator[Prediction]:
 
         def prepared(image: ImageLike) -> NDArray[uint8]:
-            return self.card.preprocess(as_bgr(image, colour_order))
+            return self.card.preprocess(as_bgr(image, colour_order, self.card.preprocess))
 
         for scores in pipelined(self.session, ordered_map(prepared, images)):
             yield self.decide(scores[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,6 +73,9 @@ class TrainingBatches:
         self._samples: Sequence[Sample] = dataset.splits["train"]
         self._order = Order(len(self._samples), batch_size, seed, rank, processes)
         self._mix = _mixer(augmentation, len(dataset.classes))
+        self._least = Preprocess(
+            math.ceil(SPARE * preprocess.height_px), math.ceil(SPARE * preprocess.width_px), resize="stretch"
+        )
         self._cache: dict[str, NDArray[uint8]] = {}
         self._cached_bytes = 0
 
@@ -105,7 +109,7 @@ class TrainingBatches:
     def _image(self, sample: Sample) -> NDArray[uint8]:
         image = self._cache.get(sample.key)
         if image is None:
-            image = self._shrink(self._dataset.read(sample))
+            image = self._shrink(self._dataset.source.read_for(sample.key, self._least))
             if self._cached_bytes + image.nbytes <= CACHE_BYTES:
                 self._cached_bytes += image.nbytes
                 self._cache[sample.key] = image

@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from edgecls.errors import ImageError, UsageError
-from edgecls.imaging.decode import counted, decode_image, find_images, parse_colour, read_image
+from edgecls.imaging.decode import counted, decode_image, find_images, jpeg_head, parse_colour, read_image
 from edgecls.imaging.opencv import cv2
+from edgecls.imaging.preprocess import ANY_SIZE, Preprocess, Resize
 
 
 def encoded(suffix: str, shape: tuple[int, ...] = (40, 60, 3), dtype: type = np.uint8) -> bytes:
@@ -233,3 +234,73 @@ def test_grey_and_transparent_telephone_pictures_are_colour_pictures(mode: str):
     found = decode_image(stream.getvalue(), "x", (0, 0, 255) if mode == "RGBA" else None)
     assert found.shape == (48, 64, 3)
     assert found[24, 32] == pytest.approx([0, 0, 255] if mode == "RGBA" else [200] * 3, abs=4)
+
+
+def photograph(height: int, width: int) -> np.ndarray:
+    """Soft shapes and fine detail, as a camera sees them."""
+    generator = np.random.default_rng(5)
+    coarse = cv2.resize(
+        generator.integers(0, 255, (9, 12, 3), np.uint8), (width, height), interpolation=cv2.INTER_CUBIC
+    )
+    fine = cv2.resize(generator.integers(-20, 20, (height // 3, width // 3, 3)).astype(np.float32), (width, height))
+    return np.clip(coarse + fine, 0, 255).astype(np.uint8)
+
+
+class TestReducedJpegs:
+    @pytest.mark.parametrize("resize", ["crop", "stretch", "letterbox"])
+    @pytest.mark.parametrize("size", [(480, 640), (1203, 1605), (901, 2401), (64, 64)])
+    @pytest.mark.parametrize("orientation", [1, 3, 6])
+    def test_the_network_sees_the_same_picture(self, size: tuple[int, int], resize: Resize, orientation: int):
+        geometry = Preprocess(64, 64, resize=resize, crop=0.875)
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        stream = io.BytesIO()
+        Image.fromarray(photograph(*size)).save(stream, "JPEG", quality=95, exif=exif)
+        whole = decode_image(stream.getvalue(), "x")
+        reduced = decode_image(stream.getvalue(), "x", geometry=geometry)
+        odd = bool(size[0] % 2 or size[1] % 2)  # what is turned then begins with a part of a block, and comes whole
+        assert (reduced.size < whole.size / 3) == (size != (64, 64) and not odd)
+        assert cv2.absdiff(geometry(whole), geometry(reduced)).mean() < 1.0
+
+    @pytest.mark.parametrize("size", [(1203, 1605), (901, 2401)])
+    def test_odd_sizes_are_reduced_where_nothing_is_turned(self, size: tuple[int, int]):
+        content = cv2.imencode(".jpg", photograph(*size))[1].tobytes()
+        geometry = Preprocess(64, 64, crop=0.875)
+        whole, reduced = decode_image(content, "x"), decode_image(content, "x", geometry=geometry)
+        assert reduced.shape[:2] == (size[0] // 8, size[1] // 8)
+        assert cv2.absdiff(geometry(whole), geometry(reduced)).mean() < 1.0
+
+    @pytest.mark.parametrize("resize", ["crop", "stretch", "letterbox"])
+    @pytest.mark.parametrize("size", [(3000, 4000), (4000, 3000), (65, 4000), (129, 130), (1, 1)])
+    def test_what_is_left_is_never_smaller_than_the_input_needs(self, size: tuple[int, int], resize: Resize):
+        geometry = Preprocess(64, 48, resize=resize, crop=0.9)
+        by = geometry.reduction(*size)
+        assert by == 1 or geometry._is_enough(size[0] // by, size[1] // by)
+        assert geometry.reduction(*size) == geometry.reduction(*size[::-1])
+
+    def test_an_input_of_one_pixel_ends_the_halving(self):
+        assert ANY_SIZE.reduction(3000, 4000) == 2048
+        assert ANY_SIZE.reduction(1, 1) == 1
+        assert decode_image(encoded(".jpg", (400, 600, 3)), "x", geometry=ANY_SIZE).shape == (50, 75, 3)
+
+    def test_only_where_pixels_are_averaged_anyway(self):
+        assert Preprocess(64, 64).reduction(3000, 4000) > 8
+        assert Preprocess(64, 64, interpolation="area").reduction(3000, 4000) > 8
+        for kind in ("linear", "cubic", "nearest"):
+            assert Preprocess(64, 64, interpolation=kind).reduction(3000, 4000) == 1
+
+    @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"optimize": True}])
+    def test_the_size_of_a_jpeg_is_read_from_its_head(self, options: dict[str, Any]):
+        head = jpeg_head(saved("JPEG", "RGB", **options))
+        assert head is not None
+        assert (head.height_px, head.width_px, head.has_exif) == (40, 60, False)
+
+    def test_other_files_have_no_such_size_and_come_whole(self):
+        assert jpeg_head(encoded(".png")) is None
+        assert decode_image(encoded(".png", (400, 600, 3)), "x", geometry=Preprocess(8, 8)).shape == (400, 600, 3)
+
+    def test_what_is_cut_short_or_damaged_is_refused_as_before(self):
+        content = encoded(".jpg", (400, 600, 3))
+        for damaged in (content[: len(content) // 2], content[:30], b"\xff\xd8" + content[200:]):
+            with pytest.raises(ImageError):
+                decode_image(damaged, "x", geometry=Preprocess(8, 8))
