@@ -12,9 +12,12 @@ from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from edgecls.errors import UsageError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 LONGEST_S = 1e9
 """Of any time, 30 years: what waits and what counts nanoseconds can still do so."""
@@ -115,6 +118,15 @@ class Config:
         for each in settings_of(type(self)):
             object.__setattr__(self, each.name, each.converted(getattr(self, each.name)))
 
+    @classmethod
+    def checked(cls, config: Self | None = None) -> Self:
+        """The configuration, or the usual one, checked. Raises `UsageError`, also for what is none."""
+        config = cls() if config is None else config
+        if not isinstance(config, cls):
+            raise UsageError(f"this takes a {cls.__name__}, not a {type(config).__name__}")
+        config.check()
+        return config
+
     def check(self) -> None:
         """Raise `UsageError` for values that make no sense, alone or together."""
         for each in settings_of(type(self)):
@@ -155,7 +167,10 @@ def check_bounds(name: str, value: Any, low: float, high: float, unit: str = "")
     if not (known and low <= value <= high):
         kind = "a whole number" if whole else "a number"
         of = f" of {unit}" if unit else ""
-        between = f"of at least {_plain(low)}" if high in (MOST, LARGEST) else f"from {_plain(low)} to {_plain(high)}"
+        beyond = known and value > high
+        between = f"from {_plain(low)} to {_plain(high)}"
+        if high in (MOST, LARGEST):
+            between = f"of at most {_plain(high)}" if beyond else f"of at least {_plain(low)}"
         raise UsageError(f"`{name}` takes {kind}{of} {between}, not {_shown(value)}")
 
 
@@ -164,7 +179,13 @@ def _without_none(hint: Any) -> Any:
 
 
 def _as(kind: Any, value: Any) -> Any:
-    if (kind is Path and isinstance(value, (str, PathLike))) or (kind is str and isinstance(value, Path)):
+    """A value as the type of its setting, where it only looks different: NumPy's numbers, text and paths."""
+    if kind in (int, float) and not isinstance(value, (bool, int, float)):
+        numbers: Any = Integral if kind is int else Real
+        return kind(value) if isinstance(value, numbers) else value
+    if (kind is Path and value != "" and isinstance(value, (str, PathLike))) or (
+        kind is str and isinstance(value, Path)
+    ):
         return kind(value)
     return value
 
@@ -174,7 +195,8 @@ def _is_union(hint: Any) -> bool:
 
 
 def _plain(bound: float) -> str:
-    return str(bound) if isinstance(bound, int) else f"{bound:.6g}"
+    short = f"{bound:.6g}"
+    return str(bound) if isinstance(bound, int) or (bound < 1 and float(short) == 1) else short
 
 
 def _shown(value: Any) -> str:

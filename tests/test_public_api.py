@@ -193,6 +193,20 @@ class TestVerbs:
         config = edgecls.TrainConfig(out=str(tmp_path), data=tmp_path)  # type: ignore[arg-type]
         assert (config.out, config.data) == (tmp_path, str(tmp_path))
 
+    @pytest.mark.parametrize(
+        "call",
+        [
+            lambda: edgecls.train("photos"), lambda: edgecls.train(edgecls.ExportConfig()),
+            lambda: edgecls.export("run"),
+            lambda: edgecls.evaluate("run"), lambda: edgecls.compare("a"), lambda: edgecls.benchmark("run"),
+            lambda: edgecls.tune("photos"), lambda: edgecls.import_model("file"), lambda: edgecls.stream("demo"),
+            lambda: edgecls.verify(5), lambda: edgecls.verify(None), lambda: edgecls.resume(5),
+        ],
+    )  # fmt: skip
+    def test_something_else_in_place_of_a_configuration_is_a_usage_error(self, call: Callable[[], object]):
+        with pytest.raises(UsageError, match=r"this takes a \w+Config, not a |is named by its"):
+            call()
+
     def test_an_error_names_the_field(self):
         with pytest.raises(UsageError, match="`epochs` takes a whole number of at least 1, not 0") as refused:
             edgecls.TrainConfig(epochs=0).check()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import Result
 
@@ -129,3 +130,26 @@ def test_options_beyond_their_bounds_are_usage_errors(
     assert result.exit_code == 2, result.output
     assert option[-2] in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_numbers_of_numpy_are_taken_as_pythons():
+    config = TrainConfig(epochs=np.int64(3), lr=np.float32(0.5))
+    assert (type(config.epochs), type(config.lr)) == (int, float)
+    config.check()
+
+
+def test_an_empty_path_is_none():
+    with pytest.raises(UsageError, match="`out` takes a path, not ''"):
+        TrainConfig(out="").check()
+
+
+def test_a_number_beyond_all_bounds_is_told_which_it_may_have_at_most():
+    with pytest.raises(UsageError, match="`seed` takes a whole number of at most 4294967295, not 99999999999999999999"):
+        TrainConfig(seed=99999999999999999999).check()
+    with pytest.raises(UsageError, match=r"`ema` takes a number from 0 to 0\.9999999, not 1"):
+        TrainConfig(ema=1).check()
+
+
+def test_two_sinks_do_not_share_a_file(tmp_path: Path):
+    with pytest.raises(UsageError, match="`events` and `log`"):
+        SinkConfig(events=tmp_path / "a.jsonl", log=tmp_path / "x" / ".." / "a.jsonl").check()

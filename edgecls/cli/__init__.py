@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -37,6 +38,10 @@ from edgecls.urls import SecretUrl
 DEBUG_VARIABLE = "EDGECLS_DEBUG"
 INTERNAL_ERROR = 70
 """EX_SOFTWARE of sysexits.h."""
+
+
+_PARSER_WORDS = re.compile(r"Input should be a valid (integer|number).*")
+"""How Typer's parser says that a text is no number."""
 
 
 class _Terminated(KeyboardInterrupt):
@@ -94,6 +99,7 @@ def _end_for_usage(error: Any) -> None:
         return
     context = getattr(error, "ctx", None)
     message = error.format_message().replace("Value error, ", "").strip().rstrip(".")
+    message = _PARSER_WORDS.sub(lambda match: f"it is no {match[1].replace('integer', 'whole number')}", message)
     for typed in sys.argv:
         if "://" in typed:  # which Typer repeats where it stands alone
             message = SecretUrl(typed.partition("=")[2] if typed.startswith("-") else typed).scrubbed(message)

@@ -36,11 +36,20 @@ def check_number(value: float, name: str) -> None:
         if abs(value) > MAX_INTEGER:
             raise UsageError(f"{name} must be a number up to {MAX_INTEGER}, not one beyond it")
     elif not math.isfinite(value) or abs(value) > MAX_FLOAT or 0 < abs(value) < MIN_FLOAT:
-        raise UsageError(f"{name} must be 0 or a number from {MIN_FLOAT:g} to {MAX_FLOAT:g}, not {value:g}")
+        raise UsageError(f"{name} takes a number of a usual size, not {value:g}")
 
 
 class Command(TyperCommand):
     """A verb whose numeric options are checked before it begins, and whose messages name its options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Read the arguments. Raises `UsageError` for an empty one, which as a path would be the working folder."""
+        for before, typed in zip(["", *args], args, strict=False):
+            name, _, value = typed.partition("=")
+            if typed == "" or (name.startswith("--") and typed.endswith("=") and not value):
+                option = name or (before if before.startswith("-") else "an argument")
+                raise UsageError(f"{option} takes something that is not empty")
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb. Raises `UsageError`."""

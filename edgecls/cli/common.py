@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from edgecls.cli.command import name_options
-from edgecls.errors import MissingExtraError
+from edgecls.errors import MissingExtraError, UsageError
 from edgecls.files import printable
 
 if TYPE_CHECKING:
@@ -56,6 +56,12 @@ def opening(what: str = "the model") -> Iterator[Callable[[str], None]]:
     """A spinner while a model is opened, for the runtimes that build something on this device first: hears what."""
     with working(f"opening {what}") as spinner:
         yield lambda step: spinner.update(f"building for this device: {step}")
+
+
+def require_two_files(html: Path, json_file: Path | None) -> None:
+    """Raise `UsageError` where a page and its figures would be written to the same file."""
+    if json_file is not None and html.resolve() == json_file.resolve():
+        raise UsageError(f"--html and --json are both {shown(html)}; give each a file of its own")
 
 
 def draw(picture: Callable[[], Path]) -> None:

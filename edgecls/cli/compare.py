@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from edgecls.cli.common import console, percent, shown, working
+from edgecls.cli.common import console, percent, require_two_files, shown, working
 from edgecls.cli.options import Option, configured
 from edgecls.evaluation.config import CompareConfig
 
@@ -24,6 +24,7 @@ def compare(
     from edgecls.files import write_text
     from edgecls.report.compare_page import write_page
 
+    require_two_files(html, json_file)
     with working("comparing") as spinner:
         comparison = run_comparison(config, lambda step: spinner.update(f"comparing: {step}"))
         write_page(comparison, html)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from edgecls.cli.command import Command
-from edgecls.cli.common import console, shown, working
+from edgecls.cli.common import console, require_two_files, shown, working
 from edgecls.errors import DataError, OutputError, UsageError
 
 data = typer.Typer(
@@ -37,6 +37,7 @@ def check(
     from edgecls.report.data_page import write_page
 
     layout = index_dataset(path)
+    require_two_files(html, json_file)
     with working("looking at images") as spinner:
         report = look(layout, spinner.update)
         spinner.update("writing the report")

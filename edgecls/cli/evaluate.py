@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from edgecls.cli.common import console, percent, shown, working
+from edgecls.cli.common import console, percent, require_two_files, shown, working
 from edgecls.cli.options import Option, configured
 from edgecls.evaluation.config import EvaluateConfig
 
@@ -24,6 +24,7 @@ def evaluate(
     from edgecls.files import write_text
     from edgecls.report.evaluation_page import write_page
 
+    require_two_files(html, json_file)
     with working("evaluating") as spinner:
         report = run_evaluation(config, lambda step: spinner.update(f"evaluating: {step}"))
         spinner.update("writing the report")

@@ -159,8 +159,10 @@ def _explained(setting: Setting, option: Option) -> str:
         if setting.default:
             parts.append(f"[default: {', '.join(map(str, setting.default))}]")
     elif setting.low is not None and setting.high is not None and not option.parse:
-        low = f"{setting.low:g}<=" if _tells(setting.low) else ""
+        low = f"{setting.low:g}<=" if _tells(setting.low) else "0<" if 0 < setting.low < 1 else ""
         high = f"<={setting.high:g}" if _tells(setting.high) else ""
+        if setting.high < 1 and high == "<=1":  # nearly
+            high = "<1"
         parts += [f"[{low}x{high}]"] if low or high else []
     return " ".join(parts).replace("[", "\\[")  # which is no markup
 

@@ -49,6 +49,8 @@ def predict(
 
     if bool(images) == (list_file is not None):
         raise UsageError("give images or folders, or --list FILE; see edgecls predict --help")
+    if out is not None and as_json:
+        raise UsageError("--json prints and --out writes; give one of them")
     colour = parse_colour(background) if background is not None else None
     left_out: Counter[str] = Counter()
     named = image_paths(images, left_out) if images else None

@@ -14,7 +14,7 @@ import typer
 
 from edgecls.cli.common import console, messages, opening, shown
 from edgecls.cli.options import Option, configured
-from edgecls.errors import OutputError
+from edgecls.errors import OutputError, UsageError
 from edgecls.streaming.config import StreamConfig
 from edgecls.streaming.frames import Region
 
@@ -158,6 +158,8 @@ def _display(display: Display, title: str, stop: threading.Event) -> list[Sink]:
     from edgecls.runtime.machine import has_display
     from edgecls.streaming.sinks.local import TerminalSink, WindowSink
 
+    if display == "window" and not has_display():
+        raise UsageError("`display` window needs a screen, and this session has none; choose terminal or none")
     if display == "window" or (display == "auto" and has_display()):
         window = WindowSink(stop)
         if display == "window" or window.works():

@@ -55,6 +55,7 @@ def tune(
 
     base = TrainConfig(**(read_config(shared) if shared else {}))
     config = replace(config, base=replace(base, data=data or base.data, seed=base.seed if seed is None else seed))
+    config.check()
     out, storage = config.out, config.storage
     messages.print(
         f"study: {config.name} in {SecretUrl(storage) if storage else shown(out)}; "

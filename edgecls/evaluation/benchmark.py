@@ -60,8 +60,7 @@ def benchmark(config: BenchmarkConfig | None = None, on_progress: OnProgress = l
     Latencies of single images are kept beside each artifact's card. Raises `ArtifactError` for what is no model, and
     `UsageError` where the baseline has none of the candidates.
     """
-    config = config or BenchmarkConfig()
-    config.check()
+    config = BenchmarkConfig.checked(config)
     before = regression.read_baseline(config.baseline) if config.baseline else None
     named = [find(model) for model in config.models or [latest_run()]]
     chosen = suite.candidates(_with_bundles(named), config)

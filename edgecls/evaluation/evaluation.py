@@ -81,8 +81,7 @@ def evaluate(
 
     `on_progress` hears each step's name. Raises `DataError` where there are no images or they carry no classes.
     """
-    config = config or EvaluateConfig()
-    config.check()
+    config = EvaluateConfig.checked(config)
     artifact = find(latest_run() if config.model is None else config.model)
     source, samples = _labelled_images(artifact, config.data)  # without any, nothing is fitted and kept either
     fitted_on = None

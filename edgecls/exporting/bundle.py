@@ -28,8 +28,7 @@ def export(config: ExportConfig | None = None, on_progress: Callable[[str], None
     stood there before stays. Where lowered precision is not faster than float32 on this machine, the bundle says so and
     float32 is exported beside it. Raises `VerificationError` where the result differs too much from the run.
     """
-    config = config or ExportConfig()
-    config.check()
+    config = ExportConfig.checked(config)
     run = store.find_run(config.run)
     check_files(run.card, run.path)
     path = config.out or _own_place(run, config.target, config.precision)

@@ -100,7 +100,7 @@ class Comparison:
 
 def compare(config: CompareConfig, on_progress: Callable[[str], None] = lambda _: None) -> Comparison:
     """See `compare_artifacts`."""
-    config.check()
+    config = CompareConfig.checked(config)
     return compare_artifacts(find(config.first), find(config.second), config.data, on_progress)
 
 

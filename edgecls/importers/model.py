@@ -41,7 +41,7 @@ def import_model(config: ImportConfig, on_progress: Callable[[str], None] = lamb
     `on_progress` hears what was assumed. Nothing is left behind on an error. Raises `ArtifactError` for a file that
     does not fit what was said about it.
     """
-    config.check()
+    config = ImportConfig.checked(config)
     classes = read_classes(config.classes)
     dataset = open_for_classes(config.data, classes, SEED) if config.data else None
     kind = "onnx" if config.arch == NO_ARCH else config.arch

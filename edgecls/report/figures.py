@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 CURVES_FILE = "curves.png"
 MAX_NAMED_CLASSES = 40
+LONGEST_NAME = 24
+"""Characters of a class's name in a figure."""
 """With more classes a confusion matrix shows colours only: names and counts would not be readable."""
 INK, MUTED, GRID = "#1f2933", "#616e7c", "#e4e7eb"
 TARGET_COLOURS = ("#2563eb", "#d97706", "#059669", "#7c3aed", "#db2777")
@@ -103,8 +105,9 @@ def confusion_matrix(confusion: NDArray[int64], classes: Sequence[str]) -> bytes
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if len(classes) <= MAX_NAMED_CLASSES:
-        axes.set_xticks(range(len(classes)), classes, rotation=90)
-        axes.set_yticks(range(len(classes)), classes)
+        names = [short(name) for name in classes]
+        axes.set_xticks(range(len(classes)), names, rotation=90)
+        axes.set_yticks(range(len(classes)), names)
         for truth, answer in zip(*confusion.nonzero(), strict=True):
             ink = "white" if shares[truth, answer] > 0.5 else INK
             axes.text(answer, truth, str(confusion[truth, answer]), ha="center", va="center", color=ink, fontsize=8)
@@ -184,6 +187,11 @@ def png(figure: Any) -> bytes:
     take_text_as_it_is(figure)
     figure.savefig(picture, format="png")
     return picture.getvalue()
+
+
+def short(name: str) -> str:
+    """A name that leaves room for the figure: the beginning and the end of a long one."""
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME // 2]}…{name[1 - LONGEST_NAME // 2 :]}"
 
 
 def take_text_as_it_is(figure: Any) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from edgecls import backends
 from edgecls.artifact.card import CARD_FILE, Card, read_card
 from edgecls.artifact.measurements import read_measurements
-from edgecls.errors import ArtifactError
+from edgecls.errors import ArtifactError, UsageError
 from edgecls.files import expanded, is_folder, make_folder, require_regular, shortened, writing_to
 from edgecls.runtime.machine import this_machine
 
@@ -125,6 +125,8 @@ def find(path: str | Path | Artifact) -> Artifact:
     """
     if isinstance(path, Artifact):
         return path
+    if not isinstance(path, (str, Path)):
+        raise UsageError(f"a model is named by its path, not by {type(path).__name__}")
     try:
         folder = expanded(path)
     except OSError as error:

@@ -135,6 +135,9 @@ class SinkConfig(Config):
         super().check()
         if self.segment_minutes is not None and self.record is None:
             raise UsageError("`segment_minutes` divides what `record` writes; give both")
+        written = [path.resolve() for path in (self.record, self.events, self.log) if path is not None]
+        if len(set(written)) < len(written):
+            raise UsageError("`record`, `events` and `log` are written to a file each; give different ones")
         if self.web_token is not None and self.web_token_file is not None:
             raise UsageError("give `web_token_file` or the token itself (`web_token`), not both")
 

@@ -27,7 +27,7 @@ def stream(
     Decisions go to the configuration's sinks and to `sinks`. Raises `SourceError` where no source can go on, and
     `OutputError` where a sink cannot begin.
     """
-    with open_stream(config or StreamConfig(), lambda _: sinks) as running:
+    with open_stream(StreamConfig.checked(config), lambda _: sinks) as running:
         return running.run(stop or threading.Event())
 
 
@@ -43,7 +43,7 @@ def open_stream(
     `beat` is called many times a second as long as the stream is alive, `on_progress` hears what the runtime builds
     first.
     """
-    config.check()
+    config = StreamConfig.checked(config)
     with ExitStack() as stack:
         artifact = store.resolve(config.model, machine.this_machine().name)
         demo = any(split_name(camera)[1] == DEMO for camera in config.cameras) and artifact.path.is_dir()

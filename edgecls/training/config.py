@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import MISSING, asdict, dataclass
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-from edgecls.errors import OutputError, UsageError
+from edgecls.errors import OutputError, UsageError, first_line
 from edgecls.files import parse_toml, read_text, shortened, write_text
 from edgecls.settings import Config, setting, settings_of
 
@@ -84,6 +85,8 @@ class TrainConfig(Config):
     def write(self, folder: Path) -> None:
         """Write `config.toml`, from which `read_config` makes the same training again, in a folder of its own."""
         values = {name: value for name, value in self.to_json().items() if value is not None and name != "out"}
+        if self.data is not None and Path(self.data).exists():
+            values["data"] = str(Path(self.data).resolve())  # it is to be found from another folder too
         # JSON's strings, numbers and booleans are TOML's.
         lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in values.items()]
         write_text(folder / CONFIG_FILE, "\n".join(lines) + "\n")
@@ -115,12 +118,11 @@ def read_config(file: Path) -> dict[str, Any]:
         raise UsageError(f"cannot read the settings in {shortened(file)}: {error.strerror}") from error
     for name, value in settings.items():
         if name not in known:
-            raise UsageError(f"{file}: there is no setting {name!r}; there are {', '.join(known)}")
-        kind = str if known[name].choices else known[name].type
-        if not isinstance(value, int | float if kind is float else kind) or (
-            isinstance(value, bool) and kind is not bool
-        ):
-            default = known[name].default
-            example = "" if default in (None, MISSING) else f", such as {json.dumps(default)}"
-            raise UsageError(f"{file}: {name} must be a {kind.__name__}{example}, not {value!r}")
+            near = get_close_matches(name, known, 1) or get_close_matches(f"{name}_px", known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise UsageError(f"{file}: there is no setting {name!r}; {hint}")
+        try:
+            known[name].check(value)
+        except UsageError as error:
+            raise UsageError(f"{file}: {first_line(error)}") from error
     return settings

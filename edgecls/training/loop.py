@@ -41,6 +41,8 @@ def resume(path: Path | str, callbacks: TrainingCallbacks | None = None) -> tupl
     Raises `ArtifactError` where there is none and `DataError` where its images have changed.
     """
     models.require_torch("training")
+    if not isinstance(path, (str, Path)):
+        raise UsageError(f"a training is named by its folder, not by {type(path).__name__}")
     path = Path(path)
     checkpoint = read_checkpoint(path)
     config = TrainConfig(**{**checkpoint.settings, "out": path})
@@ -57,8 +59,7 @@ def train(config: TrainConfig | None = None, callbacks: TrainingCallbacks | None
     leaves nothing behind. Of several processes the first one writes; the others return the same.
     """
     models.require_torch("training")
-    config = config or TrainConfig()
-    config.check()
+    config = TrainConfig.checked(config)
 
     def reserve(dataset: Dataset) -> AbstractContextManager[Path]:
         return _taken(config.out) if config.out else store.new_run(dataset.source.name, config.arch)
@@ -172,6 +173,7 @@ class Trainer:
                 self.interruption.go()
         trained = time.perf_counter()
         val_loss, val_top1 = _validate(setup)
+        _require_finite(val_loss, number)
         losses, progress.losses = progress.losses, []
         return Epoch(
             epoch=number,
@@ -200,8 +202,7 @@ class Trainer:
                 value += float(loss.detach())
         if fabric.world_size > 1:
             value = float(fabric.all_reduce(loss.new_tensor(value), reduce_op="mean"))
-        if not math.isfinite(value):
-            raise UsageError(f"training diverged: the loss is NaN in epoch {epoch}; train with a smaller `lr`")
+        _require_finite(value, epoch)
         fabric.clip_gradients(
             optimization.learner, optimization.optimizer, max_norm=config.clip, error_if_nonfinite=False
         )
@@ -231,3 +232,8 @@ def _val_scores(setup: TrainingSetup) -> NDArray[float32]:
     share = samples[fabric.global_rank :: fabric.world_size]
     scores = scores_of(model.session(network), prepared(setup.dataset.source, share, model.card.preprocess))
     return gathered(fabric, scores, len(samples))
+
+
+def _require_finite(loss: float, epoch: int) -> None:
+    if not math.isfinite(loss):
+        raise UsageError(f"training diverged: the loss is NaN in epoch {epoch}; train with a smaller `lr`")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgecls.errors import UsageError
 from edgecls.settings import Config, setting
-from edgecls.training.config import TrainConfig
+from edgecls.training.config import MAX_SIZE_PX, MIN_SIZE_PX, TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class TuneConfig(Config):
 
     base: TrainConfig = TrainConfig()
     archs: tuple[str, ...] = setting((), "Architectures to choose from.")
-    sizes_px: tuple[int, ...] = setting((), "Input sizes to choose from.", low=1)
+    sizes_px: tuple[int, ...] = setting((), "Input sizes to choose from.", low=MIN_SIZE_PX, high=MAX_SIZE_PX)
     epochs: tuple[int, int] | None = setting(None, "A number, or a range to choose from, such as 5-15.", low=1)
     trials: int = setting(20, "How many to run, beside those that the study holds.", low=1)
     minutes: float | None = setting(None, "Begin no trial after so many minutes.", low=0.0)

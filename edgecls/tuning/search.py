@@ -76,11 +76,10 @@ def tune(config: TuneConfig, callbacks: TuningCallbacks | None = None) -> list[T
     The run of the best trial on this machine stands in `out/best`. Raises `MissingExtraError` without Optuna and
     `OutputError` where the storage cannot be used.
     """
-    config.check()
+    config = TuneConfig.checked(config)
     callbacks = callbacks or TuningCallbacks()
-    _require_optuna()
+    study = open_study(config)
     with quiet("optuna"):
-        study = open_study(config)
         search = _Search(config, callbacks, best_of(trials_of(study)))
         study.optimize(
             search.run,
@@ -107,16 +106,16 @@ def open_study(config: TuneConfig) -> optuna.Study:
     url = config.storage or f"sqlite:///{config.out.resolve() / STUDY_FILE}"
     shown = SecretUrl(url)
     try:
-        with warnings.catch_warnings():
+        with quiet("optuna"), warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the heartbeat
             storage = optuna.storages.RDBStorage(url, heartbeat_interval=HEARTBEAT_S, grace_period=3 * HEARTBEAT_S)
-        study = optuna.create_study(
-            storage=storage,
-            study_name=config.name,
-            load_if_exists=True,
-            direction="maximize",
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1),
-        )
+            study = optuna.create_study(
+                storage=storage,
+                study_name=config.name,
+                load_if_exists=True,
+                direction="maximize",
+                pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1),
+            )
     except Exception as error:
         # Databases' drivers have exceptions of their own.
         raise OutputError(

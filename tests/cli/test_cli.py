@@ -333,6 +333,35 @@ class TestMistakes:
         assert_one_line(result, 2, "--accumulate is at most half of --batch-size, 2, not 3")
         assert "`" not in result.stderr
 
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("train", "--out", ""), "--out takes something"), (("export", "--out="), "--out takes something"),
+            (("predict", ""), "an argument takes something"), (("train", "--epochs", "x"), "it is no whole number"),
+            (("evaluate", ".", "--html", "x", "--json", "./x"), "--html and --json are both x"),
+            (("predict", "a.jpg", "--out", "x.csv", "--json"), "give one of them"),
+            (("stream", "--events", "x", "--log", "x"), "--events and --log"),
+            (("tune", "--trials", "0"), "--trials takes"), (("tune", "--size", "5"), "--size takes"),
+        ],
+    )  # fmt: skip
+    def test_mistakes_end_before_any_work(
+        self, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
+    ):
+        monkeypatch.chdir(tmp_path)
+        assert_one_line(cli(*arguments), 2, message)
+        assert not list(tmp_path.iterdir())
+
+    def test_a_window_without_a_screen_is_an_error(self, cli: Cli, monkeypatch: pytest.MonkeyPatch, trained: Artifact):
+        for variable in ("DISPLAY", "WAYLAND_DISPLAY"):
+            monkeypatch.delenv(variable, raising=False)
+        result = cli("stream", "--camera", "demo", "--model", trained.path, "--display", "window")
+        assert_one_line(result, 2, "--display window needs a screen")
+
+    def test_a_camera_number_beyond_all_cameras_is_one_line(self, cli: Cli, trained: Artifact):
+        result = cli("stream", "--camera", "9" * 12, "--model", trained.path, "--display", "none")
+        assert result.exit_code == 7
+        assert "camera 999999999999 cannot be opened" in result.stderr
+
     def test_remarks_name_options_too(self, cli: Cli, photos: Path, tmp_path: Path):
         arguments = ("--arch", "simple_cnn", "--epochs", 1, "--size", 32, "--batch-size", 8, "--out", tmp_path / "run")
         result = cli("train", photos, *arguments)

@@ -228,7 +228,7 @@ def test_patience_ends_a_training_that_gets_no_better(photos: Path, tmp_path: Pa
         ({"augment": "wild"}, "`augment` takes none, light, medium, strong"),
         ({"policy": "auto"}, "`policy` takes none, trivial, rand"),
         ({"erase": 1.5}, "`erase` takes a number from 0 to 1, not 1.5"),
-        ({"ema": 1.0}, "`ema` takes a number from 0 to 1, not 1.0"),
+        ({"ema": 1.0}, "`ema` takes a number from 0 to 0.9999999, not 1.0"),
         ({"layer_decay": 0.0}, "`layer_decay` takes a number from 1e-06 to 1, not 0.0"),
         ({"precision": "int8"}, "`precision` takes auto, fp32, bf16, fp16"),
         ({"accumulate": 40}, "`accumulate` is at most half of `batch_size`, 16, not 40"),

@@ -144,12 +144,12 @@ class TestConfigFile:
         ("text", "words"),
         [
             ("epochs = ", "is not valid TOML"),
-            ("epoch = 3", "there is no setting 'epoch'; there are data, arch"),
-            ("epochs = 'three'", "epochs must be a int"),
-            ("epochs = true", "epochs must be a int"),
-            ("mirror = 1", "mirror must be a bool, such as true"),
-            ("arch = 3", 'arch must be a str, such as "mobilenet_v3_small"'),
-            ("ema = 2.0", "--ema takes a number from 0 to"),
+            ("epoch = 3", "there is no setting 'epoch'; did you mean epochs?"),
+            ("epochs = 'three'", "'epochs' takes a whole number"),
+            ("epochs = true", "'epochs' takes a whole number"),
+            ("mirror = 1", "'mirror' takes true or false, not 1"),
+            ("arch = 3", "'arch' takes text, not 3"),
+            ("ema = 2.0", "'ema' takes a number from 0 to"),
         ],
     )
     def test_what_it_cannot_mean_is_said(self, cli: Callable[..., Result], tmp_path: Path, text: str, words: str):

@@ -77,7 +77,7 @@ def test_an_interrupted_search_leaves_no_trial_half_written(config: TuneConfig, 
 @pytest.mark.parametrize(
     ("change", "words"),
     [({"trials": 0}, "`trials`"), ({"epochs": (3, 2)}, "`epochs`"), ({"max_latency_ms": -1.0}, "`max_latency_ms`"),
-     ({"archs": ("alexnett",)}, "no architecture"), ({"sizes_px": (8,)}, "`size_px`")],
+     ({"archs": ("alexnett",)}, "no architecture"), ({"sizes_px": (8,)}, "`sizes_px`")],
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused(config: TuneConfig, change: dict, words: str):
     with pytest.raises(UsageError, match=words):

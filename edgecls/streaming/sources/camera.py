@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from numpy import uint8
     from numpy.typing import NDArray
 
+MAX_INDEX = 2**31 - 1
+"""Of a camera: OpenCV takes no larger number."""
 READ_TIMEOUT_S = 5.0
 DEMO_FPS, SCREEN_FPS = 30.0, 15.0
 DEMO_HOLD_S = 1.5
@@ -71,6 +73,8 @@ def numbered(index: int, capture: CaptureFormat) -> Device:
     """A camera by the number of its video device, asked for little delay. Raises `SourceError`."""
     from edgecls.imaging.opencv import cv2
 
+    if index > MAX_INDEX:
+        raise SourceError(no_camera(index))
     video = cv2.VideoCapture(index)
     if video.isOpened():
         if (capture.width or 0) > 640:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from edgecls.clock import milliseconds_since, now_ns
-from edgecls.errors import SourceError
+from edgecls.errors import EdgeclsError, SourceError, first_line
 from edgecls.streaming.config import ReconnectPolicy
 from edgecls.streaming.decision import State
 from edgecls.streaming.frames import Frame, Geometry
@@ -88,9 +88,9 @@ class LiveSource(Source):
             self._expect_within(2 * OPEN_TIMEOUT_S)
             try:
                 device = self._connect()
-            except SourceError as error:
+            except Exception as error:
                 attempt += 1
-                self._failed(error, attempt)
+                self._failed(self._as_source_error(error), attempt)
                 continue
             try:
                 if self._is_current():
@@ -98,12 +98,18 @@ class LiveSource(Source):
                     self._read_from(device)
                     attempt = 0
                     self._end(None)
-            except SourceError as error:
+            except Exception as error:
                 attempt = 1 if self.state in (State.LIVE, State.STALE) else attempt + 1
-                self._failed(error, attempt)
+                self._failed(self._as_source_error(error), attempt)
             finally:
                 with suppress(Exception):
                     device.close()
+
+    def _as_source_error(self, error: Exception) -> SourceError:
+        """Drivers and the devices of other packages raise whatever they like; none of it may end the thread."""
+        if isinstance(error, SourceError):
+            return error
+        return SourceError(str(error) if isinstance(error, EdgeclsError) else f"{self.name}: {first_line(error)}")
 
     def _read_from(self, device: Device) -> None:
         while self._is_current():
