@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -98,6 +99,7 @@ def _unit(given: list[str], config: StreamConfig) -> str:
     """The systemd unit for these arguments; says which of them are secrets and where they belong."""
     from edgecls.streaming.service import SECRETS_FILE, unit
     from edgecls.streaming.sinks.web import read_token
+    from edgecls.streaming.sources.choose import split_name
     from edgecls.urls import SecretUrl
 
     cameras, sinks = config.cameras, config.sinks
@@ -110,29 +112,30 @@ def _unit(given: list[str], config: StreamConfig) -> str:
     secrets = {name: address.reveal() for name, address in addresses.items() if address.holds_secrets}
     secrets |= {TOKEN_VARIABLE: token} if token else {}
     secrets = {name: secret for name, secret in secrets.items() if any(secret in argument for argument in given)}
-    if secrets:
+    variables = [name for name in (TOKEN_VARIABLE, MQTT_VARIABLE, WEBHOOK_VARIABLE) if name in os.environ]
+    if needed := [*secrets, *(name for name in variables if name not in secrets)]:
         messages.print(
-            f"the unit holds no secrets: write {', '.join(f'{name}=…' for name in secrets)} into {SECRETS_FILE}, "
+            f"the unit holds no secrets: write {', '.join(f'{name}=…' for name in needed)} into {SECRETS_FILE}, "
             "one a line, readable by root alone",
             soft_wrap=True,
         )
     if not any(argument.partition("=")[0] == "--display" for argument in given):
         given = [*given, "--display", "none"]
-    return unit(given, [str(SecretUrl(each)) for each in cameras], secrets)
+    return unit(given, [name or str(SecretUrl(rest)) for name, rest in map(split_name, cameras)], secrets)
 
 
 def _announced(page: WebSink) -> Callable[[str], None]:
     """Says where the page is; whole only on a terminal, as what is written elsewhere is read by others too."""
     from edgecls.urls import SecretUrl
 
-    def on_progress(url: str) -> None:
+    def announce(url: str) -> None:
         if messages.is_terminal or not page.token:
             messages.print(f"web view: {url}", soft_wrap=True)
         else:
             hint = f"; its token was drawn and is not shown here: choose one by {TOKEN_VARIABLE} or --web-token-file"
             messages.print(f"web view: {SecretUrl(url)}{hint if page.drawn else ''}", soft_wrap=True)
 
-    return on_progress
+    return announce
 
 
 @contextmanager

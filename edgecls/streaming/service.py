@@ -28,7 +28,7 @@ Type=notify
 ExecStart={command}
 WorkingDirectory={folder}
 User={user}
-# Secrets, as EDGECLS_WEB_TOKEN=, EDGECLS_MQTT=, EDGECLS_WEBHOOK=, in a file that root alone can read:
+# Secrets, in a file that root alone can read: EDGECLS_WEB_TOKEN=, EDGECLS_MQTT=, EDGECLS_WEBHOOK=, EDGECLS_CAMERA_0=:
 EnvironmentFile={optional}{file}
 SupplementaryGroups=video
 Restart=always
