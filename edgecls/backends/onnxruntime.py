@@ -87,7 +87,7 @@ class OnnxRuntimeBackend(Backend):
 
     def _check_device(self, device: str | None) -> None:
         if device is not None and device not in PROCESSORS:
-            raise UsageError(f"target onnx has no device {device!r}; choose {', '.join(PROCESSORS)}", "device")
+            raise UsageError(f"`device`: target onnx has no device {device!r}; choose {', '.join(PROCESSORS)}")
 
     def _layers(self, file: Path, card: Card, images: NDArray[uint8]) -> list[Layer]:  # noqa: ARG002
         """The precision is that of what a node takes in."""

@@ -43,7 +43,7 @@ def read_baseline(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         message = first_line(error)
         raise ArtifactError(
-            f"cannot read the measurement {shortened(path)}: {message}; give a benchmark.json"
+            f"`baseline`: cannot read the measurement {shortened(path)}: {message}; give a benchmark.json"
         ) from error
     if not isinstance(record, dict) or "rows" not in record or record.get("schema") not in SCHEMAS:
         raise ArtifactError(f"{path} is no measurement of this version of edgecls; measure the baseline again")

@@ -75,6 +75,8 @@ def name_options(message: str) -> str:
     if ctx is None or "`" not in message:
         return message
 
+    own = {name for parameter in ctx.command.params for name in parameter.opts}
+
     def option(setting: Match[str]) -> str:
         for parameter in ctx.command.params:
             if parameter.name == setting[1]:
@@ -84,7 +86,8 @@ def name_options(message: str) -> str:
         for verb in _verbs(ctx.find_root().command):
             for parameter in verb.params:
                 if parameter.name == setting[1]:
-                    return f"{_spelled(parameter)} of edgecls {verb.name}"
+                    shared = next((name for name in parameter.opts if name in own), None)
+                    return shared or f"{_spelled(parameter)} of edgecls {verb.name}"
         return setting[0]
 
     return SETTING.sub(option, message)

@@ -78,8 +78,8 @@ def candidates_for(target: str, device: str | None = None, file: Path | None = N
         text = read_text(source)
     except OSError as error:
         if file is None:
-            raise UsageError(f"there is no int8 recipe for target {target}") from error
-        raise UsageError(f"the recipe {file} cannot be read ({error.strerror}); give a TOML file") from error
+            raise UsageError(f"`target`: there is no int8 recipe for target {target}") from error
+        raise UsageError(f"`recipe`: {file} cannot be read ({error.strerror}); give a TOML file") from error
     return parse(text, source.name if file is None else str(file), conditions(device))
 
 

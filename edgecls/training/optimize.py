@@ -126,7 +126,8 @@ def check_optimizer(name: str) -> None:
     if name.startswith(TIMM):
         if name.removeprefix(TIMM) not in _timm_optimizers().list_optimizers():
             raise UsageError(
-                f"timm has no optimizer {name.removeprefix(TIMM)!r}; lamb and lion are two that it has", "optimizer"
+                f"`optimizer`: timm has no {name.removeprefix(TIMM)!r}; lamb and lion are two that it has",
+                "optimizer",
             )
     elif name not in OPTIMIZERS:
         raise UsageError(f"`optimizer` takes {', '.join(OPTIMIZERS)} or {TIMM}NAME, not {name!r}")

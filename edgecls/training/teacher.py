@@ -26,10 +26,10 @@ class Teacher:
         run = store.find_run(Path(path))
         if set(run.card.classes) != set(classes):
             odd = min(set(run.card.classes) ^ set(classes))
-            raise UsageError(f"the teacher {path} knows other classes ({odd!r}, for one); it cannot teach these")
+            raise UsageError(f"`teacher`: {path} knows other classes ({odd!r}, for one); it cannot teach these")
         weights = run.path / run.card.model_file
         if weights.suffix != ".safetensors":
-            raise UsageError(f"the teacher {path} is an imported graph; only networks held in torch can teach")
+            raise UsageError(f"`teacher`: {path} is an imported graph; only networks held in torch can teach")
         self._module = open_module(weights, run.card).to(device)
         self._size = run.card.preprocess.height_px, run.card.preprocess.width_px
         self._order = [run.card.classes.index(name) for name in classes]

@@ -224,7 +224,7 @@ def test_patience_ends_a_training_that_gets_no_better(photos: Path, tmp_path: Pa
     ("change", "words"),
     [
         ({"optimizer": "lion"}, "`optimizer` takes adamw, adam, sgd, rmsprop or timm/NAME"),
-        ({"optimizer": "timm/lyon"}, "timm has no optimizer 'lyon'"),
+        ({"optimizer": "timm/lyon"}, "timm has no 'lyon'"),
         ({"augment": "wild"}, "`augment` takes none, light, medium, strong"),
         ({"policy": "auto"}, "`policy` takes none, trivial, rand"),
         ({"erase": 1.5}, "`erase` takes a number from 0 to 1, not 1.5"),
