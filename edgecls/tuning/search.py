@@ -78,8 +78,9 @@ def tune(config: TuneConfig, callbacks: TuningCallbacks | None = None) -> list[T
     """
     config = TuneConfig.checked(config)
     callbacks = callbacks or TuningCallbacks()
-    study = open_study(config)
+    _require_optuna()
     with quiet("optuna"):
+        study = open_study(config)
         search = _Search(config, callbacks, best_of(trials_of(study)))
         study.optimize(
             search.run,
