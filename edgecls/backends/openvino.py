@@ -119,7 +119,7 @@ class OpenVinoBackend(Backend):
 
     def _check_device(self, device: str | None) -> None:
         if device is not None and device not in ("CPU", "GPU", "NPU"):
-            raise UsageError(f"`device`: OpenVINO has no device {device!r}; choose CPU, GPU or NPU", "device")
+            raise UsageError(f"`device`: OpenVINO has no device {device!r}; choose CPU, GPU or NPU")
 
     def check_request(self, precision: str, options: BuildOptions = NO_OPTIONS) -> None:
         """See `Backend.check_request`. bfloat16 is refused where the device cannot compute in it."""

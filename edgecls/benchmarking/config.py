@@ -67,6 +67,11 @@ class BenchmarkConfig(Config):
         None, "Fail where a candidate is slower than that by more than a share, such as 10%.", low=1e-9, high=10.0
     )
 
+    @property
+    def allowed_slowdown(self) -> float:
+        """By how much a candidate may be slower than the baseline, a fraction."""
+        return ALLOWED_SLOWDOWN if self.fail_if_slower is None else self.fail_if_slower
+
     def check(self) -> None:
         """Raise `UsageError` for values that make no sense, alone or together."""
         super().check()

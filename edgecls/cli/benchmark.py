@@ -167,16 +167,13 @@ def _print_findings(report: BenchmarkReport, constraints: str) -> None:
 
 
 def _print_changes(report: BenchmarkReport, config: BenchmarkConfig, out: Console) -> None:
-    from edgecls.benchmarking.config import ALLOWED_SLOWDOWN
-
-    allowed = ALLOWED_SLOWDOWN if config.fail_if_slower is None else config.fail_if_slower
     if not report.same_machine:
         messages.print("warning: the baseline was measured on another machine", soft_wrap=True)
     for change in report.changes:
         slowdown = change.slowdown
         out.print(
             f"{change.key}: {slowdown.value:+.1%} ({slowdown.low:+.1%} to {slowdown.high:+.1%}) against the baseline"
-            + (f", slower than {allowed:.0%} allows" if change.slower else ""), soft_wrap=True,
+            + (f", slower than {config.allowed_slowdown:.0%} allows" if change.slower else ""), soft_wrap=True,
         )  # fmt: skip
 
 
@@ -195,5 +192,5 @@ def _page(report: BenchmarkReport, path: Path) -> Path:
 
     best = report.best
     layers = (best.candidate.key, profile_layers(best.candidate.artifact)) if best else None
-    write_page(report.record, report.record["selection"], path, layers)
+    write_page(report.record, path, layers)
     return path

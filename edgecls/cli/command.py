@@ -11,13 +11,9 @@ from typing import Any, TypeVar
 from typer.core import TyperCommand
 
 from edgecls.errors import SETTING, UsageError
+from edgecls.settings import LARGEST, LEAST, MOST
 
 T = TypeVar("T", int, float)
-
-MAX_INTEGER = 2**32 - 1
-"""Of any option: counts, pixels, MiB, seeds."""
-MAX_FLOAT, MIN_FLOAT = 1e9, 1e-12
-"""The largest and, except 0, smallest size of any option: seconds, rates, shares, learning rates."""
 
 
 def parse_numbers(text: str, kind: Callable[[str], T], separator: str = ",") -> list[T]:
@@ -25,7 +21,7 @@ def parse_numbers(text: str, kind: Callable[[str], T], separator: str = ",") -> 
     if not text.isascii():
         raise ValueError(text)
     values = [kind(part) for part in text.split(separator)]
-    if not all(math.isfinite(value) and abs(value) <= MAX_FLOAT for value in values):
+    if not all(math.isfinite(value) and abs(value) <= LARGEST for value in values):
         raise ValueError(text)
     return values
 
@@ -33,9 +29,9 @@ def parse_numbers(text: str, kind: Callable[[str], T], separator: str = ",") -> 
 def check_number(value: float, name: str) -> None:
     """Raise `UsageError` for what no option can mean: NaN, infinity, and sizes beyond all bounds."""
     if isinstance(value, int):
-        if abs(value) > MAX_INTEGER:
-            raise UsageError(f"{name} must be a number up to {MAX_INTEGER}, not one beyond it")
-    elif not math.isfinite(value) or abs(value) > MAX_FLOAT or 0 < abs(value) < MIN_FLOAT:
+        if abs(value) > MOST:
+            raise UsageError(f"{name} must be a number up to {MOST}, not one beyond it")
+    elif not math.isfinite(value) or abs(value) > LARGEST or 0 < abs(value) < LEAST:
         raise UsageError(f"{name} takes a number of a usual size, not {value:g}")
 
 

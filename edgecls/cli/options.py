@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass
 from functools import wraps
 from typing import Annotated, Any, Literal, get_args
 
 import typer
 
-from edgecls.settings import Config, Setting, settings_of
+from edgecls.settings import Config, Setting, inner_configs, settings_of
 
 _UNITS = ("_s", "_px", "_mib", "_points")
 """Of settings; an option says its unit in its help."""
@@ -21,8 +21,7 @@ _SMALL, _FAR = 1e-3, 1e6
 class Option:
     """What an option is called and how it is read, where the setting's own name and type do not say it.
 
-    `parse` reads text, and `text` writes the default as such. With `argument`, its metavar, it is
-    one that has no name.
+    `parse` reads text, and `text` writes the default as such. With `argument`, its metavar, it is one that has no name.
     """
 
     names: tuple[str, ...] = ()
@@ -91,11 +90,7 @@ def _all_settings(config: type[Config], left_out: Sequence[str] = ()) -> Iterato
 
 
 def _inner(config: type[Config], left_out: Sequence[str]) -> dict[str, type[Config]]:
-    return {
-        each.name: type(each.default)
-        for each in fields(config)
-        if isinstance(each.default, Config) and each.name not in left_out
-    }
+    return {name: kind for name, kind in inner_configs(config).items() if name not in left_out}
 
 
 def _built(
@@ -110,7 +105,7 @@ def _built(
         parse = declared.get(setting.name, Option()).parse
         if setting.choices:
             value = next((choice for choice in setting.choices if str(choice) == value), value)
-        values_given[setting.name] = parse(value) if parse else tuple(value) if isinstance(value, list) else value
+        values_given[setting.name] = parse(value) if parse else value
     for name, inner in _inner(config, left_out).items():
         values_given[name] = _built(inner, values, declared, left_out)
     return config(**values_given)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edgecls.backends import OnProgress
 from edgecls.benchmarking import conditions, regression, selection, suite
 from edgecls.benchmarking.breakdown import FILES, Breakdown, break_down
-from edgecls.benchmarking.config import ALLOWED_SLOWDOWN, BenchmarkConfig, Constraints
+from edgecls.benchmarking.config import BenchmarkConfig, Constraints
 from edgecls.benchmarking.regression import Change
 from edgecls.benchmarking.run import remember
 from edgecls.benchmarking.suite import BenchmarkResult, Candidate
@@ -21,8 +22,6 @@ from edgecls.evaluation.metrics import measure
 from edgecls.files import read_bytes
 from edgecls.imaging.decode import image_paths
 from edgecls.runtime.store import Artifact, bundles_of, find, latest_run
-
-OnProgress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,9 @@ def benchmark(config: BenchmarkConfig | None = None, on_progress: OnProgress = l
         replace(result, top1=top1.get(result.candidate.artifact.path))
         for result in suite.run(chosen, config, on_progress)
     ]
-    allowed = ALLOWED_SLOWDOWN if config.fail_if_slower is None else config.fail_if_slower
-    changes = regression.compare(before, results, allowed, config.seconds, on_progress) if before else []
+    changes = []
+    if before:
+        changes = regression.compare(before, results, config.allowed_slowdown, config.seconds, on_progress)
     best, front = selection.recommended(results, config.constraints), selection.pareto(results)
     steps = _broken_down(results, config.data, on_progress) if config.data is not None else []
     remember([result.to_row() for result in results if result.candidate.is_plain])

@@ -193,6 +193,7 @@ def decode_image(
         limit = f"or has more than {MAX_PIXELS} pixels ({PIXELS_VARIABLE} sets another limit)"
         raise ImageError(f"{name} is not an image that OpenCV can decode, {limit}")
     image = image.astype(np.uint8, copy=False)
+    # After a quarter turn the sides are exchanged, and nothing is to be left out.
     if by > 1 and image.shape[:2] != (width, height):
         image = image[:height, :width]
     return image if background is None else _over(background, image, content)

@@ -6,6 +6,7 @@ Arithmetic (mean, std) is recorded here as well, but it runs inside the exported
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from edgecls.errors import ImageError
@@ -75,11 +76,7 @@ class Preprocess:
         What is left is at least as large as the network's input needs, whichever way the image is turned. 1 where the
         geometry does not average pixels, as others would come out then.
         """
-        by = 1
-        if self.interpolation in ("pyramid", "area"):
-            while all(self._is_enough(h // (2 * by), w // (2 * by)) for h, w in ((height, width), (width, height))):
-                by *= 2
-        return by
+        return _reduction(self, height, width)
 
     def _is_enough(self, height: int, width: int) -> bool:
         if not (height and width):
@@ -157,6 +154,16 @@ class Preprocess:
             std=(std_red, std_green, std_blue),
             crop=fields.number("crop", 0.0, 1.0, 1.0, above=True),
         )
+
+
+@lru_cache(maxsize=256)
+def _reduction(preprocess: Preprocess, height: int, width: int) -> int:
+    """See `Preprocess.reduction`: asked for every frame, and the same for all of a camera."""
+    by = 1
+    if preprocess.interpolation in ("pyramid", "area"):
+        while all(preprocess._is_enough(h // (2 * by), w // (2 * by)) for h, w in ((height, width), (width, height))):
+            by *= 2
+    return by
 
 
 ANY_SIZE = Preprocess(height_px=1, width_px=1)

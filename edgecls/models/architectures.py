@@ -93,7 +93,7 @@ def find(arch: str) -> Architecture:
     try:
         return ARCHITECTURES[arch]
     except KeyError:
-        raise UsageError(f"`arch`: there is no architecture {arch!r}; {_near(arch)}", "arch") from None
+        raise UsageError(f"`arch`: there is no architecture {arch!r}; {_near(arch)}") from None
 
 
 def _near(arch: str) -> str:
@@ -157,7 +157,7 @@ def timm_settings(arch: str) -> Mapping[str, Any]:
     settings = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     if settings is None or not isinstance(settings.classifier, str):
         near = ", ".join(f"{TIMM}{known}" for known in timm.list_models(f"*{name.split('.')[0]}*")[:3])
-        raise UsageError(f"`arch`: timm has no classifier {name!r}{f'; near it are {near}' if near else ''}", "arch")
+        raise UsageError(f"`arch`: timm has no classifier {name!r}{f'; near it are {near}' if near else ''}")
     return settings.to_dict()
 
 

@@ -1,4 +1,4 @@
-"""A measurement as one HTML page: the answer first, then figures, then everything that was measured."""
+"""A measurement as one HTML page: the selection first, then figures, then everything that was measured."""
 
 from __future__ import annotations
 
@@ -31,22 +31,19 @@ class Cost:
     energy_mj: float | None
 
 
-def write_page(
-    record: Mapping[str, Any], answer: Mapping[str, Any], path: Path, inside: tuple[str, LayerProfile] | None = None
-) -> None:
-    """Write the page of a measurement (`suite.record`). `answer` holds the keys of the `recommended` row (or None) and
-    of the `front`, `constraints`, `breakdown` and `changes`; `inside` are the recommended bundle's layers.
-    """
+def write_page(record: Mapping[str, Any], path: Path, inside: tuple[str, LayerProfile] | None = None) -> None:
+    """Write the page of a measurement, what follows from it included; `inside` are the recommended bundle's layers."""
+    selection = record["selection"]
     timed = [row for row in record["rows"] if row["latency"]]
     slowest = sorted(inside[1].layers, key=lambda layer: -(layer.time_ms or 0.0)) if inside else []
     page.write(
         path,
         "benchmark",
         record=record,
-        answer=answer,
-        best=next((row for row in record["rows"] if row["key"] == answer["recommended"]), None),
+        selection=selection,
+        best=next((row for row in record["rows"] if row["key"] == selection["recommended"]), None),
         parent=next((row for row in timed if row["target"] not in exportable()), None),
-        charts=_charts(record["rows"], answer),
+        charts=_charts(record["rows"], selection),
         costs=[_cost(row) for row in timed],
         sensor=next(
             (repetition["energy_of"] for row in timed for repetition in row["rounds"] if repetition["energy_of"]), None
@@ -56,20 +53,20 @@ def write_page(
     )
 
 
-def _charts(rows: Sequence[Mapping[str, Any]], answer: Mapping[str, Any]) -> list[tuple[str, str, Markup]]:
+def _charts(rows: Sequence[Mapping[str, Any]], selection: Mapping[str, Any]) -> list[tuple[str, str, Markup]]:
     """Titles, messages and pictures."""
     alone = figures.one_at_a_time(rows)
     charts = [
         ("Latency against accuracy", "The dashed line is the Pareto front: what no other model beats in both.",
-         figures.pareto(alone, answer["front"])),
+         figures.pareto(alone, selection["front"])),
         ("How long calls take", "Over all calls of all rounds; a steep line is a steady model.",
          figures.distribution(alone)),
     ]  # fmt: skip
     if sweep := figures.batch_sweep(rows):
         charts.append(("Throughput over the batch size", "Several streams are dashed.", sweep))
-    if answer["breakdown"]:
+    if selection["breakdown"]:
         message = "One image at a time, from the bytes of its file to its label; streams overlap these steps."
-        charts.append(("From file to label", message, figures.breakdown(answer["breakdown"])))
+        charts.append(("From file to label", message, figures.breakdown(selection["breakdown"])))
     return [(title, message, figures.svg(figure)) for title, message, figure in charts]
 
 

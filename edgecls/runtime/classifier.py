@@ -159,8 +159,6 @@ def load(
     for throughput. `on_progress` hears what the runtime builds first, where that takes long (TensorRT's engines).
     Raises `ArtifactError` for files that cannot be trusted and `BackendError` where the runtime is missing.
     """
-    if path is not None and not isinstance(path, (str, Path)):
-        raise UsageError(f"a model is named by its path, not by {type(path).__name__}")
     parallelism = Parallelism(threads, streams, spinning)
     parallelism.check()
     artifact = store.resolve(path, machine.this_machine().name)

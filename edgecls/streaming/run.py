@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from edgecls.artifact.golden import Golden
+from edgecls.backends import OnProgress
 from edgecls.runtime import machine, store
 from edgecls.runtime.classifier import load
 from edgecls.streaming.config import StreamConfig
@@ -15,8 +16,6 @@ from edgecls.streaming.sinks.base import Sink
 from edgecls.streaming.sinks.choose import make_sinks
 from edgecls.streaming.sources import Source, open_source
 from edgecls.streaming.sources.choose import DEMO, split_name
-
-OnProgress = Callable[[str], None]
 
 
 def stream(
@@ -27,13 +26,13 @@ def stream(
     Decisions go to the configuration's sinks and to `sinks`. Raises `SourceError` where no source can go on, and
     `OutputError` where a sink cannot begin.
     """
-    with open_stream(StreamConfig.checked(config), lambda _: sinks) as running:
+    with open_stream(config, lambda _: sinks) as running:
         return running.run(stop or threading.Event())
 
 
 @contextmanager
 def open_stream(
-    config: StreamConfig,
+    config: StreamConfig | None = None,
     more_sinks: Callable[[str], Sequence[Sink]] = lambda _: (),
     beat: Callable[[], None] = lambda: None,
     on_progress: OnProgress = lambda _: None,

@@ -125,10 +125,7 @@ def check_optimizer(name: str) -> None:
     """Raise `UsageError` for an optimizer that there is not, `MissingExtraError` where timm is not installed."""
     if name.startswith(TIMM):
         if name.removeprefix(TIMM) not in _timm_optimizers().list_optimizers():
-            raise UsageError(
-                f"`optimizer`: timm has no {name.removeprefix(TIMM)!r}; lamb and lion are two that it has",
-                "optimizer",
-            )
+            raise UsageError(f"`optimizer`: timm has no {name.removeprefix(TIMM)!r}; lamb and lion are two that it has")
     elif name not in OPTIMIZERS:
         raise UsageError(f"`optimizer` takes {', '.join(OPTIMIZERS)} or {TIMM}NAME, not {name!r}")
 

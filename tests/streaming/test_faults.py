@@ -11,7 +11,6 @@ import pytest
 
 import edgecls
 from edgecls.errors import SourceError
-from edgecls.runtime.store import Artifact
 from edgecls.streaming.config import EACH_FRAME, CameraOptions, LoopConfig, ReconnectPolicy
 from edgecls.streaming.decision import State
 from edgecls.streaming.loop import Stream
@@ -56,12 +55,6 @@ class Running:
     def end(self) -> None:
         self._stop.set()
         self._thread.join()
-
-
-@pytest.fixture(scope="module")
-def classifier(bundle: Callable[[str, str], Artifact]) -> Iterator[edgecls.Classifier]:
-    with edgecls.load(bundle("onnx", "int8").path) as model:
-        yield model
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ import edgecls
 from edgecls.artifact.golden import Golden
 from edgecls.errors import OutputError, UsageError
 from edgecls.imaging.opencv import cv2
-from edgecls.runtime.store import Artifact
 from edgecls.streaming.config import EACH_FRAME, CameraOptions, LoopConfig, ReconnectPolicy
 from edgecls.streaming.decision import Health
 from edgecls.streaming.loop import Stream
@@ -60,12 +59,6 @@ class Serving:
     def end(self) -> None:
         self._stop.set()
         self._thread.join()
-
-
-@pytest.fixture(scope="module")
-def classifier(bundle: Callable[[str, str], Artifact]) -> Iterator[edgecls.Classifier]:
-    with edgecls.load(bundle("onnx", "int8").path) as model:
-        yield model
 
 
 @pytest.fixture

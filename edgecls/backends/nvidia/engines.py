@@ -240,5 +240,5 @@ def capabilities(given: str | None) -> tuple[str, ...]:
     for part in parts:
         major, dot, minor = part.partition(".")
         if not (major.isdigit() and dot and minor.isdigit()):
-            raise UsageError(f"`device`: {part!r} is no compute capability; write them as 8.6,8.9", "device")
+            raise UsageError(f"`device`: {part!r} is no compute capability; write them as 8.6,8.9")
     return parts
