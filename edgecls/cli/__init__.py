@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 import io
+import keyword
 import os
 import re
 import signal
 import sys
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+from typer.main import get_command
 
 from edgecls import __version__
-from edgecls.cli.benchmark import benchmark
-from edgecls.cli.build import build
-from edgecls.cli.calibrate import calibrate
-from edgecls.cli.cameras import cameras
 from edgecls.cli.command import Command, name_options
-from edgecls.cli.compare import compare
-from edgecls.cli.data import data
-from edgecls.cli.doctor import doctor
-from edgecls.cli.evaluate import evaluate
-from edgecls.cli.export import ExportCommand, export
-from edgecls.cli.import_ import import_
-from edgecls.cli.info import info
-from edgecls.cli.predict import predict
-from edgecls.cli.stream import stream
-from edgecls.cli.train import train
-from edgecls.cli.tune import tune
-from edgecls.cli.verify import verify
 from edgecls.errors import EdgeclsError, OutputError, UsageError
 from edgecls.files import is_disk_trouble, path_error, shortened
 from edgecls.urls import SecretUrl
@@ -48,8 +36,51 @@ class _Terminated(KeyboardInterrupt):
     """SIGTERM arrived: end as on Ctrl-C, with everything cleaned up."""
 
 
+class _Verbs(Mapping[str, Any]):
+    """The verbs by their names. Each is imported when it is asked for: who wants one does not wait for the others."""
+
+    _NAMES = (
+        "train", "tune", "import", "data", "calibrate", "export", "build", "evaluate", "compare", "benchmark",
+        "predict", "stream", "cameras", "verify", "info", "doctor",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self._commands: dict[str, Any] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._NAMES)
+
+    def __len__(self) -> int:
+        return len(self._NAMES)
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._NAMES:
+            raise KeyError(name)
+        if name not in self._commands:
+            self._commands[name] = _command(name)
+        return self._commands[name]
+
+
+def _command(name: str) -> Any:
+    """The command of a verb: a function, or a Typer of its own, that is called as its module is."""
+    own = f"{name}_" if keyword.iskeyword(name) else name
+    module = import_module(f"edgecls.cli.{own}")
+    verb = getattr(module, own)
+    if not isinstance(verb, typer.Typer):
+        alone = typer.Typer(add_completion=False)
+        alone.command(cls=getattr(module, "COMMAND", Command))(verb)
+        verb = alone
+    command = get_command(verb)
+    command.name = name
+    return command
+
+
 class _Group(TyperGroup):
     """Turns errors into one line and an exit code; `--debug` lets them through with their traceback."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self.commands = _Verbs()  # type: ignore[assignment]  # nobody adds one
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
         """Read what stands in front of the verb."""
@@ -129,14 +160,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(cls=Command)(train)
-app.command(cls=Command)(tune)
-app.command("import", cls=Command)(import_)
-app.add_typer(data)
-app.add_typer(calibrate)
-app.command(cls=ExportCommand)(export)
-for _command in (build, evaluate, compare, benchmark, predict, stream, cameras, verify, info, doctor):
-    app.command(cls=Command)(_command)
 
 
 def _show_version(wanted: bool) -> None:

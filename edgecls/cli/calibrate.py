@@ -12,7 +12,10 @@ from edgecls.cli.common import console, shown, working
 from edgecls.errors import OutputError, UsageError
 
 calibrate = typer.Typer(
-    name="calibrate", no_args_is_help=True, help="Choose and check the images that int8 ranges are read from."
+    name="calibrate",
+    no_args_is_help=True,
+    add_completion=False,
+    help="Choose and check the images that int8 ranges are read from.",
 )
 
 

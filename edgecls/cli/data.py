@@ -13,7 +13,10 @@ from edgecls.cli.common import console, require_two_files, shown, working
 from edgecls.errors import DataError, OutputError, UsageError
 
 data = typer.Typer(
-    name="data", no_args_is_help=True, help="Check a data set before training, and divide it into splits."
+    name="data",
+    no_args_is_help=True,
+    add_completion=False,
+    help="Check a data set before training, and divide it into splits.",
 )
 
 DATA_HELP = "A folder of class folders, a CSV or JSONL manifest, or the name of a torchvision data set."

@@ -35,6 +35,10 @@ class ExportCommand(Command):
         return parameters
 
 
+COMMAND = ExportCommand
+"""In place of the usual one."""
+
+
 def _batch(text: str) -> tuple[int, int, int]:
     """Three batch sizes as people write them, "1,1,8". Raises `UsageError`."""
     try:

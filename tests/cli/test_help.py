@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -36,3 +38,14 @@ def test_help_tells_every_option_and_loses_no_word_to_markup(
             assert max(parameter.opts, key=len) in result.output
     if words == ("stream",):
         assert "mqtt://[user:password@]host[:port][/prefix]" in result.output
+
+
+def test_a_verb_does_not_wait_for_the_others():
+    program = (
+        "import sys; sys.argv = ['edgecls', 'doctor', '--help']\n"
+        "from edgecls.cli import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "print(sorted(name for name in sys.modules if name.startswith('edgecls.cli.')), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.stderr.strip() == "['edgecls.cli.command', 'edgecls.cli.common', 'edgecls.cli.doctor']"
