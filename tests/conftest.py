@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from edgecls import backends
+from edgecls import backends, cache
 from edgecls.benchmarking.config import TimingConfig
 from edgecls.cli import app
 from edgecls.data.sources import DigitsSource
@@ -37,9 +37,10 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def runs_folder(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Every test sees the same runs folder and none touches the developer's own."""
+    """Every test sees the same runs folder and cache, and none touches the developer's own."""
     folder = workspace / "runs"
     monkeypatch.setenv(store.RUNS_VARIABLE, str(folder))
+    monkeypatch.setenv(cache.VARIABLE, str(workspace / "cache"))
     return folder
 
 

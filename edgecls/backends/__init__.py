@@ -35,11 +35,16 @@ __all__ = [
 @cache
 def all_backends() -> dict[str, Backend]:
     """Every backend by name, in alphabetical order."""
-    modules = (import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__))
-    backends = {module.BACKEND.name: module.BACKEND for module in modules if hasattr(module, "BACKEND")}
+    backends = dict(_of_this_package())
     for backend in _from_other_packages():
         backends.setdefault(backend.name, backend)
     return dict(sorted(backends.items()))
+
+
+@cache
+def _of_this_package() -> dict[str, Backend]:
+    modules = (import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__))
+    return {module.BACKEND.name: module.BACKEND for module in modules if hasattr(module, "BACKEND")}
 
 
 def _from_other_packages() -> Iterator[Backend]:
@@ -63,7 +68,8 @@ def of_every_install() -> Backend:
 def find(name: str) -> Backend:
     """The backend of that name. Raises `UsageError` that lists what there is."""
     try:
-        return all_backends()[name]
+        # Entry points are looked up on the disk: who needs none of them does not wait.
+        return _of_this_package().get(name) or all_backends()[name]
     except KeyError:
         raise UsageError(f"there is no target {name!r}; choose one of {', '.join(exportable())}", "target") from None
 

@@ -11,11 +11,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 from weakref import WeakSet
 
+from edgecls import processor
 from edgecls.artifact.card import Card, Runtime, check_files, with_files
+from edgecls.cache import Entry
 from edgecls.errors import ArtifactError, BackendError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:
@@ -280,17 +283,27 @@ class Backend(ABC):
             raise BackendError(reason)
 
     def open(
-        self, path: Path, card: Card, parallelism: Parallelism = LOW_LATENCY, on_progress: OnProgress = lambda _: None
+        self,
+        path: Path,
+        card: Card,
+        parallelism: Parallelism = LOW_LATENCY,
+        on_progress: OnProgress = lambda _: None,
+        cached: bool = False,
     ) -> Session:
         """Open a bundle's folder, or a bare model file with the card that was read from it.
 
-        `on_progress` hears what is built first, where that takes long. Raises `ArtifactError` for files that do not fit
+        `on_progress` hears what is built first, where that takes long. With `cached` the runtime's compiled graph is
+        kept on this machine (`edgecls.cache`) and taken from there. Raises `ArtifactError` for files that do not fit
         the card and `BackendError` where the runtime is missing or refuses them.
         """
         parallelism.check()
         if not self.survives_fork:
             self._check_process()
-        return self._open(self._runnable(path, card), card, parallelism, on_progress)
+        file = self._runnable(path, card)
+        if not (cached and card.lineage.files and path.is_dir()):
+            return self._open(file, card, parallelism, on_progress)
+        identity = (self.version(), processor.fingerprint(), *card.lineage.files.values())
+        return self._open_cached(file, card, parallelism, on_progress, partial(Entry.of, self.name, *identity))
 
     def _check_process(self) -> None:
         self._used_in = self._used_in or os.getpid()
@@ -343,6 +356,17 @@ class Backend(ABC):
 
     @abstractmethod
     def _open(self, file: Path, card: Card, parallelism: Parallelism, on_progress: OnProgress) -> Session: ...
+
+    def _open_cached(
+        self,
+        file: Path,
+        card: Card,
+        parallelism: Parallelism,
+        on_progress: OnProgress,
+        entry: Callable[..., Entry],  # noqa: ARG002
+    ) -> Session:
+        """As `_open`; `entry` gives the place of a compiled graph, by what else than files and processor decides it."""
+        return self._open(file, card, parallelism, on_progress)
 
     def _build(self, graph: Path, card: Card, out: Path, options: BuildOptions) -> tuple[Runtime, list[str]]:  # noqa: ARG002
         """Write the model files to `out`; return the runtime and their names, the one to open first at the front."""

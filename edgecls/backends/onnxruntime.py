@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from edgecls.backends.base import (
     missing_package,
 )
 from edgecls.backends.onnx_graph import embed_card
+from edgecls.cache import Entry
 from edgecls.concurrency import usable_cpus
 from edgecls.errors import ArtifactError, UsageError, first_line
 
@@ -45,12 +47,13 @@ WEIGHTED = (
 class OnnxRuntimeSession(Session):
     """One `InferenceSession`, which several threads may run at once: each of them is a stream."""
 
-    def __init__(self, file: Path, card: Card, parallelism: Parallelism):
+    def __init__(self, file: Path, card: Card, parallelism: Parallelism, optimized: Entry | None = None):
         super().__init__(card)
         threads = parallelism.threads or usable_cpus()
         streams = parallelism.streams or threads
         share = parallelism.threads if streams == 1 else max(1, threads // streams)
-        self._session = _create(file, share, spinning=parallelism.spinning)
+        create = partial(_create, threads=share, spinning=parallelism.spinning)
+        self._session = _created_once(file, create, optimized) if optimized else create(file)
         self._pool = ThreadPoolExecutor(streams, "edgecls-stream") if streams > 1 else None
         if streams > 1:
             self.depth = streams + 1  # what waits hides pre- and postprocessing
@@ -107,6 +110,16 @@ class OnnxRuntimeBackend(Backend):
     def _open(self, file: Path, card: Card, parallelism: Parallelism, on_progress: OnProgress) -> Session:  # noqa: ARG002
         return OnnxRuntimeSession(file, card, parallelism)
 
+    def _open_cached(
+        self,
+        file: Path,
+        card: Card,
+        parallelism: Parallelism,
+        on_progress: OnProgress,  # noqa: ARG002
+        entry: Callable[..., Entry],
+    ) -> Session:
+        return OnnxRuntimeSession(file, card, parallelism, entry())
+
     def _build(self, graph: Path, card: Card, out: Path, options: BuildOptions) -> tuple[Runtime, list[str]]:
         embed_card(graph, card, out / MODEL_FILE)
         return Runtime(self.package, self.version() or "", options.device or ""), [MODEL_FILE]
@@ -127,7 +140,36 @@ def _layer(event: dict[str, Any], time_ms: float) -> Layer:
     return Layer(event["name"], kind, TYPES.get(types[0] if types else "", "other"), time_ms, kind in WEIGHTED)
 
 
-def _create(file: Path, threads: int | None, profile: str | None = None, spinning: bool = True) -> Any:
+def _created_once(file: Path, create: Callable[..., Any], optimized: Entry) -> Any:
+    """A session on the graph as ONNX Runtime rewrote it for this processor, which is kept: that takes half of the time
+    of opening. The same code computes the same scores.
+    """
+    import tempfile
+
+    if content := optimized.read():
+        try:
+            return create(content, as_it_is=True)
+        except ArtifactError:
+            optimized.discard()
+    with tempfile.TemporaryDirectory(prefix="edgecls-") as scratch:
+        rewritten = Path(scratch) / MODEL_FILE
+        session = create(file, write_to=rewritten)
+        optimized.write(rewritten.read_bytes())
+    return session
+
+
+def _create(
+    model: Path | bytes,
+    threads: int | None,
+    profile: str | None = None,
+    spinning: bool = True,
+    as_it_is: bool = False,
+    write_to: Path | None = None,
+) -> Any:
+    """A session on a file or its content: `as_it_is` without rewriting the graph, which else can be written to a file.
+
+    Raises `ArtifactError`.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -137,11 +179,17 @@ def _create(file: Path, threads: int | None, profile: str | None = None, spinnin
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
     if profile:
         options.enable_profiling, options.profile_file_prefix = True, profile
+    if as_it_is:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if write_to:
+        options.optimized_model_filepath = str(write_to)
     try:
-        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        source = model if isinstance(model, bytes) else str(model)
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         # ONNX Runtime's exceptions share no base class of their own.
-        raise ArtifactError(f"ONNX Runtime cannot open {file} ({first_line(error)}); export again") from error
+        shown = "a cached graph" if isinstance(model, bytes) else model
+        raise ArtifactError(f"ONNX Runtime cannot open {shown} ({first_line(error)}); export again") from error
 
 
 BACKEND = OnnxRuntimeBackend()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from edgecls.backends.base import (
     Parallelism,
     Session,
 )
+from edgecls.cache import Entry
 from edgecls.errors import ArtifactError, BackendError, UsageError
 
 if TYPE_CHECKING:
@@ -66,10 +67,16 @@ class _Compiled:
 class OpenVinoSession(Session):
     """A model compiled twice: for single images, the case that matters on a camera, and for any batch on first use."""
 
-    def __init__(self, file: Path, card: Card, parallelism: Parallelism, device: str):
+    def __init__(
+        self,
+        file: Path,
+        card: Card,
+        parallelism: Parallelism,
+        device: str,
+        entry: Callable[..., Entry] | None = None,
+    ):
         super().__init__(card)
-        self._model: Any = _read(file)
-        self._device = device
+        self._file, self._device, self._entry = file, device, entry
         self._settings = _settings(card.precision, device, parallelism)
         compiled = self._compile(1)
         # The runtime computes so many requests at a time; one more hides pre- and postprocessing.
@@ -78,8 +85,23 @@ class OpenVinoSession(Session):
         self._batched: _Compiled | None = None
         self._compiling = threading.Lock()
 
+    @cached_property
+    def _model(self) -> Any:
+        return _read(self._file)
+
     def _compile(self, batch: int) -> Any:
-        return _compile(self._model, [batch, *self.card.input_shape], self._device, self._settings)
+        """The model for batches of this size, from the cache where it was compiled before."""
+        # Drivers of other devices decide about their code too, and keep it themselves.
+        entry = self._entry(self._settings, batch) if self._entry and self._device == "CPU" else None
+        if entry and (content := entry.read()):
+            try:
+                return _core().import_model(content, self._device, self._settings)
+            except RuntimeError:
+                entry.discard()
+        compiled = _compile(self._model, [batch, *self.card.input_shape], self._device, self._settings)
+        if entry:
+            entry.write(compiled.export_model().getvalue())
+        return compiled
 
     def _compiled(self, images: NDArray[uint8]) -> _Compiled:
         if len(images) == 1:
@@ -96,7 +118,8 @@ class OpenVinoSession(Session):
         return self._compiled(images).start(images)
 
     def _close(self) -> None:
-        self._single = self._batched = self._model = None  # type: ignore[assignment]
+        self._single = self._batched = None  # type: ignore[assignment]
+        self.__dict__.pop("_model", None)
 
 
 class OpenVinoBackend(Backend):
@@ -154,6 +177,16 @@ class OpenVinoBackend(Backend):
 
     def _open(self, file: Path, card: Card, parallelism: Parallelism, on_progress: OnProgress) -> Session:  # noqa: ARG002
         return OpenVinoSession(file, card, parallelism, _device(card))
+
+    def _open_cached(
+        self,
+        file: Path,
+        card: Card,
+        parallelism: Parallelism,
+        on_progress: OnProgress,  # noqa: ARG002
+        entry: Callable[..., Entry],
+    ) -> Session:
+        return OpenVinoSession(file, card, parallelism, _device(card), entry)
 
     def _build(self, graph: Path, card: Card, out: Path, options: BuildOptions) -> tuple[Runtime, list[str]]:
         import openvino

@@ -24,6 +24,7 @@ from edgecls.errors import ArtifactError
 from edgecls.files import write_text
 from edgecls.runtime import machine
 from edgecls.runtime.store import Artifact
+from edgecls.runtime.verification import obstacle
 
 SCHEMA = 3
 RESULT_FILE = "benchmark.json"
@@ -149,10 +150,12 @@ def candidates(artifacts: Sequence[Artifact], config: BenchmarkConfig) -> list[C
 def run(
     chosen: Sequence[Candidate], config: BenchmarkConfig, on_progress: Callable[[str], None] = lambda _: None
 ) -> list[BenchmarkResult]:
-    """Measure each candidate once a round, in turn. What cannot run on this machine gets a reason instead."""
-    results = [
-        BenchmarkResult(each, each.artifact.size_bytes(), reason=each.artifact.backend.available()) for each in chosen
-    ]
+    """Measure each candidate once a round, in turn. What cannot run on this machine, or gives wrong answers here, gets
+    a reason instead.
+    """
+    artifacts = {each.artifact.path: each.artifact for each in chosen}
+    reasons = {path: obstacle(artifact) for path, artifact in artifacts.items()}
+    results = [BenchmarkResult(each, each.artifact.size_bytes(), reason=reasons[each.artifact.path]) for each in chosen]
     for turn in range(1, config.rounds + 1):
         for index, result in enumerate(results):
             if result.reason is None:

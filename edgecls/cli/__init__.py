@@ -41,7 +41,7 @@ class _Verbs(Mapping[str, Any]):
 
     _NAMES = (
         "train", "tune", "import", "data", "calibrate", "export", "build", "evaluate", "compare", "benchmark",
-        "predict", "stream", "cameras", "verify", "info", "doctor",
+        "predict", "stream", "cameras", "verify", "info", "doctor", "cache",
     )  # fmt: skip
 
     def __init__(self) -> None:

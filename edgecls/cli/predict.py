@@ -41,6 +41,13 @@ def predict(
     out: Annotated[Path | None, typer.Option(help="Write a .csv, .jsonl or .parquet file instead of printing.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")] = False,
     threads: Annotated[int | None, typer.Option(help="Processor threads; the runtime's choice unless given.")] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check/--no-check",
+            help="Replay the model's golden inputs the first time that it is opened on a machine.",
+        ),
+    ] = True,
 ) -> None:
     """Classify images: tell label and score of each."""
     from edgecls.imaging.decode import counted, image_paths, parse_colour
@@ -59,7 +66,7 @@ def predict(
     with ExitStack() as stack:
         add = stack.enter_context(table(out, top)) if out else None
         with opening() as on_progress:
-            classifier = stack.enter_context(load(model, threads, on_progress, streams=None))
+            classifier = stack.enter_context(load(model, threads, on_progress, streams=None, check=check))
         if not as_json:
             messages.print(f"model: {shown(classifier.path)}", soft_wrap=True)
             if left_out:

@@ -11,9 +11,10 @@ from edgecls.backends import Parallelism
 from edgecls.concurrency import ordered_map
 from edgecls.errors import UsageError
 from edgecls.imaging.decode import ColourOrder, as_bgr
-from edgecls.runtime import machine, store
+from edgecls.runtime import store
 from edgecls.runtime.pipeline import pipelined
 from edgecls.runtime.scores import as_logits, scaled, softmax
+from edgecls.runtime.verification import first_verified
 
 if TYPE_CHECKING:
     from numpy import float32, uint8
@@ -152,14 +153,18 @@ def load(
     on_progress: Callable[[str], None] = lambda _: None,
     streams: int | None = 1,
     spinning: bool = True,
+    check: bool = True,
 ) -> Classifier:
     """Open a bundle, a bare model file, or the best bundle of a run on this machine; None means the latest run.
 
     `threads`, `streams` and `spinning` are those of `backends.Parallelism`: one stream for the shortest latency, None
-    for throughput. `on_progress` hears what the runtime builds first, where that takes long (TensorRT's engines).
-    Raises `ArtifactError` for files that cannot be trusted and `BackendError` where the runtime is missing.
+    for throughput. `on_progress` hears what the runtime builds first, where that takes long (TensorRT's engines). The
+    first time on a machine the bundle's golden inputs are replayed, unless `check` is false. Raises `ArtifactError` for
+    files that cannot be trusted, `BackendError` where the runtime is missing, and `VerificationError` for a bundle that
+    gives other answers here than its parent.
     """
     parallelism = Parallelism(threads, streams, spinning)
     parallelism.check()
-    artifact = store.resolve(path, machine.this_machine().name)
-    return Classifier(artifact.card, artifact.open(parallelism, on_progress), artifact.path)
+    artifacts = store.candidates(path)
+    artifact = first_verified(artifacts, parallelism) if check else artifacts[0]
+    return Classifier(artifact.card, artifact.open(parallelism, on_progress, cached=True), artifact.path)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import edgecls
+from edgecls import processor
 from edgecls.artifact.card import Lineage
 from edgecls.concurrency import usable_cpus
 
@@ -19,11 +20,6 @@ PACKAGES = (
     "numpy", "opencv-python", "opencv-python-headless", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx",
     "cuda-python", "torch", "torchvision", "onnx", "scikit-learn", "matplotlib",
 )  # fmt: skip
-INSTRUCTION_SETS = {
-    "avx2": "AVX2", "avx512f": "AVX-512", "avx_vnni": "AVX-VNNI", "avx512_vnni": "AVX-512 VNNI", "amx_int8": "AMX int8",
-    "asimd": "NEON", "asimddp": "dot product", "i8mm": "int8 matrix", "sve": "SVE",
-}  # fmt: skip
-"""The flags of /proc/cpuinfo that decide how fast int8 is, and what people call them."""
 
 
 @dataclass(frozen=True)
@@ -53,15 +49,12 @@ class Machine:
 @cache
 def this_machine() -> Machine:
     """Look at the machine that this process runs on."""
-    cpuinfo = _read("/proc/cpuinfo")
-    flags = set(_field(cpuinfo, "flags").split()) | set(_field(cpuinfo, "Features").split())
-    cpu = _field(cpuinfo, "model name") or _read("/proc/device-tree/model").strip("\0\n") or platform.processor()
     return Machine(
-        cpu=" ".join(cpu.split()) or platform.machine(),
+        cpu=processor.name(),
         architecture=platform.machine(),
         cores=usable_cpus(),
         memory_gib=_memory_gib(),
-        instruction_sets=tuple(title for flag, title in INSTRUCTION_SETS.items() if flag in flags),
+        instruction_sets=processor.instruction_sets(),
         gpu=_nvidia_gpu(),
         system=f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
         python=platform.python_version(),

@@ -46,9 +46,10 @@ class Artifact:
         self,
         parallelism: backends.Parallelism = backends.LOW_LATENCY,
         on_progress: backends.OnProgress = lambda _: None,
+        cached: bool = False,
     ) -> backends.Session:
         """Open a session; see `Backend.open`."""
-        return self.backend.open(self.path, self.card, parallelism, on_progress)
+        return self.backend.open(self.path, self.card, parallelism, on_progress, cached)
 
     def size_bytes(self) -> int:
         """Bytes of the model files, caches left out."""
@@ -162,22 +163,18 @@ def find_run(path: str | Path | None) -> Artifact:
     return artifact
 
 
-def resolve(model: str | Path | None, machine: str) -> Artifact:
-    """What to classify with: the named bundle or file; for a run, or for None the latest run, its best bundle here."""
-    artifact = find(latest_run() if model is None else model)
-    return best_here(artifact, machine) if artifact.is_run else artifact
+def candidates(model: str | Path | None) -> list[Artifact]:
+    """What to classify with, the best first: the named bundle or file; for a run, or for None the latest run, its
+    verified bundles that this machine can open, and the run itself where there is none.
 
-
-def best_here(run: Artifact, machine: str) -> Artifact:
-    """The fastest verified bundle of a run that this machine can open; the run itself where there is none.
-
-    What its card does not recommend comes last; latencies measured on this machine count before those of the machine
-    that built the bundle.
+    The fastest bundle comes first, what its card does not recommend last; latencies measured on this machine count
+    before those of the machine that built the bundle.
     """
-    candidates = [
-        bundle for bundle in bundles_of(run.path) if bundle.card.verified and bundle.backend.available() is None
-    ]
-    return min(candidates, key=_speed(machine), default=run)
+    artifact = find(latest_run() if model is None else model)
+    if not artifact.is_run:
+        return [artifact]
+    usable = [bundle for bundle in bundles_of(artifact.path) if bundle.card.verified and not bundle.backend.available()]
+    return sorted(usable, key=_speed(this_machine().name)) or [artifact]
 
 
 def _speed(machine: str) -> Callable[[Artifact], tuple[bool, bool, float]]:

@@ -175,6 +175,9 @@ class StreamConfig(LoopConfig):
     model: Path | None = setting(
         None, "A bundle, a model file or a run; the fastest verified bundle of the latest run."
     )
+    golden_check: bool = setting(
+        True, "Replay the model's golden inputs the first time that it is opened on a machine."
+    )
     camera_options: CameraOptions = CameraOptions()
     sinks: SinkConfig = SinkConfig()
     threads: int | None = setting(None, "Processor threads; the runtime's choice unless given.", low=1)

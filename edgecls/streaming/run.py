@@ -8,8 +8,9 @@ from contextlib import ExitStack, contextmanager
 
 from edgecls.artifact.golden import Golden
 from edgecls.backends import OnProgress
-from edgecls.runtime import machine, store
+from edgecls.runtime import store
 from edgecls.runtime.classifier import load
+from edgecls.runtime.verification import first_verified
 from edgecls.streaming.config import StreamConfig
 from edgecls.streaming.loop import Stream, Summary
 from edgecls.streaming.sinks.base import Sink
@@ -44,7 +45,8 @@ def open_stream(
     """
     config = StreamConfig.checked(config)
     with ExitStack() as stack:
-        artifact = store.resolve(config.model, machine.this_machine().name)
+        artifacts = store.candidates(config.model)
+        artifact = first_verified(artifacts) if config.golden_check else artifacts[0]
         demo = any(split_name(camera)[1] == DEMO for camera in config.cameras) and artifact.path.is_dir()
         golden = Golden.read(artifact.path, artifact.card) if demo else None
         sources: list[Source] = [
@@ -54,5 +56,6 @@ def open_stream(
         sinks = [*make_sinks(config.sinks, sources), *more_sinks(title)]
         # A camera wants its answer soon, and the processor for others in between; a file wants all of its answers.
         live = sources[0].live
-        classifier = load(artifact.path, config.threads, on_progress, 1 if live else None, config.spin or not live)
+        streams, spinning = (1, config.spin) if live else (None, True)
+        classifier = load(artifact.path, config.threads, on_progress, streams, spinning, check=False)
         yield Stream(sources, stack.enter_context(classifier), sinks, config, beat)

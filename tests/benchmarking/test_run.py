@@ -12,8 +12,8 @@ from edgecls.benchmarking import conditions, suite
 from edgecls.benchmarking.config import BenchmarkConfig, TimingConfig
 from edgecls.benchmarking.run import gain_over, remember, time_artifacts
 from edgecls.errors import UsageError
-from edgecls.runtime import machine, store
-from edgecls.runtime.store import Artifact, best_here
+from edgecls.runtime import store
+from edgecls.runtime.store import Artifact
 
 QUICK = TimingConfig(rounds=2, seconds=0.05)
 
@@ -51,18 +51,17 @@ def test_the_fastest_verified_bundle_on_this_machine_is_the_default(
 ):
     rows = time_artifacts(candidates, QUICK)
     remember(rows)
-    here = machine.this_machine().name
     timed = [row for row in rows if row.latency and not row.artifact.is_run]
     fastest = min(timed, key=lambda row: row.latency.p50_ms)
     others = {bundle.path: bundle.card for bundle in store.bundles_of(trained.path)}
-    chosen = best_here(store.find(trained.path), here)
+    chosen = store.candidates(trained.path)[0]
     assert store.find(fastest.artifact.path).card.quality.latency_ms == fastest.latency.p50_ms
     assert chosen.card.quality.latency_ms == min(
         card.quality.latency_ms
         for path, card in others.items()
         if store.find(path).backend.available() is None and card.quality.recommended is not False
     )
-    assert store.resolve(None, here).path == chosen.path
+    assert store.candidates(None)[0].path == chosen.path
 
 
 def test_a_benchmark_beside_float32_renews_the_verdict(bundle: Callable[[str, str], Artifact], tmp_path: Path):
