@@ -9,14 +9,17 @@ nothing is changed.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from edgecls.errors import MissingExtraError
 
 _CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+_COMPILER = "torch._dynamo"
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
@@ -26,7 +29,7 @@ def import_torchvision() -> Any:
         import torch
     except ImportError as error:
         raise MissingExtraError("torch", "train", "this step") from error
-    with no_cache_folder():
+    with no_cache_folder(), _compiler_left_alone():
         try:
             import torchvision
         except ImportError as error:
@@ -38,6 +41,33 @@ def import_torchvision() -> Any:
                 torch.library.define(f"torchvision::{name}", _SCHEMA)
             import torchvision
     return torchvision
+
+
+@contextmanager
+def _compiler_left_alone() -> Iterator[None]:
+    """Import torchvision without torch's compiler, which takes more than a second and is not used.
+
+    One operator, of detectors, asks it a question when it is called; the question is put then.
+    """
+    if _COMPILER in sys.modules:
+        yield
+        return
+    asked = ModuleType(f"{_COMPILER}.utils")
+    asked.is_compile_supported = _is_compile_supported  # type: ignore[attr-defined]
+    stand_ins = {_COMPILER: ModuleType(_COMPILER), asked.__name__: asked}
+    sys.modules.update(stand_ins)
+    try:
+        yield
+    finally:
+        for name, module in stand_ins.items():
+            if sys.modules.get(name) is module:
+                del sys.modules[name]
+
+
+def _is_compile_supported(device_type: str) -> bool:
+    from torch._dynamo.utils import is_compile_supported
+
+    return is_compile_supported(device_type)
 
 
 @contextmanager

@@ -29,3 +29,15 @@ def test_no_command_leaves_something_among_the_temporary_files(tmp_path: Path, a
     )  # fmt: skip
     assert not list(temporary.iterdir())
     assert "run" not in arguments or (tmp_path / "run" / "card.json").is_file()
+
+
+def test_importing_torchvision_does_not_import_the_compiler_and_its_operators_still_find_it():
+    code = (
+        "import sys; from edgecls.models.vision import import_torchvision; torchvision = import_torchvision();"
+        "assert not {'torch._dynamo', 'torch._inductor'} & set(sys.modules);"
+        "import torch; from torchvision.ops import roi_align;"
+        "assert roi_align.__globals__['is_compile_supported']('cpu') in (True, False);"
+        "assert sys.modules['torch._dynamo'].__file__; import torch._dynamo.utils;"
+        "torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
