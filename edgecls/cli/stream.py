@@ -32,7 +32,7 @@ PICTURE, DECISIONS, SINKS, RUNNING = "Picture", "Decisions", "Where to", "Runnin
 
 @configured(
     panels={
-        PICTURE: ("width", "height", "fps", "rotate", "flip", "region", "realtime"),
+        PICTURE: ("width", "height", "fps", "rotate", "flip", "region", "realtime", "decoder"),
         DECISIONS: ("smooth_s", "majority", "hysteresis", "dwell_s", "min_confidence"),
         SINKS: (
             "record", "segment_minutes", "events", "snapshots", "log", "mqtt", "webhook", "others", "web", "web_token",

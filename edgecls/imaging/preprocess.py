@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from edgecls.errors import ImageError
 from edgecls.fields import Fields
+from edgecls.imaging.yuv import Picture, Yuv
 
 if TYPE_CHECKING:
     from numpy import uint8
@@ -55,20 +56,24 @@ class Preprocess:
     std: tuple[float, float, float] = IMAGENET_STD
     crop: float = 1.0
 
-    def __call__(self, image: NDArray[uint8]) -> NDArray[uint8]:
+    def __call__(self, image: Picture) -> NDArray[uint8]:
         """Bring one image into shape.
 
-        Takes BGR uint8 (H, W, 3) as OpenCV delivers it; grey (H, W) or (H, W, 1) and BGRA (H, W, 4) are accepted too.
+        Takes BGR uint8 (H, W, 3) as OpenCV delivers it; grey (H, W) or (H, W, 1) and BGRA (H, W, 4) are accepted too,
+        and `Yuv` as video decoders deliver it, whose planes are scaled one by one by the same rule.
         Returns RGB uint8 (height_px, width_px, 3), contiguous. Raises `ImageError` for anything else.
         """
         from edgecls.imaging.opencv import cv2
 
-        image = _as_bgr(image)
-        if self.resize == "letterbox":
-            image = self._letterbox(image)
+        if not isinstance(image, Yuv):
+            image = _as_bgr(image)
+        image = self._crop(image) if self.resize == "crop" else image[:, :]
+        height, width = self._scaled_size(*image.shape[:2])
+        if isinstance(image, Yuv):
+            pixels = image.to_rgb(lambda plane: self._scaled(plane, height, width))
         else:
-            image = self._scaled(self._crop(image) if self.resize == "crop" else image, self.height_px, self.width_px)
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+            pixels = cv2.cvtColor(self._scaled(image, height, width), cv2.COLOR_BGR2RGB)
+        return self._filled(pixels) if self.resize == "letterbox" else pixels
 
     def reduction(self, height: int, width: int) -> int:
         """By how much, 1, 2, 4, ..., an image of this size may be scaled down by averaging before anything else.
@@ -101,7 +106,7 @@ class Preprocess:
         flags = {"area": cv2.INTER_AREA, "cubic": cv2.INTER_CUBIC, "nearest": cv2.INTER_NEAREST}
         return cv2.resize(image, (width, height), interpolation=flags.get(self.interpolation, cv2.INTER_LINEAR))
 
-    def _crop(self, image: NDArray[uint8]) -> NDArray[uint8]:
+    def _crop(self, image: Picture) -> Picture:
         """The region begins and ends at multiples of the reduction: it is the same of an image that comes reduced."""
         by = self.reduction(*image.shape[:2])
         height, width = image.shape[0] // by, image.shape[1] // by
@@ -117,23 +122,21 @@ class Preprocess:
             keep_h, keep_w = height, max(1, height * self.width_px // self.height_px)
         return max(1, round(keep_h * self.crop)), max(1, round(keep_w * self.crop))
 
-    def _letterbox(self, image: NDArray[uint8]) -> NDArray[uint8]:
+    def _scaled_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width to which a region of this size is scaled."""
+        if self.resize != "letterbox":
+            return self.height_px, self.width_px
+        scale = min(self.height_px / height, self.width_px / width)
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+    def _filled(self, image: NDArray[uint8]) -> NDArray[uint8]:
+        """The image in the middle of the network's input, grey around it."""
         from edgecls.imaging.opencv import cv2
 
-        height, width = image.shape[:2]
-        scale = min(self.height_px / height, self.width_px / width)
-        new_h, new_w = max(1, round(height * scale)), max(1, round(width * scale))
-        image = self._scaled(image, new_h, new_w)
-        top, left = (self.height_px - new_h) // 2, (self.width_px - new_w) // 2
-        return cv2.copyMakeBorder(
-            image,
-            top,
-            self.height_px - new_h - top,
-            left,
-            self.width_px - new_w - left,
-            cv2.BORDER_CONSTANT,
-            value=(LETTERBOX_GREY,) * 3,
-        )
+        height, width = self.height_px - image.shape[0], self.width_px - image.shape[1]
+        top, left = height // 2, width // 2
+        grey = (LETTERBOX_GREY,) * 3
+        return cv2.copyMakeBorder(image, top, height - top, left, width - left, cv2.BORDER_CONSTANT, value=grey)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the card."""

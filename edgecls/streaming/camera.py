@@ -54,6 +54,8 @@ class Camera:
         """A decision is made: the next is due an interval after this one was, or after now where it was late."""
         interval_ns = int(1e9 / max_fps)
         self.due_ns = max(self.due_ns, now_ns() - interval_ns) + interval_ns
+        if isinstance(self.source, LiveSource):
+            self.source.due_ns = self.due_ns
 
     def take(self) -> Frame | None:
         """The newest frame of a live source; taking and counting are one step for whoever looks at the counters."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from edgecls.errors import UsageError
 from edgecls.settings import LONGEST_S, MOST, Config, check_bounds, setting
 from edgecls.streaming.frames import FASTEST_FPS, MAX_SIDE_PX, SLOWEST_FPS, Geometry
+
+Decoder: TypeAlias = Literal["software", "hardware"]
 
 SHORTEST_S = 1e-3
 """Of a stream that is to end by itself, and of what waits."""
@@ -79,6 +82,9 @@ class CameraOptions(Config):
     geometry: Geometry = Geometry()
     reconnect: ReconnectPolicy = ReconnectPolicy()
     realtime: bool = setting(False, "Play video files at their pace, over and over, as live cameras.")
+    decoder: Decoder = setting(
+        "software", "What decodes video files; hardware wants PyAV and a device that it can use."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

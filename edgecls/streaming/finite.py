@@ -66,4 +66,4 @@ def _prepared(step: Step) -> Iterator[tuple[Camera, Frame, NDArray[uint8]]]:
             if frame is None:
                 frames.remove(entry)
             else:
-                yield camera, frame, step.classifier.card.preprocess(frame.image)
+                yield camera, frame, step.classifier.card.preprocess(frame.picture)

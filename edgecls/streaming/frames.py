@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from edgecls.errors import UsageError
+from edgecls.imaging.yuv import Picture, Yuv
 from edgecls.settings import Config, setting
 
 if TYPE_CHECKING:
@@ -21,16 +24,22 @@ SLOWEST_FPS, FASTEST_FPS = 1e-3, 1e4
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture, BGR uint8 (H, W, 3), and its number in the source.
+    """One picture and its number in the source.
 
-    `captured_ns` is when it was captured (`clock.now_ns`); `pts_s` its place in time for decisions: seconds of
-    the clock for live sources, seconds of the video for files.
+    `picture` is what `Preprocess` takes: BGR uint8 (H, W, 3), or a video's `Yuv`. `captured_ns` is when it was captured
+    (`clock.now_ns`); `pts_s` its place in time for decisions: seconds of the clock for live sources, seconds of the
+    video for files.
     """
 
-    image: NDArray[uint8]
+    picture: Picture
     index: int
     captured_ns: int
     pts_s: float
+
+    @cached_property
+    def image(self) -> NDArray[uint8]:
+        """The whole picture, BGR uint8 (H, W, 3), converted when it is first asked for."""
+        return self.picture.to_bgr() if isinstance(self.picture, Yuv) else self.picture
 
 
 @dataclass(frozen=True)
@@ -56,8 +65,8 @@ class Region:
             )
         return cls(left, top, width, height)
 
-    def of(self, image: NDArray[uint8]) -> NDArray[uint8]:
-        """The part of a picture (H, W, 3) inside the rectangle; empty where they do not meet."""
+    def of(self, image: Picture) -> Picture:
+        """The part of a picture inside the rectangle; empty where they do not meet."""
         height, width = image.shape[:2]
         whole = max(self.left, self.top, self.width, self.height) <= 1
         across, down = (width, height) if whole else (1, 1)
@@ -76,13 +85,19 @@ class Geometry(Config):
         None, "Look only at left,top,width,height: pixels, or fractions such as 0.25,0,0.5,1."
     )
 
-    def __call__(self, image: NDArray[uint8]) -> NDArray[uint8]:
-        """Apply to a picture (H, W, 3); a region that lies outside gives an empty picture."""
+    def __call__(self, image: Picture) -> Picture:
+        """Apply to a picture; a region that lies outside gives an empty picture."""
         from edgecls.imaging.opencv import cv2
 
         if self.rotate:
             turns = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
-            image = cv2.rotate(image, turns[self.rotate])
+            image = turned(image, lambda plane: cv2.rotate(plane, turns[self.rotate]))
         if self.flip:
-            image = cv2.flip(image, {"horizontal": 1, "vertical": 0, "both": -1}[self.flip])
+            axis = {"horizontal": 1, "vertical": 0, "both": -1}[self.flip]
+            image = turned(image, lambda plane: cv2.flip(plane, axis))
         return self.region.of(image) if self.region else image
+
+
+def turned(image: Picture, turn: Callable[[NDArray[uint8]], NDArray[uint8]]) -> Picture:
+    """A picture after a rotation or reflection that is given as a function of an array."""
+    return image.turned(turn) if isinstance(image, Yuv) else turn(image)

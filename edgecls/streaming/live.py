@@ -54,7 +54,7 @@ def _is_due(camera: Camera) -> bool:
 
 def _infer_one_by_one(step: Step, turn: Iterable[tuple[Camera, Frame]]) -> None:
     begun = ((camera, frame, now_ns()) for camera, frame in turn)
-    inputs = ((entry, step.classifier.card.preprocess(entry[1].image)[None]) for entry in begun)
+    inputs = ((entry, step.classifier.card.preprocess(entry[1].picture)[None]) for entry in begun)
     for (camera, frame, begun_ns), scores in overlapped(step.classifier.session, inputs):
         step.decide(camera, frame, begun_ns, scores[0])
 
@@ -63,7 +63,7 @@ def _infer_together(step: Step, turn: Sequence[tuple[Camera, Frame]]) -> None:
     import numpy as np
 
     begun_ns = now_ns()
-    pixels = np.stack([step.classifier.card.preprocess(frame.image) for _, frame in turn])
+    pixels = np.stack([step.classifier.card.preprocess(frame.picture) for _, frame in turn])
     for (camera, frame), scores in zip(turn, step.classifier.session.infer(pixels), strict=True):
         step.decide(camera, frame, begun_ns, scores)
 

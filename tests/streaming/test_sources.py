@@ -19,11 +19,12 @@ from edgecls.artifact.golden import Golden
 from edgecls.errors import SourceError, UsageError
 from edgecls.imaging.opencv import cv2
 from edgecls.streaming.config import CameraOptions, CaptureFormat, ReconnectPolicy
-from edgecls.streaming.frames import Geometry, Region
+from edgecls.streaming.frames import Frame, Geometry, Region
 from edgecls.streaming.sources import LiveSource, open_source
-from edgecls.streaming.sources.camera import VideoClock, VideoFileDevice, demo_frame, has_gstreamer
+from edgecls.streaming.sources.camera import VideoFileDevice, demo_frame, has_gstreamer
 from edgecls.streaming.sources.files import RawSource
 from edgecls.streaming.sources.live import Device
+from edgecls.streaming.sources.video import VideoClock
 from tests.streaming.cameras import MjpegServer, found, numbered, until
 
 
@@ -307,16 +308,6 @@ def test_a_film_without_time_has_the_one_of_its_rate(tmp_path: Path):
         assert [frame.pts_s for frame in source] == pytest.approx([0, 0.04, 0.08])
 
 
-class Told:
-    """A capture whose container tells these times in ms."""
-
-    def __init__(self, *moments_ms: float):
-        self._moments = iter(moments_ms)
-
-    def get(self, _setting: int) -> float:
-        return next(self._moments)
-
-
 @pytest.mark.parametrize(
     ("told_ms", "pts_s"),
     [
@@ -326,12 +317,12 @@ class Told:
     ],
 )  # fmt: skip
 def test_a_films_time_never_stands_or_goes_back(told_ms: tuple[float, ...], pts_s: tuple[float, ...]):
-    clock = VideoClock(Told(*told_ms), 10.0)
-    assert [clock.pts_s() for _ in told_ms] == pytest.approx(pts_s)
+    clock = VideoClock(10.0)
+    assert [clock.due_s(each_ms / 1000) for each_ms in told_ms] == pytest.approx(pts_s)
 
 
 def test_a_film_as_a_camera_keeps_its_pace_and_shows_long_pictures_again(tmp_path: Path):
     device = VideoFileDevice(str(variable_rate(tmp_path / "film.mp4", [0, 50, 1250])))
-    seen = [round(float(device.read().mean()), -1) for _ in range(7)]
+    seen = [round(float(Frame(device.read(), 0, 0, 0.0).image.mean()), -1) for _ in range(7)]
     device.close()
     assert seen == [10, 20, 20, 20, 30, 10, 20]

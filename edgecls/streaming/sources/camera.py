@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from edgecls.artifact.golden import Golden
 from edgecls.clock import now_ns
 from edgecls.errors import MissingExtraError, SourceError, UsageError
-from edgecls.streaming.config import CaptureFormat
-from edgecls.streaming.sources.base import DEFAULT_FPS
+from edgecls.imaging.yuv import Picture
+from edgecls.streaming.config import CaptureFormat, Decoder
 from edgecls.streaming.sources.live import OPEN_TIMEOUT_S, Device
 from edgecls.streaming.sources.v4l2 import found_cameras
+from edgecls.streaming.sources.video import VideoClock, open_video, usual_rate
 from edgecls.urls import SecretUrl
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ READ_TIMEOUT_S = 5.0
 DEMO_FPS, SCREEN_FPS = 30.0, 15.0
 DEMO_HOLD_S = 1.5
 """How long the demonstration shows each image."""
-ANEW_S = 1.0
-"""A video's time that goes back by more begins anew."""
 SHOWN_AGAIN_S = 0.5
 """How often a video played as a camera gives a picture that it shows for longer."""
 CSI = (
@@ -42,7 +41,7 @@ class OpenCvDevice(Device):
     def __init__(self, name: str, video: Any, complaint: str, capture: CaptureFormat = CaptureFormat()):
         from edgecls.imaging.opencv import cv2
 
-        self._name = name
+        self._stopped = f"{name} stopped giving frames; check the device and the network"
         self._video = video
         if not video.isOpened():
             video.release()
@@ -55,14 +54,20 @@ class OpenCvDevice(Device):
         for setting, value in asked:
             if value is not None:
                 video.set(setting, value)
-        self.fps = frame_rate(video)
+        self.fps = usual_rate(video.get(cv2.CAP_PROP_FPS))
 
     def read(self) -> NDArray[uint8] | None:
         """See `Device.read`."""
         ok, image = self._video.read()
         if not ok or image is None or not image.size:
-            raise SourceError(f"{self._name} stopped giving frames; check the device and the network")
+            raise SourceError(self._stopped)
         return image
+
+    def skip(self) -> bool:
+        """See `Device.skip`."""
+        if not self._video.grab():
+            raise SourceError(self._stopped)
+        return True
 
     def close(self) -> None:
         """See `Device.close`."""
@@ -134,44 +139,6 @@ def has_gstreamer() -> bool:
     return bool(cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER))
 
 
-def frame_rate(capture: Any) -> float:
-    """The frame rate that a capture claims, in 1/s, or a usual one where the claim is absurd."""
-    from edgecls.imaging.opencv import cv2
-
-    rate = float(capture.get(cv2.CAP_PROP_FPS))
-    return rate if 1 <= rate <= 240 else DEFAULT_FPS
-
-
-class VideoClock:
-    """When the frames of a video are due, in s since its first: as its container says, whatever its rate.
-
-    Where the container has no time, or one that stands still or goes back, a frame is due one interval of the nominal
-    rate after the last; where it begins anew, as in videos that were joined, it goes on from there.
-    """
-
-    def __init__(self, capture: Any, fps: float):
-        self._capture = capture
-        self._interval_s = 1 / fps
-        self._at_s = -self._interval_s
-        self._told_s = 0.0
-        self._offset_s = 0.0
-
-    def pts_s(self) -> float:
-        """The time of the frame that was read last; to be asked for once for each frame."""
-        from edgecls.imaging.opencv import cv2
-
-        told_s = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000
-        next_s = self._at_s + self._interval_s
-        if not math.isfinite(told_s):
-            told_s = self._told_s
-        if told_s < self._told_s - ANEW_S:
-            self._offset_s = next_s - told_s
-        self._told_s = told_s
-        due_s = told_s + self._offset_s
-        self._at_s = due_s if due_s > self._at_s else next_s
-        return self._at_s
-
-
 def no_camera(index: int) -> str:
     """What to say where a camera cannot be opened."""
     cameras = found_cameras()
@@ -224,26 +191,25 @@ class VideoFileDevice(FixedRate):
     A picture that the video shows for long is given again and again meanwhile, as a camera would see it.
     """
 
-    def __init__(self, path: str, fps: float | None = None):
-        from edgecls.imaging.opencv import cv2
-
+    def __init__(self, path: str, fps: float | None = None, decoder: Decoder = "software"):
         self._path = path
+        self._decoder = decoder
         self._fixed_fps = fps
         self._video_begins_s = self._due_s = 0.0
-        self._shown: NDArray[uint8] | None = None
-        self._next: NDArray[uint8] | None = None
-        self._open(cv2.VideoCapture(path), f"{path} is not a video that OpenCV can decode")
+        self._shown: Picture | None = None
+        self._next: Picture | None = None
+        self._open()
         super().__init__(fps or self._video.fps)
 
-    def _open(self, capture: Any, complaint: str) -> None:
-        self._video = OpenCvDevice(self._path, capture, complaint)
-        self._clock = VideoClock(capture, self._video.fps)
+    def _open(self) -> None:
+        self._video = open_video(self._path, self._decoder)
+        self._clock = VideoClock(self._video.fps)
 
-    def read(self) -> NDArray[uint8] | None:
+    def read(self) -> Picture | None:
         """See `Device.read`."""
         if self._next is None:
-            self._next = self._read_again()
-            due_s = self._video_begins_s + self._clock.pts_s()
+            self._next, told_s = self._read_again()
+            due_s = self._video_begins_s + self._clock.due_s(told_s)
             self._due_s = due_s if self._fixed_fps is None else self._due_s + 1 / self._fixed_fps
         soon_s = self._running_s() + SHOWN_AGAIN_S
         if self._shown is not None and self._due_s > soon_s:
@@ -253,17 +219,16 @@ class VideoFileDevice(FixedRate):
         self._shown, self._next = self._next, None
         return self._shown
 
-    def _read_again(self) -> NDArray[uint8] | None:
-        """The video's next picture, after its last the first."""
-        from edgecls.imaging.opencv import cv2
-
-        try:
-            return self._video.read()
-        except SourceError:
-            self._video.close()
-            self._open(cv2.VideoCapture(self._path), f"{self._path} is gone")
-            self._video_begins_s = self._due_s + 1 / self._video.fps
-            return self._video.read()
+    def _read_again(self) -> tuple[Picture, float]:
+        """The video's next picture and its time, after its last the first."""
+        if (read := self._video.read()) is not None:
+            return read
+        self._video.close()
+        self._open()
+        self._video_begins_s = self._due_s + 1 / self._video.fps
+        if (read := self._video.read()) is not None:
+            return read
+        raise SourceError(f"{self._path} holds no frame that can be decoded")
 
     def close(self) -> None:
         """See `Device.close`."""

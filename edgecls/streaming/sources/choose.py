@@ -113,8 +113,8 @@ def _open(camera: str, golden: Golden | None, options: CameraOptions) -> Source:
         # OpenCV's reader of videos ends the whole process on such a name.
         raise SourceError(f"the name {str(path)!r} is not UTF-8, which videos need; rename the file") from None
     if options.realtime:
-        return live(path.name, lambda: VideoFileDevice(str(path), capture.fps), local)
-    return VideoSource(path, options.geometry)
+        return live(path.name, lambda: VideoFileDevice(str(path), capture.fps, options.decoder), local)
+    return VideoSource(path, options.geometry, options.decoder)
 
 
 def _from_other_package(entry: EntryPoint, rest: str, options: CameraOptions) -> Source:

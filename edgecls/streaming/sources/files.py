@@ -11,9 +11,11 @@ from edgecls.clock import now_ns
 from edgecls.concurrency import ordered_map
 from edgecls.errors import ImageError, SourceError, UsageError
 from edgecls.imaging.decode import read_image
+from edgecls.imaging.yuv import Picture
+from edgecls.streaming.config import Decoder
 from edgecls.streaming.frames import Frame, Geometry
 from edgecls.streaming.sources.base import DEFAULT_FPS, Source
-from edgecls.streaming.sources.camera import VideoClock, frame_rate
+from edgecls.streaming.sources.video import VideoClock, open_video
 
 if TYPE_CHECKING:
     from numpy import uint8
@@ -27,7 +29,7 @@ class FiniteSource(Source):
         self.name = name
         self.geometry = geometry
 
-    def _framed(self, image: NDArray[uint8], pts_s: float | None = None) -> Frame:
+    def _framed(self, image: Picture, pts_s: float | None = None) -> Frame:
         image = self.geometry(image)
         if not image.size:
             raise SourceError(f"{self.name}: the region of `region` lies outside the picture")
@@ -39,28 +41,22 @@ class FiniteSource(Source):
 class VideoSource(FiniteSource):
     """A video file."""
 
-    def __init__(self, path: Path, geometry: Geometry = Geometry()):
-        from edgecls.imaging.opencv import cv2
-
+    def __init__(self, path: Path, geometry: Geometry = Geometry(), decoder: Decoder = "software"):
         super().__init__(str(path), geometry)
-        self._capture = cv2.VideoCapture(str(path))
-        if not self._capture.isOpened():
-            raise SourceError(f"{path} is not a video that OpenCV can decode")
-        self.fps = frame_rate(self._capture)
+        self._video = open_video(str(path), decoder)
+        self.fps = self._video.fps
 
     def __iter__(self) -> Iterator[Frame]:
-        clock = VideoClock(self._capture, self.fps)
-        while True:
-            ok, image = self._capture.read()
-            if not ok:
-                break
-            yield self._framed(image, clock.pts_s())
+        clock = VideoClock(self.fps)
+        while (read := self._video.read()) is not None:
+            picture, told_s = read
+            yield self._framed(picture, clock.due_s(told_s))
         if not self.captured:
-            raise SourceError(f"{self.name} holds no frame that OpenCV can decode")
+            raise SourceError(f"{self.name} holds no frame that can be decoded")
 
     def close(self) -> None:
         """Close the file."""
-        self._capture.release()
+        self._video.close()
 
 
 class ImagesSource(FiniteSource):

@@ -6,18 +6,14 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from edgecls.clock import milliseconds_since, now_ns
 from edgecls.errors import EdgeclsError, SourceError, first_line
+from edgecls.imaging.yuv import Picture
 from edgecls.streaming.config import ReconnectPolicy
 from edgecls.streaming.decision import State
 from edgecls.streaming.frames import Frame, Geometry
 from edgecls.streaming.sources.base import DEFAULT_FPS, Source
-
-if TYPE_CHECKING:
-    from numpy import uint8
-    from numpy.typing import NDArray
 
 OPEN_TIMEOUT_S = 8.0
 """How long a device or an address may take to open."""
@@ -29,8 +25,12 @@ class Device(ABC):
     fps: float = DEFAULT_FPS
 
     @abstractmethod
-    def read(self) -> NDArray[uint8] | None:
+    def read(self) -> Picture | None:
         """Block until the next picture; None where there will be no more. Raises `SourceError` where it fails."""
+
+    def skip(self) -> bool:
+        """Block as `read` does for a picture that nobody will look at; false where there will be no more."""
+        return self.read() is not None
 
     def close(self) -> None:
         """Let go."""
@@ -39,6 +39,7 @@ class Device(ABC):
 class LiveSource(Source):
     """Reads in a thread and keeps the newest frame only, so that a slow model never looks at the past.
 
+    `due_ns` is when the next frame will be taken (`clock.now_ns`); frames that come long before are not converted.
     `take` and `watch` never block. A reader that hangs in a driver is left behind, and a new one begins.
     """
 
@@ -67,6 +68,7 @@ class LiveSource(Source):
         self._deadline_ns: int | None = None
         self._last_frame_ns = now_ns()
         self._was_live = False
+        self.due_ns = 0
 
     def start(self, changed: threading.Condition | None = None) -> None:
         """Begin to read; `changed` is notified of each frame and each end."""
@@ -112,27 +114,37 @@ class LiveSource(Source):
         return SourceError(str(error) if isinstance(error, EdgeclsError) else f"{self.name}: {first_line(error)}")
 
     def _read_from(self, device: Device) -> None:
+        interval_ns = int(1e9 / device.fps)
+        last_ns = now_ns()
         while self._is_current():
             self._expect_within(self._reconnect.stall_s)
-            image = device.read()
-            if image is None or not self._is_current():
+            # One more picture will come before the next decision is due: this one needs no conversion.
+            needed = self.due_ns <= last_ns + 2 * interval_ns
+            picture = device.read() if needed else None
+            if (needed and picture is None) or not (needed or device.skip()) or not self._is_current():
                 return
             captured_ns = now_ns()
-            image = self.geometry(image)
-            if not image.size:
-                raise SourceError(f"{self.name}: the region of `region` lies outside the picture")
-            self._put(image, captured_ns)
+            interval_ns, last_ns = max(int(1e9 / device.fps), captured_ns - last_ns), captured_ns
+            if picture is not None:
+                picture = self.geometry(picture)
+                if not picture.size:
+                    raise SourceError(f"{self.name}: the region of `region` lies outside the picture")
+            self._put(picture, captured_ns)
 
     def _expect_within(self, seconds: float) -> None:
         if threading.current_thread() is self._reader:
             self._deadline_ns = now_ns() + int(seconds * 1e9)
 
-    def _put(self, image: NDArray[uint8], captured_ns: int) -> None:
+    def _put(self, picture: Picture | None, captured_ns: int) -> None:
+        """Keep a picture as the newest; None is one that was skipped."""
         with self.changed:
             if not self._is_current():
                 return
-            self.dropped += self._newest is not None
-            self._newest = Frame(image, self.captured, captured_ns, captured_ns / 1e9)
+            if picture is None:
+                self.dropped += 1
+            else:
+                self.dropped += self._newest is not None
+                self._newest = Frame(picture, self.captured, captured_ns, captured_ns / 1e9)
             self.captured += 1
             self._last_frame_ns = captured_ns
             self._was_live = True
