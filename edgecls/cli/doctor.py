@@ -20,6 +20,7 @@ def doctor(
     from edgecls.backends import all_backends
     from edgecls.runtime.machine import has_display, this_machine
     from edgecls.runtime.machine import versions as installed
+    from edgecls.streaming.sources.video import hardware_decoders
 
     machine, versions, backends = this_machine(), installed(), all_backends()
     if as_json:
@@ -31,7 +32,8 @@ def doctor(
             }
             for name, b in backends.items()
         }
-        print(json.dumps({"machine": machine.to_json(), "versions": versions, "backends": states}, indent=2))
+        found = {"machine": machine.to_json(), "versions": versions, "video_hardware": hardware_decoders()}
+        print(json.dumps({**found, "backends": states}, indent=2))
         return
     facts = Table.grid(padding=(0, 2))
     facts.add_row("processor", f"{machine.cpu} ({machine.architecture}), {machine.cores} usable cores")
@@ -39,6 +41,7 @@ def doctor(
     facts.add_row("memory", f"{machine.memory_gib} GiB" if machine.memory_gib else "unknown")
     facts.add_row("GPU", machine.gpu or "no NVIDIA GPU found")
     facts.add_row("display", "yes" if has_display() else "none; streams show in the terminal")
+    facts.add_row("video files", _video_decoding(versions, hardware_decoders()))
     facts.add_row("system", f"{machine.system}, Python {machine.python}")
     facts.add_row("packages", ", ".join(f"{name} {version}" for name, version in versions.items()))
     console.print(facts)
@@ -52,3 +55,9 @@ def doctor(
     console.print(table)
     for reason in reasons:
         console.print(reason, soft_wrap=True)
+
+
+def _video_decoding(versions: dict[str, str], hardware: list[str]) -> str:
+    if "av" not in versions:
+        return "decoded by OpenCV; faster with PyAV: pip install 'edgecls[video]'"
+    return f"decoded by PyAV; in hardware {'by ' + ', '.join(hardware) if hardware else 'nothing'}"

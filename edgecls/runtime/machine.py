@@ -17,7 +17,7 @@ from edgecls.artifact.card import Lineage
 from edgecls.concurrency import usable_cpus
 
 PACKAGES = (
-    "numpy", "opencv-python", "opencv-python-headless", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx",
+    "numpy", "opencv-python", "opencv-python-headless", "av", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx",
     "cuda-python", "torch", "torchvision", "onnx", "scikit-learn", "matplotlib",
 )  # fmt: skip
 

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import suppress
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from edgecls.concurrency import usable_cpus
 from edgecls.errors import MissingExtraError, SourceError, first_line
 from edgecls.imaging.yuv import Matrix, Picture, Yuv
 from edgecls.streaming.config import Decoder
@@ -82,9 +80,10 @@ class OpenCvReader(VideoReader):
 
 
 class PyAvReader(VideoReader):
-    """A video file through PyAV, decoded by as many threads as there are processors.
+    """A video file through PyAV, decoded on all processors.
 
-    Raises `OSError`, `ValueError` or `RuntimeError` where PyAV cannot open it.
+    Pictures of another size than the first are scaled to that. Raises `ImportError`, `OSError`, `ValueError` or
+    `RuntimeError` where PyAV cannot open the file.
     """
 
     def __init__(self, path: str, container: InputContainer | None = None):
@@ -95,22 +94,26 @@ class PyAvReader(VideoReader):
             self._container.close()
             raise ValueError("no video stream")
         self._stream = self._container.streams.video[0]
-        context = self._stream.codec_context
-        context.thread_type, context.thread_count = "AUTO", usable_cpus()
+        # Several frames at a time, in a thread more than there are processors, as some wait for others' pictures.
+        self._stream.thread_type = "AUTO"
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.fps = usual_rate(float(rate) if rate else 0.0)
         self._frames = self._decoded()
+        self._size: tuple[int, int] | None = None
 
     def read(self) -> tuple[Picture, float] | None:
         """See `VideoReader.read`."""
         frame = next(self._frames, None)
         if frame is None:
             return None
+        self._size = self._size or (frame.width, frame.height)
+        if (frame.width, frame.height) != self._size:
+            frame = frame.reformat(*self._size, interpolation="BICUBIC")
         begun, base = self._stream.start_time or 0, frame.time_base or self._stream.time_base
         told_s = math.nan if frame.pts is None or base is None else float((frame.pts - begun) * base)
         return _upright(frame), told_s
 
-    def _decoded(self) -> Iterator[VideoFrame]:
+    def _decoded(self) -> Generator[VideoFrame, None, None]:
         """The frames of the packets that can be decoded; what is damaged or cut off is left out."""
         import av
 
@@ -121,6 +124,7 @@ class PyAvReader(VideoReader):
 
     def close(self) -> None:
         """See `VideoReader.close`."""
+        self._frames.close()
         self._container.close()
 
 
@@ -128,9 +132,8 @@ def open_video(path: str, decoder: Decoder = "software") -> VideoReader:
     """Open a video file. Raises `SourceError` where it holds no video, or no hardware decodes it that is to do so."""
     if decoder == "hardware":
         return _decoded_by_hardware(path)
-    if find_spec("av") is not None:
-        with suppress(ImportError, OSError, ValueError, RuntimeError):
-            return PyAvReader(path)
+    with suppress(ImportError, OSError, ValueError, RuntimeError):
+        return PyAvReader(path)
     return OpenCvReader(path)
 
 
@@ -201,7 +204,9 @@ def _bgr(frame: VideoFrame) -> NDArray[uint8]:
     import numpy as np
     from av.video.reformatter import VideoReformatter
 
-    return np.asarray(VideoReformatter().reformat(frame, format="bgr24").to_ndarray(), np.uint8)
+    return np.asarray(
+        VideoReformatter().reformat(frame, format="bgr24", interpolation="BICUBIC").to_ndarray(), np.uint8
+    )
 
 
 def usual_rate(claimed_fps: float) -> float:
