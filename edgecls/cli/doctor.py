@@ -60,4 +60,4 @@ def doctor(
 def _video_decoding(versions: dict[str, str], hardware: list[str]) -> str:
     if "av" not in versions:
         return "decoded by OpenCV; faster with PyAV: pip install 'edgecls[video]'"
-    return f"decoded by PyAV; in hardware {'by ' + ', '.join(hardware) if hardware else 'nothing'}"
+    return f"decoded by PyAV, {'also in hardware: ' + ', '.join(hardware) if hardware else 'in software'}"
