@@ -28,6 +28,7 @@ BLOCKED = (
     "jinja2",
     "markupsafe",
     "cuda",
+    "av",
 )
 PROGRAM = """
 import sys
