@@ -5,10 +5,7 @@ set -eu
 say() { printf '\n\033[1m$ %s\033[0m\n' "$*"; "$@"; }
 
 say edgecls train
-say edgecls export --target onnx
-say edgecls export --target onnx --int8
-say edgecls export --target openvino
-say edgecls export --target openvino --int8
-say edgecls export --target tensorrt --int8
+say edgecls export --target onnx,openvino
+say edgecls export --target onnx,openvino,tensorrt --int8
 say edgecls benchmark
 say edgecls stream --camera demo --duration 8 --record runs/demo.mp4 --events runs/demo.jsonl

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from edgecls.evaluation.benchmark import benchmark
     from edgecls.evaluation.config import CompareConfig, EvaluateConfig
     from edgecls.evaluation.evaluation import evaluate
-    from edgecls.exporting.bundle import export
+    from edgecls.exporting.bundle import ExportOutcome, export, export_all
     from edgecls.exporting.compare import compare
     from edgecls.exporting.config import ExportConfig
     from edgecls.imaging.preprocess import Preprocess
@@ -66,7 +66,7 @@ _NAMES = {
     "evaluation.benchmark": ("benchmark",),
     "evaluation.config": ("CompareConfig", "EvaluateConfig"),
     "evaluation.evaluation": ("evaluate",),
-    "exporting.bundle": ("export",),
+    "exporting.bundle": ("ExportOutcome", "export", "export_all"),
     "exporting.compare": ("compare",),
     "exporting.config": ("ExportConfig",),
     "imaging.preprocess": ("Preprocess",),
@@ -89,7 +89,8 @@ _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [  # noqa: RUF022
     "load", "Classifier", "Prediction", "Artifact", "Card", "Preprocess", "__version__",
-    "train", "resume", "TrainConfig", "tune", "TuneConfig", "import_model", "ImportConfig", "export", "ExportConfig",
+    "train", "resume", "TrainConfig", "tune", "TuneConfig", "import_model", "ImportConfig", "export", "export_all",
+    "ExportConfig", "ExportOutcome",
     "evaluate", "EvaluateConfig", "compare", "CompareConfig", "benchmark", "BenchmarkConfig", "Constraints", "verify",
     "stream", "StreamConfig", "CameraOptions", "CaptureFormat", "Geometry", "Region", "ReconnectPolicy", "Smoothing",
     "SinkConfig",

@@ -48,7 +48,8 @@ def test_the_public_names_are_exactly_these():
         "Smoothing",
     }
     values = {"Artifact", "Card", "Classifier", "Prediction", "Preprocess", "Region", "Smoothing", "__version__"}
-    verbs = {*VERBS, "load", "resume", "verify"}
+    values |= {"ExportOutcome"}
+    verbs = {*VERBS, "export_all", "load", "resume", "verify"}
     assert set(edgecls.__all__) == values | configs | verbs | raised | {each.__name__ for each in VERBS.values()}
     assert all(hasattr(edgecls, name) for name in edgecls.__all__)
     assert set(edgecls.__all__) <= set(dir(edgecls))

@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from edgecls.cli.command import Command, parse_numbers
-from edgecls.cli.common import console, megabytes, percent, shown, working
+from edgecls.cli.common import console, megabytes, messages, percent, shown, working
 from edgecls.cli.options import Option, configured
-from edgecls.errors import UsageError
+from edgecls.errors import EdgeclsError, UsageError
 from edgecls.exporting.config import ExportConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.table import Table
 
     from edgecls.artifact.card import Card, Quality
     from edgecls.artifact.terms import Precision
+    from edgecls.exporting.bundle import ExportOutcome
     from edgecls.runtime.store import Artifact
 
 
@@ -31,7 +34,8 @@ class ExportCommand(Command):
         parameters = super().get_params(ctx)
         for parameter in parameters:
             if parameter.name == "target":
-                parameter.help = f"The runtime to build for: {', '.join(exportable())}."  # type: ignore[attr-defined]
+                known = ", ".join(exportable())
+                parameter.help = f"The runtimes to build for, separated by commas: {known}."  # type: ignore[attr-defined]
         return parameters
 
 
@@ -50,7 +54,7 @@ def _batch(text: str) -> tuple[int, int, int]:
 
 
 @configured(
-    left_out=("precision",),
+    left_out=("precision", "target"),
     run=Option(argument="RUN"),
     device=Option(names=("--device", "--compute-capability")),
     batch=Option(parse=_batch, metavar="MIN,OPT,MAX"),
@@ -58,6 +62,7 @@ def _batch(text: str) -> tuple[int, int, int]:
     require_gain=Option(names=("--require",)),
 )
 def export(
+    target: Annotated[str, typer.Option("--target", metavar="TARGET,...")] = "onnx",
     int8: Annotated[bool, typer.Option("--int8", help="Quantize to 8-bit integers, calibrated on images.")] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="Half precision.")] = False,
     bf16: Annotated[
@@ -66,9 +71,9 @@ def export(
     *,
     config: ExportConfig,
 ) -> None:
-    """Build a verified bundle from a run for one runtime."""
+    """Build a verified bundle from a run for one runtime or several."""
     from edgecls.clock import milliseconds_since, now_ns
-    from edgecls.exporting.bundle import export as run_export
+    from edgecls.exporting.bundle import export_all
     from edgecls.runtime import machine
 
     lowered: list[Precision] = []
@@ -77,14 +82,36 @@ def export(
     if len(lowered) > 1:
         raise UsageError(f"--{' and --'.join(lowered)} exclude each other; choose one")
     config = replace(config, precision=lowered[0] if lowered else "fp32")
-    target, precision = config.target, config.precision
     begun_ns = now_ns()
-    with working(f"exporting {target} {precision}") as spinner:
-        bundle = run_export(config, on_progress=lambda step: spinner.update(f"exporting {target} {precision}: {step}"))
-    _report(bundle, recommends_beside=config.out is None)
+    with working(f"exporting {target}") as spinner:
+        outcomes = export_all(
+            [replace(config, target=name.strip()) for name in target.split(",")],
+            on_progress=lambda step: spinner.update(f"exporting {step}"),
+        )
+    for outcome in outcomes:
+        if outcome.artifact is not None:
+            _report(outcome.artifact, recommends_beside=config.out is None)
     memory_mb = machine.peak_memory_mb()
     held = f", peak memory {memory_mb:.0f} MB" if memory_mb else ""
-    console.print(f"took {milliseconds_since(begun_ns) / 1000:.0f} s{held}")
+    if any(outcome.artifact for outcome in outcomes):
+        console.print(f"took {milliseconds_since(begun_ns) / 1000:.0f} s{held}")
+    _require_all(outcomes)
+
+
+def _require_all(outcomes: Sequence[ExportOutcome]) -> None:
+    """Raise the error of an export that failed; of several, name each that did and end with the first one's code."""
+    failed = [outcome.error for outcome in outcomes if outcome.error]
+    unexpected = [error for error in failed if not isinstance(error, EdgeclsError)]
+    if len(outcomes) > 1:
+        for outcome in outcomes:
+            if outcome.error:
+                messages.print(f"error: {outcome.name} was not exported: {outcome.error}", soft_wrap=True)
+    elif failed:
+        raise failed[0]
+    if unexpected:
+        raise unexpected[0]
+    if failed:
+        raise typer.Exit(getattr(failed[0], "exit_code", 1)) from failed[0]
 
 
 def _report(bundle: Artifact, recommends_beside: bool) -> None:

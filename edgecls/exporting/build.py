@@ -1,9 +1,8 @@
-"""The float graph and the bundles of one run for one target, in scratch space."""
+"""The bundles of one run for one target, in scratch space."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from edgecls import backends
 from edgecls.artifact.card import Card, Quality
 from edgecls.artifact.golden import Golden
 from edgecls.backends.base import PROCESSORS, BuildOptions
-from edgecls.exporting.graph import float_graph
+from edgecls.exporting.shared import SharedSteps
 from edgecls.exporting.verification import Verifier
 from edgecls.runtime import machine
 from edgecls.runtime.store import Artifact
@@ -19,23 +18,31 @@ from edgecls.runtime.store import Artifact
 
 @dataclass(frozen=True)
 class BundleBuilder:
-    """Builds bundles of one run for one target in folders below `scratch`.
+    """Builds bundles of one run for one target in folders below `scratch`, and `float32` where exports share it.
 
     `card` is that of the float32 bundle; the others' differ from it in precision and recipe.
     """
 
-    run: Artifact
+    shared: SharedSteps
     card: Card
     options: BuildOptions
     scratch: Path
-    on_progress: Callable[[str], None]
 
-    def trace(self, half: bool = False) -> Path:
-        """The run's graph in float32, or in float16."""
-        self.on_progress("tracing the graph in float16" if half else "tracing the graph")
-        path = self.scratch / ("float16.onnx" if half else "float.onnx")
-        float_graph(self.run.path / self.run.card.model_file, self.run.card, path, half=half)
-        return path
+    @property
+    def run(self) -> Artifact:
+        """What is exported."""
+        return self.shared.run
+
+    def on_progress(self, step: str) -> None:
+        """Tell what is being done."""
+        self.shared.on_progress(step)
+
+    def float32(self) -> Artifact:
+        """The float32 bundle, not verified yet, that lower precision is timed against."""
+        key = ("float32", self.card.target, self.options)
+        return self.shared.once(
+            key, lambda: replace(self, scratch=self.shared.scratch).build(self.shared.graph(), self.card)
+        )
 
     def build(self, graph: Path, card: Card) -> Artifact:
         """The bundle of a graph, not verified yet, with the run's golden inputs."""

@@ -1,24 +1,39 @@
-"""The export itself: a float bundle or a search for an int8 one, and only then a bundle on disk."""
+"""Exports: for each a float bundle or a search for an int8 one, and only then a bundle on disk."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgecls.artifact.card import CARD_FILE, check_files, write_card
-from edgecls.errors import UsageError, VerificationError
+from edgecls.errors import BackendError, UsageError, VerificationError
 from edgecls.exporting.build import BundleBuilder, float32_card
 from edgecls.exporting.config import ExportConfig
 from edgecls.exporting.float_export import export_float
 from edgecls.exporting.int8_search import search_int8
+from edgecls.exporting.shared import SharedSteps, shared_steps
 from edgecls.exporting.timing import timed
 from edgecls.exporting.verification import Verifier
 from edgecls.files import new_folder
 from edgecls.runtime import store
 from edgecls.runtime.store import Artifact
+
+
+@dataclass(frozen=True)
+class ExportOutcome:
+    """What became of one of several exports: the bundle on disk, or the error that kept it from being made."""
+
+    config: ExportConfig
+    artifact: Artifact | None = None
+    error: Exception | None = None
+
+    @property
+    def name(self) -> str:
+        """Target and precision."""
+        return f"{self.config.target}-{self.config.precision}"
 
 
 def export(config: ExportConfig | None = None, on_progress: Callable[[str], None] = lambda _: None) -> Artifact:
@@ -29,22 +44,92 @@ def export(config: ExportConfig | None = None, on_progress: Callable[[str], None
     float32 is exported beside it. Raises `VerificationError` where the result differs too much from the run.
     """
     config = ExportConfig.checked(config)
+    run = _checked_run(config)
+    with shared_steps(run, on_progress) as shared:
+        return _export_one(config, shared)
+
+
+def export_all(
+    configs: Sequence[ExportConfig], on_progress: Callable[[str], None] = lambda _: None
+) -> list[ExportOutcome]:
+    """Export one run several times, as `export` does, each target and precision with a configuration of its own.
+
+    What the exports have in common is done once: tracing, calibration images, the run's own scores, and int8 graphs
+    whose recipes are equal. An export that fails does not keep the others from being made; its outcome holds the error.
+    Raises `UsageError`, before any work is done, for a configuration that makes no sense, for two runs, and for two
+    exports into one folder.
+    """
+    unbuildable = [_unbuildable(config) for config in configs]
+    if not configs:
+        return []
+    if len({config.run for config in configs}) > 1:
+        raise UsageError("`run`: exports that are made together are of one run; call `export` for each run")
+    run = _checked_run(configs[0])
+    _require_own_places(configs, run)
+    outcomes: list[ExportOutcome] = []
+    current = ""
+    with shared_steps(run, lambda step: on_progress(f"{current}: {step}")) as shared:
+        for config, error in zip(configs, unbuildable, strict=True):
+            outcome = ExportOutcome(config, error=error)
+            current = outcome.name
+            if error is None:
+                try:
+                    outcome = replace(outcome, artifact=_export_one(config, shared))
+                except Exception as failure:
+                    # Whatever a runtime raises, the other targets are still to be made.
+                    outcome = replace(outcome, error=failure)
+            outcomes.append(outcome)
+    return outcomes
+
+
+def _unbuildable(config: ExportConfig) -> BackendError | None:
+    """Why this machine cannot build what is asked for, if so. Raises `UsageError` for what makes no sense anywhere."""
+    try:
+        ExportConfig.checked(config)
+    except BackendError as error:
+        return error
+    return None
+
+
+def _checked_run(config: ExportConfig) -> Artifact:
     run = store.find_run(config.run)
     check_files(run.card, run.path)
-    path = config.out or _own_place(run, config.target, config.precision)
+    return run
+
+
+def _require_own_places(configs: Sequence[ExportConfig], run: Artifact) -> None:
+    """Raise `UsageError` for two exports into the same folder."""
+    places: dict[Path, ExportConfig] = {}
+    for config in configs:
+        place = _place(run, config).absolute()
+        other = places.get(place)
+        places[place] = config
+        if other is None:
+            continue
+        if (other.target, other.precision) == (config.target, config.precision):
+            raise UsageError(f"`target` names {config.target} twice; name each target once", "target")
+        raise UsageError(f"`out` is the folder of one bundle, and there are {len(configs)}; leave it out", "out")
+
+
+def _export_one(config: ExportConfig, shared: SharedSteps) -> Artifact:
+    run, path = shared.run, _place(shared.run, config)
     _check_replaceable(path)
-    with tempfile.TemporaryDirectory(prefix="edgecls-") as scratch, new_folder(path) as folder:
-        builder = BundleBuilder(run, float32_card(run, config.target), config.options, Path(scratch), on_progress)
+    with tempfile.TemporaryDirectory(prefix="edgecls-", dir=shared.scratch) as scratch, new_folder(path) as folder:
+        builder = BundleBuilder(shared, float32_card(run, config.target), config.options, Path(scratch))
         if config.precision == "int8":
             result = search_int8(config, builder)
         else:
-            result = export_float(builder, Verifier(run, config.verify_images, on_progress), config.precision)
+            result = export_float(builder, shared.verifier(config.verify_images), config.precision)
         bundle = result.bundle
         _require_gain(config, bundle)
         _publish(bundle, folder)
         if result.float32 and bundle.card.quality.recommended is False and config.out is None:
-            _keep_float32(result.float32, run, result.verifier, on_progress)
+            _keep_float32(result.float32, run, result.verifier, shared.on_progress)
     return Artifact(path, bundle.card)
+
+
+def _place(run: Artifact, config: ExportConfig) -> Path:
+    return config.out or _own_place(run, config.target, config.precision)
 
 
 def _own_place(run: Artifact, target: str, precision: str) -> Path:

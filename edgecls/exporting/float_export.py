@@ -14,12 +14,14 @@ def export_float(builder: BundleBuilder, verifier: Verifier, precision: str) -> 
 
     Raises `VerificationError` where its scores differ visibly from the run's.
     """
-    graph = builder.trace(half=precision == "fp16")
-    bundle = verifier.verify_float(builder.build(graph, replace(builder.card, precision=precision)))
+    if precision == "fp32":
+        built = builder.float32()
+    else:
+        graph = builder.shared.graph(half=precision == "fp16")
+        built = builder.build(graph, replace(builder.card, precision=precision))
+    bundle = verifier.verify_float(built)
     if not builder.is_timed_here:
         return ExportResult(bundle, verifier)
-    float32 = None
-    if precision != "fp32":
-        float32 = builder.build(builder.trace() if precision == "fp16" else graph, builder.card)
+    float32 = builder.float32() if precision != "fp32" else None
     [bundle] = timed([bundle], float32, builder.on_progress)
     return ExportResult(bundle, verifier, float32)

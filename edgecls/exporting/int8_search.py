@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from edgecls.clock import milliseconds_since, now_ns
 from edgecls.exporting.build import BundleBuilder, ExportResult
 from edgecls.exporting.config import ExportConfig
-from edgecls.exporting.graph import float_graph
+from edgecls.exporting.quantized import QuantizedGraph, QuantizedGraphs
 from edgecls.exporting.timing import timed
-from edgecls.exporting.verification import Verifier
 from edgecls.quantization import calibration
 from edgecls.quantization.calibration import Calibration
-from edgecls.quantization.fine_tune import fine_tune
-from edgecls.quantization.qdq import rank_layers
-from edgecls.quantization.quantize import Quantizer, prepare
-from edgecls.quantization.recipe import Recipe, RecipeCandidate, candidates_for
+from edgecls.quantization.recipe import RecipeCandidate, candidates_for
 from edgecls.quantization.search import AcceptanceCriteria, Attempt, accurate_enough, best, search, skipped
 from edgecls.runtime.store import Artifact
-
-if TYPE_CHECKING:
-    from numpy import uint8
-    from numpy.typing import NDArray
-
-RANKING_IMAGES = 8
 
 
 def search_int8(config: ExportConfig, builder: BundleBuilder) -> ExportResult:
@@ -35,23 +21,22 @@ def search_int8(config: ExportConfig, builder: BundleBuilder) -> ExportResult:
 
     Raises `VerificationError` where no candidate is accurate enough.
     """
+    shared = builder.shared
     candidates = candidates_for(config.target, config.device, config.recipe)
     count = max(candidate.recipe.samples for candidate in candidates)
-    images = calibration.choose(builder.run, count, config.calibration, sparing=True)
-    calibration.check(images, builder.run)
-    verifier = Verifier(builder.run, config.verify_images, builder.on_progress, images)
+    images = shared.calibration(count, config.calibration)
+    verifier = shared.verifier(config.verify_images, images)
     # What stands in the way of float32 too is raised here: no recipe can mend it.
-    graph = builder.trace()
-    float32 = builder.build(graph, builder.card) if builder.is_timed_here else None
+    shared.graph()
+    graphs = shared.once(("quantized", images.keys), lambda: QuantizedGraphs(shared, images))
+    float32 = builder.float32() if builder.is_timed_here else None
     if float32:
         float32.open().close()
-    int8 = _Int8Builder(builder, graph, images)
 
     def attempt(candidate: RecipeCandidate) -> Attempt:
         begun = now_ns()
-        builder.on_progress(f"{candidate.name}: quantizing")
         try:
-            bundle = verifier.verify(int8.build(candidate))
+            bundle = verifier.verify(_build(builder, candidate, graphs.by(candidate)))
             if float32:
                 [bundle] = timed([bundle], float32, builder.on_progress, quick=True)
         except Exception as error:
@@ -69,6 +54,12 @@ def search_int8(config: ExportConfig, builder: BundleBuilder) -> ExportResult:
     return ExportResult(bundle, verifier, float32)
 
 
+def _build(builder: BundleBuilder, candidate: RecipeCandidate, graph: QuantizedGraph) -> Artifact:
+    """The bundle of a candidate, not verified yet."""
+    lineage = replace(builder.card.lineage, recipe={"candidate": candidate.name, **graph.record})
+    return builder.build(graph.path, replace(builder.card, precision="int8", lineage=lineage))
+
+
 def _with_provenance(
     chosen: Artifact, attempts: list[Attempt], timed_again: list[Attempt], images: Calibration
 ) -> Artifact:
@@ -80,60 +71,3 @@ def _with_provenance(
         candidates=[attempt.to_json() for attempt in attempts],
     )
     return Artifact(chosen.path, replace(chosen.card, lineage=lineage))
-
-
-class _Int8Builder:
-    """Builds candidates' bundles from one float graph; they share the prepared graph and the layers' rankings."""
-
-    def __init__(self, builder: BundleBuilder, graph: Path, images: Calibration):
-        self._builder, self._graph, self._images = builder, graph, images
-        self._rankings: dict[Recipe, list[str]] = {}
-
-    def build(self, candidate: RecipeCandidate) -> Artifact:
-        """The bundle of a candidate, not verified yet."""
-        recipe, graph = candidate.recipe, self._builder.scratch_folder() / "int8.onnx"
-        quantizer = self._fine_tuned(candidate) if recipe.fine_tune_epochs else self._quantizer
-        kept: list[str] = []
-        if recipe.float_share:
-            ranked = self._ranking(candidate, quantizer)
-            kept = ranked[: max(1, round(recipe.float_share * len(ranked)))]
-        quantizer.quantize(recipe, graph, kept)
-        record = {"candidate": candidate.name, **recipe.to_json(), "float_layers": kept}
-        card = self._builder.card
-        card = replace(card, precision="int8", lineage=replace(card.lineage, recipe=record))
-        return self._builder.build(graph, card)
-
-    @cached_property
-    def _quantizer(self) -> Quantizer:
-        return self._quantizer_of(self._graph)
-
-    def _quantizer_of(self, graph: Path) -> Quantizer:
-        prepared = self._builder.scratch_folder() / "prepared.onnx"
-        prepare(graph, prepared)
-        return Quantizer(prepared, self._calibration_images)
-
-    def _calibration_images(self, count: int) -> Iterable[NDArray[uint8]]:
-        return self._images.images(self._builder.run.card.preprocess, count)
-
-    def _fine_tuned(self, candidate: RecipeCandidate) -> Quantizer:
-        run, folder = self._builder.run, self._builder.scratch_folder()
-        weights, graph = folder / "fine_tuned.safetensors", folder / "fine_tuned.onnx"
-        fine_tune(
-            run,
-            candidate.recipe.fine_tune_epochs,
-            weights,
-            lambda step: self._builder.on_progress(f"{candidate.name}: {step}"),
-        )
-        float_graph(weights, run.card, graph)
-        return self._quantizer_of(graph)
-
-    def _ranking(self, candidate: RecipeCandidate, quantizer: Quantizer) -> list[str]:
-        """The layers as `rank_layers` orders them; candidates that leave more or fewer of them in float share it."""
-        plain = replace(candidate.recipe, bias_correction="none", float_share=0.0)
-        if plain not in self._rankings:
-            self._builder.on_progress(f"{candidate.name}: ranking the layers")
-            quantized = self._builder.scratch_folder() / "all.onnx"
-            quantizer.quantize(plain, quantized)
-            few = list(self._calibration_images(RANKING_IMAGES))
-            self._rankings[plain] = rank_layers(quantized, quantizer.graph, few)
-        return self._rankings[plain]

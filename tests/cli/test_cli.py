@@ -15,6 +15,7 @@ import pytest
 from typer.testing import Result
 
 from edgecls.artifact.golden import Golden
+from edgecls.errors import VerificationError
 from edgecls.imaging.opencv import cv2
 from edgecls.runtime import store
 from edgecls.runtime.store import RUNS_VARIABLE, Artifact
@@ -232,6 +233,31 @@ def test_compare_writes_a_page_and_fails_where_asked_to(cli: Cli, bundle, traine
     failed = cli("compare", *places, "--html", tmp_path / "page.html", "--max-drop", -50)
     assert failed.exit_code == 6
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+
+
+def test_several_targets_are_exported_in_one_go_and_one_that_fails_is_named_in_the_end(
+    cli: Cli, trained: Artifact, copy_of: Callable[[Artifact], Path], monkeypatch: pytest.MonkeyPatch
+):
+    run = copy_of(trained)
+    done = cli("export", run, "--target", "onnx,openvino")
+    assert done.exit_code == 0, done.output
+    assert [line.split("/")[-1].split()[0] for line in done.stdout.splitlines() if line.startswith("bundle: ")] == [
+        "onnx-fp32",
+        "openvino-fp32",
+    ]
+
+    def refused(*_: object, **__: object) -> None:
+        raise VerificationError("other answers")
+
+    monkeypatch.setattr("edgecls.exporting.bundle.search_int8", refused)
+    done = cli("export", run, "--target", "onnx,openvino", "--int8")
+    assert done.exit_code == VerificationError.exit_code
+    assert done.stderr.splitlines()[-2:] == [
+        f"error: {target}-int8 was not exported: other answers" for target in ("onnx", "openvino")
+    ]
+    assert_one_line(cli("export", run, "--target", "onnx,onnx"), 2, "--target names onnx twice")
+    assert_one_line(cli("export", run, "--target", "onnx,coreml"), 2, "there is no target 'coreml'")
+    assert_one_line(cli("export", run, "--target", "onnx,"), 2, "there is no target ''")
 
 
 def test_an_int8_export_prints_the_candidates_that_it_tried(cli: Cli, trained: Artifact, tmp_path: Path):

@@ -17,8 +17,8 @@ from edgecls.artifact.card import read_card, write_card
 from edgecls.artifact.golden import Golden
 from edgecls.data.dataset import open_recorded
 from edgecls.errors import ArtifactError, BackendError, DataError, MissingExtraError, UsageError, VerificationError
-from edgecls.exporting import build, int8_search, timing, verification
-from edgecls.exporting.bundle import export
+from edgecls.exporting import build, int8_search, quantized, shared, timing, verification
+from edgecls.exporting.bundle import export, export_all
 from edgecls.exporting.config import ExportConfig
 from edgecls.runtime import machine, store
 from edgecls.runtime.store import Artifact
@@ -291,7 +291,7 @@ def test_what_no_recipe_can_mend_is_said_before_any_is_tried(
     def without_torch(*_: object, **__: object):
         raise MissingExtraError("torch", "train", "exporting")
 
-    monkeypatch.setattr(build, "float_graph", without_torch)
+    monkeypatch.setattr(shared, "float_graph", without_torch)
     with pytest.raises(MissingExtraError, match="exporting needs torch"):
         export(ExportConfig(target="onnx", run=run, precision=precision))
 
@@ -310,11 +310,11 @@ def test_candidates_share_the_prepared_graph_and_the_ranking_of_the_layers(
     calls: list[str] = []
 
     def counted(name: str):
-        original = getattr(int8_search, name)
+        original = getattr(quantized, name)
         return lambda *arguments: (calls.append(name), original(*arguments))[1]
 
     for name in ("prepare", "rank_layers"):
-        monkeypatch.setattr(int8_search, name, counted(name))
+        monkeypatch.setattr(quantized, name, counted(name))
     file = tmp_path / "recipe.toml"
     file.write_text(
         'quantizer = "onnxruntime"\nactivations = "uint8"\nsymmetric = false\nsamples = 32\n'
@@ -358,7 +358,7 @@ class Meddling:
             return call
 
         if step == "quantize":
-            monkeypatch.setattr(int8_search.Quantizer, step, failing(int8_search.Quantizer.quantize, lambda *_: True))
+            monkeypatch.setattr(quantized.Quantizer, step, failing(quantized.Quantizer.quantize, lambda *_: True))
         elif step == "build":
             backend = type(build.backends.find("onnx"))
             int8 = lambda _self, _graph, card, *_: card.precision == "int8"  # noqa: E731
@@ -394,7 +394,7 @@ def test_where_every_candidate_fails_the_reasons_are_told_and_nothing_is_written
     def failing(*_: object) -> None:
         raise ZeroDivisionError("by zero")
 
-    monkeypatch.setattr(int8_search.Quantizer, "quantize", failing)
+    monkeypatch.setattr(quantized.Quantizer, "quantize", failing)
     with pytest.raises(VerificationError, match=r"no recipe could be applied \(.*: ZeroDivisionError: by"):
         export(ExportConfig(target="onnx", run=run, precision="int8"))
     assert not (run / "bundles").exists() or not list((run / "bundles").iterdir())
@@ -406,3 +406,56 @@ def test_scores_that_are_no_numbers_are_no_candidate(run: Path, monkeypatch: pyt
     )
     with pytest.raises(VerificationError, match="not finite"):
         export(ExportConfig(target="onnx", run=run, precision="int8"))
+
+
+class TestSeveralTargets:
+    """One call, in which what does not depend on the target is done once."""
+
+    @pytest.fixture
+    def calls(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """The names of the steps that were really done."""
+        calls: list[str] = []
+
+        def counted(name: str, original: Callable) -> Callable:
+            return lambda *arguments, **options: (calls.append(name), original(*arguments, **options))[1]
+
+        monkeypatch.setattr(shared, "float_graph", counted("trace", shared.float_graph))
+        monkeypatch.setattr(quantized.Quantizer, "quantize", counted("quantize", quantized.Quantizer.quantize))
+        monkeypatch.setattr(verification, "HeldOut", counted("ask the run", verification.HeldOut))
+        monkeypatch.setattr(int8_search.calibration, "choose", counted("choose images", int8_search.calibration.choose))
+        return calls
+
+    def test_equal_steps_are_done_once(self, run: Path, single_candidate: Path, calls: list[str]):
+        base = ExportConfig(run=run, precision="int8", recipe=single_candidate, max_drop_points=5.0)
+        outcomes = export_all([replace(base, target=target) for target in ("onnx", "openvino")])
+        made = [outcome.artifact.card.name for outcome in outcomes]
+        assert made == ["onnx-int8", "openvino-int8"]
+        assert sorted(calls) == ["ask the run", "choose images", "quantize", "trace"]
+        assert {path.name for path in (run / "bundles").iterdir()} >= set(made)
+
+    def test_a_target_that_fails_leaves_the_others(self, run: Path, monkeypatch: pytest.MonkeyPatch):
+        openvino = type(build.backends.find("openvino"))
+        monkeypatch.setattr(openvino, "_build", lambda *_: (_ for _ in ()).throw(RuntimeError("no such operator")))
+        first, second = export_all([ExportConfig(run=run, target=target) for target in ("openvino", "onnx")])
+        assert (first.name, str(first.error)) == ("openvino-fp32", "no such operator")
+        assert second.artifact.card.quality.agreement == 1.0
+        assert [path.name for path in (run / "bundles").iterdir()] == ["onnx-fp32"]
+
+    def test_a_target_that_cannot_be_built_here_leaves_the_others(self, run: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(type(build.backends.find("openvino")), "buildable", lambda _: "openvino is not installed")
+        first, second = export_all([ExportConfig(run=run, target=target) for target in ("openvino", "onnx")])
+        assert isinstance(first.error, BackendError)
+        assert second.artifact is not None
+
+    def test_what_makes_no_sense_is_said_before_any_work(self, run: Path, tmp_path: Path, calls: list[str]):
+        onnx_float = ExportConfig(run=run)
+        with pytest.raises(UsageError, match="names onnx twice"):
+            export_all([onnx_float, onnx_float])
+        with pytest.raises(UsageError, match="no target 'coreml'"):
+            export_all([onnx_float, replace(onnx_float, target="coreml")])
+        with pytest.raises(UsageError, match="`out` is the folder of one bundle, and there are 2"):
+            export_all([replace(onnx_float, target=name, out=tmp_path / "out") for name in ("onnx", "openvino")])
+        with pytest.raises(UsageError, match="are of one run"):
+            export_all([onnx_float, replace(onnx_float, run=tmp_path)])
+        assert calls == []
+        assert export_all([]) == []
