@@ -9,6 +9,7 @@ from edgecls.concurrency import ordered_map
 from edgecls.data.dataset import Dataset, balanced
 from edgecls.data.sources import Source
 from edgecls.data.splits import Sample
+from edgecls.evaluation.kept_scores import kept_scores
 from edgecls.imaging.preprocess import Preprocess
 from edgecls.runtime.pipeline import scores_of
 from edgecls.runtime.scores import as_logits
@@ -38,10 +39,31 @@ def golden_images(dataset: Dataset, preprocess: Preprocess) -> NDArray[uint8]:
 
 
 def scores_on(artifact: Artifact, source: Source, samples: Iterable[Sample]) -> NDArray[float32]:
-    """Logits (N, C) of an artifact for samples, through its own preprocessing and runtime."""
-    with artifact.open() as session:
-        scores = scores_of(session, prepared(source, samples, artifact.card.preprocess))
+    """Logits (N, C) of an artifact for samples, through its own preprocessing and runtime. A run's are kept."""
+    samples = list(samples)
+    if artifact.is_run:
+        scores = run_scores(artifact, source, [sample.key for sample in samples])
+    else:
+        with artifact.open() as session:
+            scores = scores_of(session, prepared(source, samples, artifact.card.preprocess))
     return as_logits(scores, artifact.card.output)
+
+
+def run_scores(run: Artifact, source: Source, keys: Sequence[str]) -> NDArray[float32]:
+    """Scores (N, C) of a run for the images under these keys, as its network gives them; see `kept_scores`."""
+    preprocess = run.card.preprocess
+
+    def digest(key: str) -> str:
+        try:
+            return source.fingerprint(key)
+        except OSError:
+            source.read_for(key, preprocess)  # says what is wrong with it
+            raise
+
+    def read(positions: Sequence[int]) -> Iterator[NDArray[uint8]]:
+        return ordered_map(lambda position: preprocess(source.read_for(keys[position], preprocess)), positions)
+
+    return kept_scores(run, list(ordered_map(digest, keys)), read)
 
 
 def labels_of(samples: Sequence[Sample]) -> NDArray[int64]:

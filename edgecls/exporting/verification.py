@@ -11,7 +11,7 @@ from edgecls.artifact.card import Card, Quality
 from edgecls.artifact.golden import Golden
 from edgecls.data.dataset import open_recorded, subset
 from edgecls.errors import DataError, VerificationError
-from edgecls.evaluation.inference import labels_of, prepared
+from edgecls.evaluation.inference import labels_of, prepared, run_scores
 from edgecls.evaluation.metrics import drop, measure
 from edgecls.quantization.calibration import Calibration
 from edgecls.runtime.pipeline import scores_of
@@ -35,19 +35,22 @@ class HeldOut:
 
         self.labels: NDArray[int64] | None = None
         self.images: NDArray[uint8]
+        self.parent_scores: NDArray[float32]
         try:
             dataset = open_recorded(run.path)
             samples = subset(dataset, "test", limit)
             self.images = np.stack(list(prepared(dataset.source, samples, run.card.preprocess)))
+            self.parent_scores = run_scores(run, dataset.source, [sample.key for sample in samples])
             self.labels, self.split = labels_of(samples), "test"
         except DataError:
             if calibration and calibration.spare:
                 spare = calibration.spare_images(run.card.preprocess, limit)
                 self.images, self.split = np.stack(list(spare)), "unlabelled"
+                self.parent_scores = run_scores(run, calibration.source, calibration.spare[:limit])
             else:
                 self.images, self.split = Golden.read(run.path, run.card).images, "golden"
-        with run.open() as session:
-            self.parent_scores: NDArray[float32] = scores_of(session, self.images)
+                with run.open() as session:
+                    self.parent_scores = scores_of(session, self.images)
 
 
 class Verifier:
