@@ -305,6 +305,16 @@ class Backend(ABC):
         identity = (self.version(), processor.fingerprint(), *card.lineage.files.values())
         return self._open_cached(file, card, parallelism, on_progress, partial(Entry.of, self.name, *identity))
 
+    def open_exact(self, graph: Path, card: Card) -> Session:  # noqa: ARG002
+        """Open an ONNX graph with quantizers so that integers are computed without saturation, as on no processor but
+        with the answers that every processor should give. Slow. Raises `UsageError` where this runtime has no such way.
+        """
+        raise UsageError(f"{self.name} cannot compute integers exactly; ONNX Runtime can")
+
+    def has_device(self, device: str | None) -> bool:  # noqa: ARG002
+        """Whether the device of a card is on this machine, as far as the runtime knows devices."""
+        return True
+
     def _check_process(self) -> None:
         self._used_in = self._used_in or os.getpid()
         if self._used_in != os.getpid():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgecls.artifact.card import EMBEDDED_KEY, INPUT_NAME, OUTPUT_NAME, Card, Runtime
 from edgecls.backends.base import (
+    LOW_LATENCY,
     PROCESSORS,
     PROFILED_RUNS,
     Backend,
@@ -47,12 +48,14 @@ WEIGHTED = (
 class OnnxRuntimeSession(Session):
     """One `InferenceSession`, which several threads may run at once: each of them is a stream."""
 
-    def __init__(self, file: Path, card: Card, parallelism: Parallelism, optimized: Entry | None = None):
+    def __init__(
+        self, file: Path, card: Card, parallelism: Parallelism, optimized: Entry | None = None, exact: bool = False
+    ):
         super().__init__(card)
         threads = parallelism.threads or usable_cpus()
         streams = parallelism.streams or threads
         share = parallelism.threads if streams == 1 else max(1, threads // streams)
-        create = partial(_create, threads=share, spinning=parallelism.spinning)
+        create = partial(_create, threads=share, spinning=parallelism.spinning, as_it_is=exact)
         self._session = _created_once(file, create, optimized) if optimized else create(file)
         self._pool = ThreadPoolExecutor(streams, "edgecls-stream") if streams > 1 else None
         if streams > 1:
@@ -87,6 +90,10 @@ class OnnxRuntimeBackend(Backend):
         """See `Backend.read_embedded`."""
         metadata = _create(file, threads=1).get_modelmeta().custom_metadata_map
         return Card.from_embedded(metadata.get(EMBEDDED_KEY), str(file))
+
+    def open_exact(self, graph: Path, card: Card) -> Session:
+        """See `Backend.open_exact`. Left as it is, a graph computes each layer in float between its quantizers."""
+        return OnnxRuntimeSession(graph, card, LOW_LATENCY, exact=True)
 
     def _check_device(self, device: str | None) -> None:
         if device is not None and device not in PROCESSORS:

@@ -144,6 +144,11 @@ class OpenVinoBackend(Backend):
         if device is not None and device not in ("CPU", "GPU", "NPU"):
             raise UsageError(f"`device`: OpenVINO has no device {device!r}; choose CPU, GPU or NPU")
 
+    def has_device(self, device: str | None) -> bool:
+        """See `Backend.has_device`. Several GPUs are called GPU.0, GPU.1 and so on."""
+        known = [name.partition(".")[0] for name in _core().available_devices]
+        return (device or "CPU") in known
+
     def check_request(self, precision: str, options: BuildOptions = NO_OPTIONS) -> None:
         """See `Backend.check_request`. bfloat16 is refused where the device cannot compute in it."""
         super().check_request(precision, options)

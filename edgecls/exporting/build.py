@@ -9,11 +9,12 @@ from pathlib import Path
 from edgecls import backends
 from edgecls.artifact.card import Card, Quality
 from edgecls.artifact.golden import Golden
-from edgecls.backends.base import PROCESSORS, BuildOptions
+from edgecls.backends.base import BuildOptions
 from edgecls.exporting.shared import SharedSteps
 from edgecls.exporting.verification import Verifier
 from edgecls.runtime import machine
 from edgecls.runtime.store import Artifact
+from edgecls.runtime.verification import is_for_here
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,9 @@ class BundleBuilder:
 
     @property
     def is_timed_here(self) -> bool:
-        """Whether what is built can run on this machine, and is meant for its kind of processor."""
-        device = self.options.device
-        elsewhere = device in PROCESSORS and device != machine.int8_kind(machine.this_machine())
-        return backends.find(self.card.target).available() is None and not elsewhere
+        """Whether what is built can run on this machine, and is meant for its kind of processor and devices."""
+        backend = backends.find(self.card.target)
+        return backend.available() is None and is_for_here(backend, self.options.device)
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ def _export_one(config: ExportConfig, shared: SharedSteps) -> Artifact:
         _require_gain(config, bundle)
         _publish(bundle, folder)
         if result.float32 and bundle.card.quality.recommended is False and config.out is None:
-            _keep_float32(result.float32, run, result.verifier, shared.on_progress)
+            _keep_float32(result.float32, result.verifier, shared)
     return Artifact(path, bundle.card)
 
 
@@ -149,7 +149,7 @@ def _require_gain(config: ExportConfig, bundle: Artifact) -> None:
         return
     gain, name = bundle.card.quality.gain, bundle.card.name
     if gain is None:
-        reason = bundle.backend.available() or "it was built for another kind of processor"
+        reason = bundle.backend.available() or "it was built for another device"
         raise VerificationError(f"{name} cannot be timed on this machine ({reason}), so `require_gain` cannot be met")
     if not bundle.card.quality.recommended:
         raise VerificationError(
@@ -163,13 +163,14 @@ def _publish(bundle: Artifact, folder: Path) -> None:
     write_card(bundle.card, folder)
 
 
-def _keep_float32(bundle: Artifact, run: Artifact, verifier: Verifier, on_progress: Callable[[str], None]) -> None:
+def _keep_float32(bundle: Artifact, verifier: Verifier, shared: SharedSteps) -> None:
     """Export float32 into the run's folder, for it is what is recommended. One that stands there is kept."""
+    run = shared.run
     path = _own_place(run, bundle.card.target, "fp32")
     _check_replaceable(path)
     parent = bundle.card.lineage.parent
     if any(b.path == path and b.card.lineage.parent == parent for b in store.bundles_of(run.path)):
         return
-    [bundle] = timed([verifier.verify_float(bundle)], None, on_progress)
+    [bundle] = timed([verifier.verify_float(bundle, shared.graph())], None, shared.on_progress)
     with new_folder(path) as folder:
         _publish(bundle, folder)

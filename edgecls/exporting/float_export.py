@@ -14,12 +14,9 @@ def export_float(builder: BundleBuilder, verifier: Verifier, precision: str) -> 
 
     Raises `VerificationError` where its scores differ visibly from the run's.
     """
-    if precision == "fp32":
-        built = builder.float32()
-    else:
-        graph = builder.shared.graph(half=precision == "fp16")
-        built = builder.build(graph, replace(builder.card, precision=precision))
-    bundle = verifier.verify_float(built)
+    graph = builder.shared.graph(half=precision == "fp16")
+    card = replace(builder.card, precision=precision)
+    bundle = verifier.verify_float(builder.float32() if precision == "fp32" else builder.build(graph, card), graph)
     if not builder.is_timed_here:
         return ExportResult(bundle, verifier)
     float32 = builder.float32() if precision != "fp32" else None

@@ -36,7 +36,8 @@ def search_int8(config: ExportConfig, builder: BundleBuilder) -> ExportResult:
     def attempt(candidate: RecipeCandidate) -> Attempt:
         begun = now_ns()
         try:
-            bundle = verifier.verify(_build(builder, candidate, graphs.by(candidate)))
+            graph = graphs.by(candidate)
+            bundle = verifier.verify(_build(builder, candidate, graph), graph.path)
             if float32:
                 [bundle] = timed([bundle], float32, builder.on_progress, quick=True)
         except Exception as error:

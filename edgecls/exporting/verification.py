@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecls.artifact.card import Card, Quality
@@ -17,7 +18,7 @@ from edgecls.quantization.calibration import Calibration
 from edgecls.runtime.pipeline import scores_of
 from edgecls.runtime.scores import agreement
 from edgecls.runtime.store import Artifact
-from edgecls.runtime.verification import FLOAT_TOLERANCE, open_or_fallback
+from edgecls.runtime.verification import FLOAT_TOLERANCE, open_as_meant
 
 if TYPE_CHECKING:
     from numpy import float32, int64, uint8
@@ -70,26 +71,27 @@ class Verifier:
         self._on_progress("running the run on held-out images")
         return HeldOut(self._run, self._limit, self._calibration)
 
-    def verify(self, bundle: Artifact) -> Artifact:
-        """The bundle with its quality measured; see `measure_quality`."""
+    def verify(self, bundle: Artifact, graph: Path) -> Artifact:
+        """The bundle with its quality measured; `graph` is what it was built from. See `measure_quality`."""
         self._on_progress("verifying against the run")
-        return Artifact(bundle.path, replace(bundle.card, quality=measure_quality(bundle, self._held_out)))
+        return Artifact(bundle.path, replace(bundle.card, quality=measure_quality(bundle, graph, self._held_out)))
 
-    def verify_float(self, bundle: Artifact) -> Artifact:
+    def verify_float(self, bundle: Artifact, graph: Path) -> Artifact:
         """The same for a float bundle. Raises `VerificationError` where its scores differ visibly from the run's."""
-        verified = self.verify(bundle)
+        verified = self.verify(bundle, graph)
         require_faithful(verified.card, self._held_out)
         return verified
 
 
-def measure_quality(bundle: Artifact, held_out: HeldOut) -> Quality:
-    """Compare a bundle with its parent, through its own runtime or, where that cannot run, its fallback.
+def measure_quality(bundle: Artifact, graph: Path, held_out: HeldOut) -> Quality:
+    """Compare a bundle with its parent, through its own runtime or, where that or its device is not here, another one
+    on the graph that the bundle was built from.
 
     Raises `VerificationError` for scores that are no numbers.
     """
     import numpy as np
 
-    session, runtime = open_or_fallback(bundle)
+    session, runtime = open_as_meant(bundle, graph)
     with session:
         scores = scores_of(session, held_out.images)
     if not np.isfinite(scores).all():

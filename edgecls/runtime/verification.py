@@ -11,10 +11,12 @@ from pathlib import Path
 from edgecls import backends, processor
 from edgecls.artifact.card import Quality
 from edgecls.artifact.golden import GOLDEN_FILE, Golden
-from edgecls.backends import LOW_LATENCY, Parallelism, Session
+from edgecls.backends import LOW_LATENCY, Backend, Parallelism, Session
+from edgecls.backends.base import PROCESSORS
 from edgecls.cache import Entry
 from edgecls.errors import EdgeclsError, VerificationError
 from edgecls.files import sha256, shortened
+from edgecls.runtime import machine
 from edgecls.runtime.machine import int8_kind, this_machine
 from edgecls.runtime.scores import agreement
 from edgecls.runtime.store import BUNDLES_FOLDER, Artifact, candidates, find
@@ -23,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 FLOAT_TOLERANCE = {"fp32": 1e-3, "fp16": 3e-2, "bf16": 0.2}
 """Largest allowed score difference of float artifacts, relative to the parent's largest score."""
+EXACT = "exact integer semantics"
+"""How a card says that integers were computed without the kernels of any processor."""
 UNLIKELY = 1e-3
 GOLDEN_MARGIN = 2.0
 """Replayed elsewhere, scores may differ from the parent's by this many times the difference measured at export."""
@@ -31,12 +35,39 @@ GOLDEN_MARGIN = 2.0
 def open_or_fallback(
     bundle: Artifact, parallelism: Parallelism = LOW_LATENCY, cached: bool = False
 ) -> tuple[Session, str]:
-    """A session on the bundle's graph and the name of the runtime that gives the answers."""
+    """A session on the bundle's graph and the name of the runtime that gives the answers.
+
+    Where the bundle's own runtime cannot run, int8 is computed exactly: this processor's kernels are not the device's.
+    """
     backend = bundle.backend
-    if backend.available() is not None and backend.fallback:
-        fallback = backends.find(backend.fallback)
-        return fallback.open(bundle.path / bundle.card.model_file, bundle.card), f"{fallback.package} as fallback"
-    return bundle.open(parallelism, cached=cached), backend.package
+    if backend.available() is None or not backend.fallback:
+        return bundle.open(parallelism, cached=cached), backend.package
+    fallback, file = backends.find(backend.fallback), bundle.path / bundle.card.model_file
+    if bundle.card.precision == "int8":
+        return fallback.open_exact(file, bundle.card), f"{fallback.package} as fallback, {EXACT}"
+    return fallback.open(file, bundle.card), f"{fallback.package} as fallback"
+
+
+def open_as_meant(bundle: Artifact, graph: Path) -> tuple[Session, str]:
+    """The same, for a bundle that may be meant for a device that is not here; `graph` is what it was built from.
+
+    Then int8 is computed exactly: on x86 without VNNI, for one, kernels saturate that are right on the device.
+    """
+    device, backend = bundle.card.runtime.device if bundle.card.runtime else "", backends.of_every_install()
+    if is_for_here(bundle.backend, device):
+        return open_or_fallback(bundle)
+    if bundle.card.precision == "int8":
+        return backend.open_exact(graph, bundle.card), f"{backend.package}, {EXACT}"
+    if device in PROCESSORS:
+        return open_or_fallback(bundle)  # whose float kernels differ in the last digit only
+    return backend.open(graph, bundle.card), f"{backend.package} as fallback"
+
+
+def is_for_here(backend: Backend, device: str | None) -> bool:
+    """Whether this machine has the kind of processor, or the device, that something is built for; None is any."""
+    if device in PROCESSORS:
+        return device == machine.int8_kind(machine.this_machine())
+    return backend.available() is not None or backend.has_device(device or None)
 
 
 def _below_claim(claimed: Quality, measured: Quality) -> bool:

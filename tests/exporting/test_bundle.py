@@ -136,14 +136,33 @@ def test_int8_for_another_kind_of_processor_is_verified_but_not_timed(run: Path)
     assert card.lineage.recipe["reduce_range"] == (device == "x86")
     assert card.lineage.recipe["activations"] == ("int8" if device == "arm" else "uint8")
     assert card.quality.agreement > 0.9
+    assert card.quality.verified_with == "onnxruntime, exact integer semantics"
     assert (card.quality.latency_ms, card.quality.gain, card.quality.recommended) == (None, None, None)
+
+
+def test_a_processor_with_vnni_is_built_for_on_one_without_and_judged_by_what_it_will_compute(
+    run: Path, single_candidate: Path, monkeypatch: pytest.MonkeyPatch
+):
+    older = replace(machine.this_machine(), architecture="x86_64", instruction_sets=("AVX2",))
+    monkeypatch.setattr(machine, "this_machine", lambda: older)
+    config = ExportConfig(run=run, precision="int8", recipe=single_candidate, max_drop_points=5)
+    there = export(replace(config, device="x86-vnni")).card
+    assert there.quality.verified_with == "onnxruntime, exact integer semantics"
+    assert there.quality.latency_ms is None
+    assert export(replace(config, device="x86")).card.quality.verified_with == "onnxruntime"
+
+
+def test_float_for_another_kind_of_processor_is_verified_by_its_own_runtime(run: Path):
+    device = "arm" if machine.int8_kind(machine.this_machine()) != "arm" else "x86"
+    quality = export(ExportConfig(run=run, device=device)).card.quality
+    assert (quality.verified_with, quality.agreement, quality.latency_ms) == ("onnxruntime", 1.0, None)
 
 
 def test_what_cannot_run_here_is_verified_by_its_stand_in(bundle: Callable[[str, str], Artifact]):
     artifact = bundle("tensorrt", "int8")
     if artifact.backend.available() is None:
         pytest.skip("TensorRT runs here")
-    assert artifact.card.quality.verified_with == "onnxruntime as fallback"
+    assert artifact.card.quality.verified_with == "onnxruntime as fallback, exact integer semantics"
     assert artifact.card.quality.agreement > 0.95
     assert artifact.card.quality.latency_ms is None
 
@@ -235,14 +254,6 @@ class TestRefusals:
         with pytest.raises(UsageError, match="`max_drop_points`"):
             export(ExportConfig(target="onnx", run=trained.path, precision="int8", max_drop_points=-1))
 
-    def test_a_device_that_is_not_here(self, run: Path):
-        openvino = pytest.importorskip("openvino")
-        if "NPU" in openvino.Core().available_devices:
-            pytest.skip("this machine has an NPU")
-        with pytest.raises(BackendError, match="no device NPU on this machine; found: CPU"):
-            export(ExportConfig(target="openvino", run=run, device="NPU"))
-        assert list((run / "bundles").iterdir()) == []
-
     def test_too_few_calibration_images(self, trained: Artifact, tmp_path: Path):
         (tmp_path / "few").mkdir()
         with pytest.raises(DataError, match="gives 0 calibration images; at least 16 are needed"):
@@ -296,12 +307,25 @@ def test_what_no_recipe_can_mend_is_said_before_any_is_tried(
         export(ExportConfig(target="onnx", run=run, precision=precision))
 
 
-def test_a_device_that_is_not_there_is_said_before_any_recipe_is_tried(run: Path):
+@pytest.mark.parametrize(
+    ("precision", "verified_with"),
+    [("fp32", "onnxruntime as fallback"), ("int8", "onnxruntime, exact integer semantics")],
+)
+def test_a_device_that_is_not_here_is_built_for_and_judged_by_the_graph(
+    run: Path, precision: str, verified_with: str, tmp_path: Path
+):
     openvino = pytest.importorskip("openvino")
     if "NPU" in openvino.Core().available_devices:
         pytest.skip("this machine has an NPU")
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('quantizer = "nncf"\nactivations = "auto"\nsymmetric = true\nsamples = 64\n')
+    config = ExportConfig(target="openvino", run=run, precision=precision, device="NPU", max_drop_points=5)
+    card = export(replace(config, recipe=recipe) if precision == "int8" else config).card
+    assert card.quality.verified_with == verified_with
+    assert card.quality.agreement > 0.95
+    assert (card.runtime.device, card.quality.latency_ms) == ("NPU", None)
     with pytest.raises(BackendError, match="finds no device NPU on this machine; found: "):
-        export(ExportConfig(target="openvino", run=run, precision="int8", device="NPU"))
+        store.find(run / "bundles" / card.name).open()
 
 
 def test_candidates_share_the_prepared_graph_and_the_ranking_of_the_layers(
