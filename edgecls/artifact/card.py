@@ -71,10 +71,11 @@ class Quality:
     """What was measured; None where it was not.
 
     `top1` and `agreement` are fractions of `images` held-out images from `split`, `drop_points` is the parent's top-1
-    minus this one's in percentage points, give or take `drop_interval_points` (95 %), `max_score_difference` is
-    absolute. `verified_with` names the runtime that gave the answers, `latency_ms` is the median at batch 1 on
-    `latency_machine`. `gain` says how many times as fast as float32 in the same runtime a lowered precision was there,
-    timed in turn, and `recommended` whether it is to be preferred to float32.
+    minus this one's in percentage points, with 95 % confidence from `drop_low_points` to `drop_high_points`, which are
+    twice `drop_interval_points` apart, `max_score_difference` is absolute. `verified_with` names the runtime that gave
+    the answers, `latency_ms` is the median at batch 1 on `latency_machine`. `gain` says how many times as fast as
+    float32 in the same runtime a lowered precision was there, timed in turn, and `recommended` whether it is to be
+    preferred to float32. `note` says in plain words what the figures leave open.
     """
 
     split: str | None = None
@@ -84,12 +85,15 @@ class Quality:
     agreement: float | None = None
     drop_points: float | None = None
     drop_interval_points: float | None = None
+    drop_low_points: float | None = None
+    drop_high_points: float | None = None
     max_score_difference: float | None = None
     verified_with: str | None = None
     latency_ms: float | None = None
     latency_machine: str | None = None
     gain: float | None = None
     recommended: bool | None = None
+    note: str | None = None
 
     def with_verdict(self) -> Quality:
         """The same with `recommended` as the gain says."""
@@ -321,12 +325,15 @@ def _quality(fields: Fields) -> Quality:
         agreement=fields.optional_number("agreement", 0, 1),
         drop_points=fields.optional_number("drop_points", -100, 100),
         drop_interval_points=fields.optional_number("drop_interval_points", 0, 200),
+        drop_low_points=fields.optional_number("drop_low_points", -100, 100),
+        drop_high_points=fields.optional_number("drop_high_points", -100, 100),
         max_score_difference=fields.optional_number("max_score_difference", 0, 1e30),
         verified_with=fields.optional_text("verified_with"),
         latency_ms=fields.optional_number("latency_ms", 0, 1e9),
         latency_machine=fields.optional_text("latency_machine"),
         gain=fields.optional_number("gain", 0, 1e6),
         recommended=fields.flag("recommended"),
+        note=fields.optional_text("note"),
     )
 
 

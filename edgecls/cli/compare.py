@@ -39,9 +39,9 @@ def compare(
     )
     if comparison.drop_points is not None:
         console.print(
-            f"top-1 {percent(a.top1)} → {percent(b.top1)}: a drop of {comparison.drop_points:.2f} "
-            f"± {comparison.drop_interval_points:.2f} points; calibration error {percent(a.calibration_error)} → "
-            f"{percent(b.calibration_error)}",
+            f"top-1 {percent(a.top1)} → {percent(b.top1)}: a drop of {comparison.drop_points:.2f} points "
+            f"(95 %: {comparison.drop_low_points:.2f} to {comparison.drop_high_points:.2f}); "
+            f"calibration error {percent(a.calibration_error)} → {percent(b.calibration_error)}",
             soft_wrap=True,
         )
     if comparison.speedup is not None:

@@ -14,7 +14,7 @@ from edgecls.errors import EdgeclsError, UsageError
 from edgecls.exporting.config import ExportConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from rich.table import Table
 
@@ -118,6 +118,8 @@ def _report(bundle: Artifact, recommends_beside: bool) -> None:
     card, quality = bundle.card, bundle.card.quality
     if card.lineage.candidates:
         console.print(_attempts(card))
+        if left_out := _left_out(card):
+            console.print(left_out, soft_wrap=True)
     console.print(f"bundle: {shown(bundle.path)}  ({megabytes(bundle.size_bytes())})", soft_wrap=True)
     measured = f"top-1 {percent(quality.top1)}, " if quality.top1 is not None else ""
     console.print(
@@ -131,8 +133,9 @@ def _report(bundle: Artifact, recommends_beside: bool) -> None:
         if quality.recommended is False and recommends_beside:
             beside = bundle.path.with_name(f"{card.target}-fp32")
             console.print(f"recommended here: float32, {shown(beside)}", soft_wrap=True)
-    if card.runtime and card.runtime.note:
-        console.print(f"note: {card.runtime.note}", soft_wrap=True)
+    for note in (quality.note, card.runtime.note if card.runtime else None):
+        if note:
+            console.print(f"note: {note}", soft_wrap=True)
 
 
 def _interval(quality: Quality) -> str:
@@ -150,13 +153,15 @@ def _attempts(card: Card) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for title in ("int8 recipe tried", "drop (points)", "agreement", "ms", "vs float32", "MB", "s", ""):
+    for title in ("int8 recipe tried", "drop (points, 95 %)", "agreement", "ms", "vs float32", "MB", "s", ""):
         table.add_column(title, justify="left" if title in ("int8 recipe tried", "") else "right")
     chosen = (card.lineage.recipe or {}).get("candidate")
     for tried in card.lineage.candidates or ():
+        if tried["left_out"]:
+            continue
         table.add_row(
             tried["candidate"],
-            _figure(tried["drop_points"], 2),
+            _drop(tried),
             percent(tried["agreement"]),
             _figure(tried["latency_ms"], 2),
             _figure(tried["gain"], 2, "x"),
@@ -165,6 +170,22 @@ def _attempts(card: Card) -> Table:
             "kept" if tried["candidate"] == chosen else tried["reason"] or "",
         )
     return table
+
+
+def _left_out(card: Card) -> str:
+    """Which candidates were not tried and why, one line for each reason."""
+    names: dict[str, list[str]] = {}
+    for tried in card.lineage.candidates or ():
+        if tried["left_out"]:
+            names.setdefault(tried["reason"], []).append(tried["candidate"])
+    return "\n".join(f"left out: {', '.join(several)}: {reason}" for reason, several in names.items())
+
+
+def _drop(tried: Mapping[str, Any]) -> str:
+    """The drop, and its 95 % interval."""
+    if tried["drop_points"] is None or tried["drop_low_points"] is None:
+        return _figure(tried["drop_points"], 2)
+    return f"{tried['drop_points']:.2f} ({tried['drop_low_points']:.1f} to {tried['drop_high_points']:.1f})"
 
 
 def _figure(value: float | None, digits: int, unit: str = "") -> str:

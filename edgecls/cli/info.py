@@ -120,7 +120,11 @@ def _lines(card: Card) -> list[tuple[str, Any]]:
         lines.append(("unsure", f"below a confidence of {card.confidence.threshold:.1%}"))
     if quality.drop_points is not None:
         interval = f" ± {quality.drop_interval_points:.2f}" if quality.drop_interval_points is not None else ""
+        if quality.drop_low_points is not None and quality.drop_high_points is not None:
+            interval = f", {quality.drop_low_points:.2f} to {quality.drop_high_points:.2f},"
         lines.append(("drop", f"{quality.drop_points:.2f}{interval} points of top-1 (95 %)"))
+    if quality.note:
+        lines.append(("note", quality.note))
     if quality.gain is not None:
         verdict = "recommended" if quality.recommended else "float32 is recommended"
         lines.append(("gain", f"{quality.gain:.2f}x the speed of float32 in the same runtime: {verdict} there"))

@@ -60,9 +60,10 @@ class Flip:
 class Comparison:
     """Two models on the same images; see `Side` and `Flip`.
 
-    `drop_points` is what the second loses of the first's top-1, give or take `drop_interval_points` (95 %). `speedup`
-    is how many times as fast the second is, timed in turn. `layers` are (name, signal-to-noise in dB) of the second's
-    graph against its run's in float, empty for `layers_reason`. `source` holds the images.
+    `drop_points` is what the second loses of the first's top-1, with 95 % confidence from `drop_low_points` to
+    `drop_high_points`, which are twice `drop_interval_points` apart. `speedup` is how many times as fast the second is,
+    timed in turn. `layers` are (name, signal-to-noise in dB) of the second's graph against its run's in float, empty
+    for `layers_reason`. `source` holds the images.
     """
 
     first: Side
@@ -73,6 +74,8 @@ class Comparison:
     agreement_interval: tuple[float, float]
     drop_points: float | None
     drop_interval_points: float | None
+    drop_low_points: float | None
+    drop_high_points: float | None
     speedup: float | None
     flips: tuple[Flip, ...]
     layers: tuple[tuple[str, float], ...]
@@ -133,7 +136,7 @@ def compare_artifacts(
         _side(artifact, row.latency.p50_ms if row.latency else None, each, labels if labelled else None)
         for artifact, row, each in zip((first, second), rows, scores, strict=True)
     ]
-    lost = drop(scores[1], scores[0], labels) if labelled else (None, None)
+    lost = drop(scores[1], scores[0], labels) if labelled else None
     agreed = agreement(scores[1], scores[0])
     return Comparison(
         first=sides[0],
@@ -142,8 +145,10 @@ def compare_artifacts(
         images=len(samples),
         agreement=agreed,
         agreement_interval=wilson(agreed, len(samples)),
-        drop_points=lost[0],
-        drop_interval_points=lost[1],
+        drop_points=lost.points if lost else None,
+        drop_interval_points=lost.half_width_points if lost else None,
+        drop_low_points=lost.low_points if lost else None,
+        drop_high_points=lost.high_points if lost else None,
         speedup=gain_over(rows[1], rows[0]),
         flips=_flips(samples, first.card.classes, scores[0], scores[1]),
         layers=layers,

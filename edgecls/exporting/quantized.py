@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgecls.evaluation.inference import PreparedImages
 from edgecls.exporting.graph import float_graph
 from edgecls.exporting.shared import SharedSteps
 from edgecls.quantization.calibration import Calibration
@@ -35,7 +36,8 @@ class QuantizedGraphs:
     """Quantizes a run's float graph by recipes; these share the prepared graph and the layers' rankings."""
 
     def __init__(self, shared: SharedSteps, images: Calibration):
-        self._shared, self._images = shared, images
+        self._shared = shared
+        self._images = PreparedImages(images.source, images.keys, shared.run.card.preprocess)
         self._quantized: dict[Recipe, QuantizedGraph] = {}
         self._rankings: dict[Recipe, list[str]] = {}
 
@@ -67,7 +69,7 @@ class QuantizedGraphs:
         return Quantizer(prepared, self._calibration_images)
 
     def _calibration_images(self, count: int) -> Iterable[NDArray[uint8]]:
-        return self._images.images(self._shared.run.card.preprocess, count)
+        return self._images.part(0, count)
 
     def _fine_tuned(self, candidate: RecipeCandidate) -> Quantizer:
         run, folder = self._shared.run, self._shared.folder()

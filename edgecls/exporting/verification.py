@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecls.artifact.card import Card, Quality
 from edgecls.artifact.golden import Golden
-from edgecls.data.dataset import open_recorded, subset
+from edgecls.data.dataset import balanced, open_recorded
 from edgecls.errors import DataError, VerificationError
-from edgecls.evaluation.inference import labels_of, prepared, run_scores
+from edgecls.evaluation.inference import PreparedImages, labels_of, run_scores
 from edgecls.evaluation.metrics import drop, measure
 from edgecls.quantization.calibration import Calibration
 from edgecls.runtime.pipeline import scores_of
@@ -25,37 +25,38 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class HeldOut:
-    """Held-out images of a run with the parent's scores.
+FIRST_IMAGES = 100
+"""On so many a candidate that is beyond hope shows itself."""
 
-    Without the data set these are the images that a calibration set has to spare, or else the run's golden inputs.
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Images that a bundle is compared with its run on: the run's scores (N, C), and labels (N,) where they are known.
+
+    `images` gives the raw network inputs (h, w, 3) from one position to another; any first part of them is balanced
+    over the classes.
     """
 
-    def __init__(self, run: Artifact, limit: int, calibration: Calibration | None = None):
-        import numpy as np
+    split: str
+    images: Callable[[int, int], Iterable[NDArray[uint8]]]
+    parent_scores: NDArray[float32]
+    labels: NDArray[int64] | None = None
 
-        self.labels: NDArray[int64] | None = None
-        self.images: NDArray[uint8]
-        self.parent_scores: NDArray[float32]
-        try:
-            dataset = open_recorded(run.path)
-            samples = subset(dataset, "test", limit)
-            self.images = np.stack(list(prepared(dataset.source, samples, run.card.preprocess)))
-            self.parent_scores = run_scores(run, dataset.source, [sample.key for sample in samples])
-            self.labels, self.split = labels_of(samples), "test"
-        except DataError:
-            if calibration and calibration.spare:
-                spare = calibration.spare_images(run.card.preprocess, limit)
-                self.images, self.split = np.stack(list(spare)), "unlabelled"
-                self.parent_scores = run_scores(run, calibration.source, calibration.spare[:limit])
-            else:
-                self.images, self.split = Golden.read(run.path, run.card).images, "golden"
-                with run.open() as session:
-                    self.parent_scores = scores_of(session, self.images)
+    def __len__(self) -> int:
+        return len(self.parent_scores)
+
+    def first(self, count: int) -> HeldOut:
+        """The first of them only."""
+        labels = None if self.labels is None else self.labels[:count]
+        return replace(self, parent_scores=self.parent_scores[:count], labels=labels)
 
 
 class Verifier:
-    """Compares bundles with their run on held-out images, which the run is asked about before the first comparison."""
+    """Compares bundles with their run on held-out images, which the run is asked about before the first comparison.
+
+    These are up to `limit` images of the test split. Without the data set they are the images that a calibration set
+    has to spare, or else the run's golden inputs.
+    """
 
     def __init__(
         self,
@@ -66,36 +67,115 @@ class Verifier:
     ):
         self._run, self._limit, self._on_progress, self._calibration = run, limit, on_progress, calibration
 
-    @cached_property
-    def _held_out(self) -> HeldOut:
-        self._on_progress("running the run on held-out images")
-        return HeldOut(self._run, self._limit, self._calibration)
+    @property
+    def count(self) -> int:
+        """How many images that is."""
+        return len(self._held_out)
 
-    def verify(self, bundle: Artifact, graph: Path) -> Artifact:
+    def verify(self, bundle: Artifact, graph: Path, hopeless: Callable[[Quality], bool] = lambda _: False) -> Artifact:
         """The bundle with its quality measured; `graph` is what it was built from. See `measure_quality`."""
+        held_out = self._held_out
         self._on_progress("verifying against the run")
-        return Artifact(bundle.path, replace(bundle.card, quality=measure_quality(bundle, graph, self._held_out)))
+        return _with_quality(bundle, measure_quality(bundle, graph, held_out, hopeless))
+
+    def verify_on_all(self, bundle: Artifact, graph: Path) -> Artifact:
+        """The same on all images that nothing was learned from, validation images included, where there are more."""
+        if (held_out := self._all_held_out) is None:
+            return bundle
+        self._on_progress(f"verifying against the run on all {len(held_out)} held-out images")
+        return _with_quality(bundle, measure_quality(bundle, graph, held_out))
 
     def verify_float(self, bundle: Artifact, graph: Path) -> Artifact:
-        """The same for a float bundle. Raises `VerificationError` where its scores differ visibly from the run's."""
+        """As `verify`. Raises `VerificationError` where a float bundle's scores differ visibly from the run's."""
         verified = self.verify(bundle, graph)
         require_faithful(verified.card, self._held_out)
         return verified
 
+    @cached_property
+    def _held_out(self) -> HeldOut:
+        self._on_progress("running the run on held-out images")
+        try:
+            images, labels, test = self._pool
+            return self._asked("test", images, labels[: min(test, self._limit)])
+        except DataError:
+            return self._without_data()
 
-def measure_quality(bundle: Artifact, graph: Path, held_out: HeldOut) -> Quality:
+    @cached_property
+    def _all_held_out(self) -> HeldOut | None:
+        try:
+            images, labels, test = self._pool
+            if len(labels) == len(self._held_out):
+                return None
+            self._on_progress("running the run on all held-out images")
+            return self._asked("test" if len(labels) == test else "test and validation", images, labels)
+        except DataError:
+            return None
+
+    @cached_property
+    def _pool(self) -> tuple[PreparedImages, NDArray[int64], int]:
+        """The images of the test split, then of the validation split, their labels, and how many the former are."""
+        dataset = open_recorded(self._run.path)
+        splits = [balanced(dataset.splits[name], len(dataset.splits[name]), dataset.seed) for name in ("test", "val")]
+        samples = [sample for split in splits for sample in split]
+        images = PreparedImages(dataset.source, [sample.key for sample in samples], self._run.card.preprocess)
+        return images, labels_of(samples), len(splits[0])
+
+    def _asked(self, split: str, images: PreparedImages, labels: NDArray[int64] | None, count: int = 0) -> HeldOut:
+        """The first images with the run's scores: as many as there are labels, or `count` without labels."""
+        scores = run_scores(self._run, images, count if labels is None else len(labels))
+        return HeldOut(split, images.part, scores, labels)
+
+    def _without_data(self) -> HeldOut:
+        if self._calibration and self._calibration.spare:
+            source, keys = self._calibration.source, self._calibration.spare[: self._limit]
+            images = PreparedImages(source, keys, self._run.card.preprocess)
+            return self._asked("unlabelled", images, None, len(keys))
+        golden = Golden.read(self._run.path, self._run.card).images
+        with self._run.open() as session:
+            return HeldOut("golden", lambda start, stop: golden[start:stop], scores_of(session, golden))
+
+
+def _with_quality(bundle: Artifact, quality: Quality) -> Artifact:
+    """The bundle with what was measured; its timing stays."""
+    old = bundle.card.quality
+    quality = replace(
+        quality,
+        latency_ms=old.latency_ms,
+        latency_machine=old.latency_machine,
+        gain=old.gain,
+        recommended=old.recommended,
+    )
+    return Artifact(bundle.path, replace(bundle.card, quality=quality))
+
+
+def measure_quality(
+    bundle: Artifact, graph: Path, held_out: HeldOut, hopeless: Callable[[Quality], bool] = lambda _: False
+) -> Quality:
     """Compare a bundle with its parent, through its own runtime or, where that or its device is not here, another one
     on the graph that the bundle was built from.
 
-    Raises `VerificationError` for scores that are no numbers.
+    What is `hopeless` on the first images is not asked about the others. Raises `VerificationError` for scores that are
+    no numbers.
     """
     import numpy as np
 
+    count = len(held_out)
     session, runtime = open_as_meant(bundle, graph)
     with session:
-        scores = scores_of(session, held_out.images)
+        begun = FIRST_IMAGES if count >= 2 * FIRST_IMAGES else count
+        scores = scores_of(session, held_out.images(0, begun))
+        quality = _quality(bundle.card, scores, held_out.first(begun), runtime)
+        if begun == count or hopeless(quality):
+            return quality
+        scores = np.concatenate([scores, scores_of(session, held_out.images(begun, count))])
+    return _quality(bundle.card, scores, held_out, runtime)
+
+
+def _quality(card: Card, scores: NDArray[float32], held_out: HeldOut, runtime: str) -> Quality:
+    import numpy as np
+
     if not np.isfinite(scores).all():
-        raise VerificationError(f"{bundle.card.name} gives scores that are not finite numbers")
+        raise VerificationError(f"{card.name} gives scores that are not finite numbers")
     quality = Quality(
         split=held_out.split,
         images=len(scores),
@@ -105,10 +185,15 @@ def measure_quality(bundle: Artifact, graph: Path, held_out: HeldOut) -> Quality
     )
     if held_out.labels is None:
         return quality
-    metrics = measure(scores, held_out.labels)
-    lost, interval = drop(scores, held_out.parent_scores, held_out.labels)
+    metrics, lost = measure(scores, held_out.labels), drop(scores, held_out.parent_scores, held_out.labels)
     return replace(
-        quality, top1=metrics.top1, macro_f1=metrics.macro_f1, drop_points=lost, drop_interval_points=interval
+        quality,
+        top1=metrics.top1,
+        macro_f1=metrics.macro_f1,
+        drop_points=lost.points,
+        drop_interval_points=lost.half_width_points,
+        drop_low_points=lost.low_points,
+        drop_high_points=lost.high_points,
     )
 
 

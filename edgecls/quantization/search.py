@@ -9,6 +9,7 @@ from typing import Any
 
 from edgecls.artifact.card import MIN_GAIN, Quality
 from edgecls.errors import BackendError, EdgeclsError, VerificationError, first_line
+from edgecls.evaluation.metrics import wilson
 from edgecls.quantization.recipe import Recipe, RecipeCandidate
 from edgecls.quantization.terms import Strategy
 from edgecls.runtime.store import Artifact
@@ -19,12 +20,13 @@ WANTED_AGREEMENT = 0.95
 
 @dataclass(frozen=True)
 class Attempt:
-    """One candidate that was tried: the bundle that it gave, or the reason why it gave none."""
+    """One candidate: the bundle that it gave, or the reason why it gave none, was left out or was given up."""
 
     candidate: RecipeCandidate
     seconds: float
     artifact: Artifact | None = None
     reason: str | None = None
+    left_out: bool = False
 
     @property
     def bundle(self) -> Artifact:
@@ -43,13 +45,40 @@ class Attempt:
         return {
             "candidate": self.candidate.name,
             "drop_points": self.quality.drop_points,
+            "drop_low_points": self.quality.drop_low_points,
+            "drop_high_points": self.quality.drop_high_points,
+            "images": self.quality.images,
             "agreement": self.quality.agreement,
             "latency_ms": self.quality.latency_ms,
             "gain": self.quality.gain,
             "size_bytes": self.artifact.size_bytes() if self.artifact else None,
             "seconds": round(self.seconds, 1),
             "reason": self.reason,
+            "left_out": self.left_out,
         }
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Points that a candidate loses, with their 95 % interval. Without labels every changed answer counts as lost."""
+
+    points: float
+    low_points: float
+    high_points: float
+
+    @classmethod
+    def of(cls, quality: Quality) -> Loss | None:
+        """What was measured, None where nothing was. Without an interval the loss is taken as it is."""
+        if quality.drop_points is not None:
+            low, high = quality.drop_low_points, quality.drop_high_points
+            return cls(quality.drop_points, *(quality.drop_points if end is None else end for end in (low, high)))
+        if quality.agreement is None:
+            return None
+        low, high = wilson(quality.agreement, max(quality.images or 0, 1))
+        return cls(100 * (1 - quality.agreement), 100 * (1 - high), 100 * (1 - low))
+
+    def __str__(self) -> str:
+        return f"{self.points:.2f} points (95 %: {self.low_points:.2f} to {self.high_points:.2f})"
 
 
 @dataclass(frozen=True)
@@ -64,13 +93,47 @@ class AcceptanceCriteria:
 
         Without labels, every change of the answer counts as a loss. What was not measured is not accurate.
         """
-        if quality.drop_points is not None:
-            lost_points = quality.drop_points
-        elif quality.agreement is not None:
-            lost_points = 100 * (1 - quality.agreement)
-        else:
+        lost = Loss.of(quality)
+        if lost is None:
             return False
-        return lost_points <= self.max_drop_points or lost_points / 100 * (quality.images or 0) <= 1 + 1e-9
+        return lost.points <= self.max_drop_points or lost.points / 100 * (quality.images or 0) <= 1 + 1e-9
+
+    def undecided(self, quality: Quality) -> bool:
+        """Whether the drop is larger than allowed, but on so few images that it may be luck: its interval reaches down
+        to what is allowed, and few answers changed.
+        """
+        lost = Loss.of(quality)
+        if lost is None or self.accurate(quality) or (quality.agreement or 0.0) < WANTED_AGREEMENT:
+            return False
+        return lost.low_points <= self.max_drop_points
+
+    def hopeless(self, quality: Quality) -> bool:
+        """Whether no further images can make a candidate accurate: both drop and agreement are beyond doubt."""
+        lost = Loss.of(quality)
+        if lost is None or quality.agreement is None or not quality.images:
+            return False
+        return (
+            lost.low_points > self.max_drop_points and wilson(quality.agreement, quality.images)[1] < WANTED_AGREEMENT
+        )
+
+    def deciding_images(self, quality: Quality) -> int | None:
+        """About how many images would tell whether a drop like this one is allowed; None where none would."""
+        lost = Loss.of(quality)
+        if lost is None or not quality.images or lost.points <= self.max_drop_points:
+            return None
+        # The width of an interval shrinks with the square root of the number of images.
+        return math.ceil(quality.images * ((lost.points - lost.low_points) / (lost.points - self.max_drop_points)) ** 2)
+
+    def note(self, quality: Quality) -> str | None:
+        """What is left open about an undecided candidate, in plain words; None for others."""
+        if not self.undecided(quality):
+            return None
+        what = "top-1" if quality.drop_points is not None else "agreement"
+        deciding = float(f"{self.deciding_images(quality) or 0:.2g}")
+        return (
+            f"whether {what} drops by more than the allowed {self.max_drop_points:g} points is not decided: it drops "
+            f"by {Loss.of(quality)} on {quality.images} images; about {deciding:,.0f} labelled images would decide it"
+        )
 
     def reached(self, attempt: Attempt) -> bool:
         """Whether the search may end here."""
@@ -83,11 +146,11 @@ class AcceptanceCriteria:
 def search(
     candidates: Sequence[RecipeCandidate], attempt: Callable[[RecipeCandidate], Attempt], aim: AcceptanceCriteria
 ) -> list[Attempt]:
-    """Try the candidates in turn; returns what was tried.
+    """Try the candidates in turn; returns what was tried, and what was left out with the reason.
 
     The search ends at the first candidate that meets the criteria, its alternatives included; for "most-accurate" all
-    are tried. Candidates that compute in the same way as one that was accurate but slow are left out, and so is
-    fine-tuning, which takes minutes, where another one is accurate.
+    are tried. For "fastest", those are left out that compute in the same way as one that is not faster than float32,
+    accurate or not. Fine-tuning, which takes minutes, is not tried where another one is accurate.
     """
     attempts: list[Attempt] = []
     for candidate in candidates:
@@ -96,16 +159,21 @@ def search(
         minutes = candidate.recipe.fine_tune_epochs > 0 and not candidate.alternative
         if minutes and any(aim.accurate(tried.quality) for tried in attempts):
             continue
-        if not any(_as_slow(candidate.recipe, tried, aim) for tried in attempts):
-            attempts.append(attempt(candidate))
+        slow = next((tried for tried in attempts if _as_slow(candidate.recipe, tried, aim)), None)
+        attempts.append(attempt(candidate) if slow is None else _left_out(candidate, slow))
     return attempts
 
 
 def _as_slow(recipe: Recipe, tried: Attempt, aim: AcceptanceCriteria) -> bool:
-    """Whether a recipe cannot be fast because a graph of its kind was accurate and slow."""
-    if aim.strategy != "fastest" or not aim.accurate(tried.quality) or tried.quality.recommended is not False:
+    """Whether a recipe cannot be fast because a graph of its kind was slow."""
+    if aim.strategy != "fastest" or tried.quality.recommended is not False:
         return False
     return _placement(recipe) == _placement(tried.candidate.recipe)
+
+
+def _left_out(candidate: RecipeCandidate, slow: Attempt) -> Attempt:
+    reason = f"it computes like {slow.candidate.name!r}, which is not faster than FP32 on this machine"
+    return Attempt(candidate, 0.0, reason=reason, left_out=True)
 
 
 def _placement(recipe: Recipe) -> Recipe:
@@ -123,19 +191,24 @@ def _placement(recipe: Recipe) -> Recipe:
 
 
 def accurate_enough(attempts: Sequence[Attempt], aim: AcceptanceCriteria) -> list[Attempt]:
-    """The attempts to choose from. Raises `VerificationError` where there is none."""
+    """The attempts to choose from: accurate ones or, where there are none, those that are undecided.
+
+    Raises `VerificationError` where there are neither.
+    """
     made = [tried for tried in attempts if tried.artifact]
     accurate = [tried for tried in made if aim.accurate(tried.quality)]
+    accurate = accurate or [tried for tried in made if aim.undecided(tried.quality)]
     if not accurate:
         raise VerificationError(_refusal(made, attempts, aim))
     return accurate
 
 
 def best(accurate: Sequence[Attempt], aim: AcceptanceCriteria) -> Attempt:
-    """The attempt to keep: one that reached the aim, or else one that pays."""
+    """The attempt to keep: one that reached the aim, or else one that pays; of undecided ones the most accurate."""
     paying = [tried for tried in accurate if aim.reached(tried)]
     paying = paying or [tried for tried in accurate if tried.quality.recommended is not False] or list(accurate)
-    return min(paying, key=lambda tried: _preference(tried, aim.strategy))
+    decided = any(aim.accurate(tried.quality) for tried in accurate)
+    return min(paying, key=lambda tried: _preference(tried, aim.strategy if decided else "most-accurate"))
 
 
 def _preference(tried: Attempt, strategy: Strategy) -> tuple[float, ...]:
@@ -156,11 +229,15 @@ def _refusal(made: Sequence[Attempt], attempts: Sequence[Attempt], aim: Acceptan
         reasons = "; ".join(f"{tried.candidate.name}: {tried.reason}" for tried in attempts)
         return f"no recipe could be applied ({reasons}); nothing was written"
     nearest = min(made, key=lambda tried: _preference(tried, "most-accurate"))
-    quality = nearest.quality
-    lost = f"{quality.drop_points:.2f} points of top-1" if quality.drop_points is not None else "answers"
+    quality, lost = nearest.quality, Loss.of(nearest.quality) or Loss(0.0, 0.0, 0.0)
+    unit = "points of top-1" if quality.drop_points is not None else "points of agreement"
+    slow = ""
+    if any(tried.left_out for tried in attempts):
+        slow = " and what computes like them was left out, for it is not faster than FP32 on this machine"
     return (
-        f"int8 loses {lost} at best ({nearest.candidate.name}: {quality.agreement:.2%} agreement over {quality.images} "
-        f"images), {aim.max_drop_points:g} are allowed; {len(made)} recipes were tried and nothing was written: "
+        f"int8 loses {lost.points:.2f} {unit} at best ({nearest.candidate.name}: 95 % interval {lost.low_points:.2f} "
+        f"to {lost.high_points:.2f}, {quality.agreement:.2%} agreement over {quality.images} images), "
+        f"{aim.max_drop_points:g} are allowed; {len(made)} recipes were tried{slow}, and nothing was written: "
         "calibrate with more or better images, allow more with `max_drop_points`, or export fp16"
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,8 +14,8 @@ import pytest
 
 from edgecls.data.sources import FolderSource
 from edgecls.errors import ArtifactError, ImageError
-from edgecls.evaluation import kept_scores
-from edgecls.evaluation.inference import run_scores
+from edgecls.evaluation import inference, kept_scores
+from edgecls.evaluation.inference import PreparedImages
 from edgecls.imaging.decode import find_images
 from edgecls.imaging.opencv import cv2
 from edgecls.runtime import store
@@ -23,7 +24,9 @@ from edgecls.runtime.store import Artifact
 
 @pytest.fixture
 def run(trained: Artifact, copy_of: Callable[[Artifact], Path]) -> Artifact:
-    return store.find(copy_of(trained))
+    path = copy_of(trained)
+    shutil.rmtree(path / "cache", ignore_errors=True)
+    return store.find(path)
 
 
 @pytest.fixture
@@ -49,6 +52,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(kept_scores, "scores_of", counted)
     return counts
+
+
+def run_scores(run: Artifact, source: FolderSource, keys: list[str]) -> np.ndarray:
+    return inference.run_scores(run, PreparedImages(source, keys, run.card.preprocess), len(keys))
 
 
 def the_file(run: Artifact) -> Path:

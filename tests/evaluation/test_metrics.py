@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edgecls.errors import BackendError
-from edgecls.evaluation.metrics import calibration_error, drop, measure, wilson
+from edgecls.evaluation.metrics import calibration_error, drop, measure, paired_interval, wilson
 from edgecls.runtime.scores import agreement, as_logits, softmax
 
 LABELS = np.array([0, 0, 0, 1, 1, 2])
@@ -58,9 +58,46 @@ def test_the_drop_counts_only_images_on_which_one_is_right_and_the_other_wrong()
     parent[:, 0], child[:, 0] = 1, 1
     child[:5, 1] = 2  # five lost
     parent[5:7, 1] = 2  # two won
-    lost, interval = drop(child, parent, labels)
-    assert lost == pytest.approx(3.0)
-    assert interval == pytest.approx(100 * 1.96 * np.sqrt((0.07 - 0.0009) / 100), rel=1e-3)
+    lost = drop(child, parent, labels)
+    assert lost.points == pytest.approx(3.0)
+    assert (lost.low_points, lost.high_points) == tuple(100 * end for end in paired_interval(93, 5, 2, 100))
+
+
+@pytest.mark.parametrize("wanted", [0.01, 0.05])
+@pytest.mark.parametrize(("count", "agreeing"), [(100, 0.9), (300, 0.97), (1000, 0.98)])
+def test_the_paired_interval_holds_the_true_drop_as_often_as_it_says(count: int, agreeing: float, wanted: float):
+    """Drawn from a known population, 95 of 100 intervals hold the truth, as Newcombe reports for his method 10."""
+    generator = np.random.default_rng(count)
+    differing = 1 - agreeing
+    lost = min((differing + wanted) / 2, differing)
+    shares = [0.9 * agreeing, lost, differing - lost, 0.1 * agreeing]
+    truth = shares[1] - shares[2]
+    inside = 0
+    for both, first, second, _ in generator.multinomial(count, shares, 2000):
+        low, high = paired_interval(int(both), int(first), int(second), count)
+        inside += low <= truth <= high
+    assert 0.93 <= inside / 2000 <= 0.995
+
+
+def test_the_paired_interval_of_many_images_is_the_textbooks():
+    """McNemar's standard error, where there are enough images for it (Agresti, section 11.1)."""
+    count, lost, won = 50_000, 900, 600
+    half = 1.96 * np.sqrt((lost + won) / count - ((lost - won) / count) ** 2) / np.sqrt(count)
+    low, high = paired_interval(40_000, lost, won, count)
+    assert ((high - low) / 2, (high + low) / 2) == pytest.approx((half, (lost - won) / count), rel=0.05)
+
+
+def test_the_paired_interval_is_the_other_way_round_for_the_other_model():
+    low, high = paired_interval(250, 7, 3, 300)
+    assert paired_interval(250, 3, 7, 300) == pytest.approx((-high, -low))
+
+
+def test_few_images_leave_room_though_none_differs():
+    low, high = paired_interval(16, 0, 0, 16)
+    assert low < -0.1
+    assert high > 0.1
+    assert paired_interval(0, 0, 0, 0) == (0.0, 0.0)
+    assert paired_interval(0, 5, 0, 5) == pytest.approx((1 - 0.434, 1.0), abs=0.2)
 
 
 def test_wilson_intervals_match_the_published_values():

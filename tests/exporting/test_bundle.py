@@ -126,7 +126,9 @@ def test_lowered_precision_that_does_not_pay_comes_with_the_float_bundle_that_is
 def test_candidates_that_are_accurate_but_slow_are_not_refined(run: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(timing, "gain_over", lambda *_: 0.8)
     artifact = export(ExportConfig(target="onnx", run=run, precision="int8", max_drop_points=5.0))
-    assert [tried["candidate"] for tried in artifact.card.lineage.candidates] == ["percentile ranges"]
+    tried, *others = artifact.card.lineage.candidates
+    assert (tried["candidate"], tried["left_out"]) == ("percentile ranges", False)
+    assert all(other["left_out"] and "computes like 'percentile ranges'" in other["reason"] for other in others)
 
 
 def test_int8_for_another_kind_of_processor_is_verified_but_not_timed(run: Path):
@@ -184,15 +186,55 @@ def test_a_bundle_that_loses_too_much_is_not_written(
 ):
     """Calibrated on black images, every activation saturates."""
 
-    def black(self, preprocess, count=None):
+    def black(self, count):
         return [np.zeros((32, 32, 3), np.uint8)] * 10
 
-    monkeypatch.setattr(int8_search.calibration.Calibration, "images", black)
-    monkeypatch.setattr(int8_search.calibration, "check", lambda *_: None)
+    monkeypatch.setattr(quantized.QuantizedGraphs, "_calibration_images", black)
     before = files_below(run)
     with pytest.raises(VerificationError, match=r"loses .* points of top-1 at best .*, 1 are allowed; 1 recipes were"):
         export(ExportConfig(target="onnx", run=run, precision="int8", recipe=single_candidate))
-    assert files_below(run) - before <= {"bundles"}
+    assert {path for path in files_below(run) - before if not path.startswith("cache")} <= {"bundles"}
+
+
+def test_a_candidate_beyond_hope_is_given_up_after_the_first_images(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        'quantizer = "onnxruntime"\nactivations = "uint8"\nsymmetric = false\nsamples = 64\n'
+        '[[candidate]]\nname = "grey"\nsamples = 16\n[[candidate]]\nname = "real"\n'
+    )
+    original = quantized.QuantizedGraphs._calibration_images
+
+    def first_grey(self, count):
+        return [np.full((32, 32, 3), 90, np.uint8)] * count if count == 16 else original(self, count)
+
+    monkeypatch.setattr(quantized.QuantizedGraphs, "_calibration_images", first_grey)
+    monkeypatch.setattr(timing, "gain_over", lambda *_: 1.5)
+    card = export(ExportConfig(run=run, precision="int8", recipe=recipe, max_drop_points=2.0)).card
+    grey, real = card.lineage.candidates
+    assert (grey["images"], grey["reason"]) == (100, "given up after 100 of 269 images")
+    assert (real["images"], real["reason"]) == (269, None)
+    assert card.quality.images == 269
+
+
+def test_an_undecided_candidate_is_compared_on_all_images_that_nothing_was_learned_from(
+    run: Path, single_candidate: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(int8_search.AcceptanceCriteria, "undecided", lambda _, quality: quality.images == 60)
+    config = ExportConfig(run=run, precision="int8", recipe=single_candidate, max_drop_points=5.0, verify_images=60)
+    quality = export(config).card.quality
+    assert (quality.split, quality.images) == ("test and validation", 538)
+    assert quality.drop_low_points <= quality.drop_points <= quality.drop_high_points
+
+
+def test_what_stays_undecided_is_kept_with_a_note(run: Path, single_candidate: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(int8_search.AcceptanceCriteria, "accurate", lambda *_: False)
+    monkeypatch.setattr(int8_search.AcceptanceCriteria, "undecided", lambda *_: True)
+    config = ExportConfig(run=run, precision="int8", recipe=single_candidate, max_drop_points=0.0)
+    card = read_card(export(config).path)
+    assert card.quality.note.startswith("whether top-1 drops by more than the allowed 0 points is not decided")
+    assert card.quality.images == 538
 
 
 def test_a_failed_export_keeps_the_bundle_that_was_there(run: Path, monkeypatch: pytest.MonkeyPatch):
@@ -426,7 +468,7 @@ def test_where_every_candidate_fails_the_reasons_are_told_and_nothing_is_written
 
 def test_scores_that_are_no_numbers_are_no_candidate(run: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(
-        verification, "scores_of", lambda _session, images: np.full((len(images), 10), np.nan, np.float32)
+        verification, "scores_of", lambda _session, images: np.full((len(list(images)), 10), np.nan, np.float32)
     )
     with pytest.raises(VerificationError, match="not finite"):
         export(ExportConfig(target="onnx", run=run, precision="int8"))
@@ -445,7 +487,7 @@ class TestSeveralTargets:
 
         monkeypatch.setattr(shared, "float_graph", counted("trace", shared.float_graph))
         monkeypatch.setattr(quantized.Quantizer, "quantize", counted("quantize", quantized.Quantizer.quantize))
-        monkeypatch.setattr(verification, "HeldOut", counted("ask the run", verification.HeldOut))
+        monkeypatch.setattr(verification, "run_scores", counted("ask the run", verification.run_scores))
         monkeypatch.setattr(int8_search.calibration, "choose", counted("choose images", int8_search.calibration.choose))
         return calls
 

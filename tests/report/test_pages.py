@@ -76,7 +76,7 @@ def write_benchmark(name: str, path: Path) -> None:
 def write_comparison(name: str, path: Path) -> None:
     side = Side(name, name + LATIN_1, 1, None, 0.5, 0.1, (0.5, 1.0))
     flip = Flip(name + LATIN_1, name, name, 0.9, "other", 0.8)
-    figures = (4, 0.75, (0.3, 0.95), 25.0, 10.0, 1.5)
+    figures = (4, 0.75, (0.3, 0.95), 25.0, 10.0, 15.0, 35.0, 1.5)
     comparison = Comparison(side, side, (name, "other"), *figures, (flip,), ((name, 20.0),), None, Grey(name))
     compare_page.write_page(comparison, path)
 
