@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from edgecls.backends.onnx_graph import LAYERS, NORMALIZE_PREFIX, drop_unused, r
 from edgecls.concurrency import chunked
 from edgecls.errors import BackendError, MissingExtraError, first_line
 from edgecls.logs import quiet, without_advice
+from edgecls.quantization.histograms import use_fast_histograms
 from edgecls.quantization.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -33,10 +35,14 @@ Images = Callable[[int], "Iterable[NDArray[uint8]]"]
 
 @dataclass(frozen=True)
 class Quantizer:
-    """Quantizes one float graph in as many ways as are asked for. `graph` is made ready by `prepare`."""
+    """Quantizes one float graph in as many ways as are asked for. `graph` is made ready by `prepare`.
+
+    Recipes that read the same ranges off the same images share these.
+    """
 
     graph: Path
     images: Images
+    _ranges: dict[Hashable, Any] = field(default_factory=dict)
 
     def quantize(self, recipe: Recipe, out: Path, keep_float: Sequence[str] = ()) -> None:
         """Write the graph with QuantizeLinear/DequantizeLinear pairs. Normalization and `keep_float` nodes stay float.
@@ -54,9 +60,16 @@ class Quantizer:
                 if recipe.bias_correction != "none":
                     graph = Path(scratch) / "corrected.onnx"
                     _correct_biases(self.graph, recipe, self.images, graph, kept)
-                model = _with_onnxruntime(graph, recipe, self.images(recipe.samples), kept)
+                ranges = self._ranges_for(recipe) if graph == self.graph else _ranges(graph, recipe, self.images)
+                model = _with_onnxruntime(graph, recipe, ranges, kept)
         drop_unused(model.graph)  # both leave constants of layers that they replaced, which runtimes complain about
         onnx.save(model, out)
+
+    def _ranges_for(self, recipe: Recipe) -> Any:
+        key = (recipe.estimator, recipe.symmetric, recipe.samples, _operators(recipe))
+        if key not in self._ranges:
+            self._ranges[key] = _ranges(self.graph, recipe, self.images)
+        return copy.deepcopy(self._ranges[key])  # the quantizer changes them
 
     def _normalization(self) -> list[str]:
         import onnx
@@ -98,19 +111,25 @@ def _drop_identities(graph: Any) -> None:
     replace_nodes(graph, kept)
 
 
-def _with_onnxruntime(graph: Path, recipe: Recipe, images: Iterable[NDArray[uint8]], kept: Sequence[str]) -> Any:
-    import onnx
-    from onnxruntime.quantization import QDQQuantizer, QuantType
+def _operators(recipe: Recipe) -> tuple[str, ...]:
+    """What the recipe says, or all that ONNX Runtime's quantizer knows."""
     from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
-    operators = list(recipe.operators) or sorted({*QLinearOpsRegistry, *QDQRegistry})
+    return recipe.operators or tuple(sorted({*QLinearOpsRegistry, *QDQRegistry}))
+
+
+def _with_onnxruntime(graph: Path, recipe: Recipe, ranges: Any, kept: Sequence[str]) -> Any:
+    import onnx
+    from onnxruntime.quantization import QDQQuantizer, QuantType
+
+    operators = list(_operators(recipe))
     quantizer = QDQQuantizer(
         onnx.load(graph),
         recipe.per_channel,
         recipe.reduce_range,
         QuantType.QInt8,
         QuantType.QUInt8 if recipe.activations == "uint8" else QuantType.QInt8,
-        _ranges(graph, recipe, images, operators),
+        ranges,
         [],
         list(kept),
         operators,
@@ -162,10 +181,11 @@ def _free_sums(graph: Any) -> None:
     replace_nodes(graph, [node for node in graph.node if node.output[0] not in superfluous])
 
 
-def _ranges(graph: Path, recipe: Recipe, images: Iterable[NDArray[uint8]], operators: list[str]) -> Any:
+def _ranges(graph: Path, recipe: Recipe, given: Images) -> Any:
     """The range of every activation. Memory does not grow with the images, which `quantize_static` does not keep to."""
     from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
 
+    images = given(recipe.samples)
     minmax = recipe.estimator in ("minmax", "average")
     methods = {"percentile": CalibrationMethod.Percentile, "entropy": CalibrationMethod.Entropy}
     options: dict[str, Any] = {"symmetric": recipe.symmetric and not minmax}
@@ -176,7 +196,7 @@ def _ranges(graph: Path, recipe: Recipe, images: Iterable[NDArray[uint8]], opera
     with tempfile.TemporaryDirectory(prefix="edgecls-") as scratch:
         calibrator = create_calibrator(
             graph,
-            operators,
+            list(_operators(recipe)),
             augmented_model_path=str(Path(scratch) / "augmented.onnx"),
             calibrate_method=methods.get(recipe.estimator, CalibrationMethod.MinMax),
             extra_options=options,
@@ -184,6 +204,7 @@ def _ranges(graph: Path, recipe: Recipe, images: Iterable[NDArray[uint8]], opera
         if minmax:
             calibrator.collect_data(_reader(images))  # minima and maxima are computed in the graph: a few bytes each
         else:
+            use_fast_histograms(calibrator)
             for few in chunked(images, HISTOGRAM_IMAGES):
                 calibrator.collect_data(_reader(few))
         return calibrator.compute_data()
