@@ -12,7 +12,7 @@ from edgecls.artifact.card import Card, Quality
 from edgecls.artifact.golden import Golden
 from edgecls.data.dataset import balanced, open_recorded
 from edgecls.errors import DataError, VerificationError
-from edgecls.evaluation.inference import PreparedImages, labels_of, run_scores
+from edgecls.evaluation.inference import GOLDEN_IMAGES, PreparedImages, labels_of, run_scores
 from edgecls.evaluation.metrics import drop, measure
 from edgecls.quantization.calibration import Calibration
 from edgecls.runtime.pipeline import scores_of
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+NO_LABELS = "unlabelled"
+"""The split of images that a calibration set has to spare."""
 FIRST_IMAGES = 100
 """On so many a candidate that is beyond hope shows itself."""
 
@@ -74,8 +76,14 @@ class Verifier:
 
     def verify(self, bundle: Artifact, graph: Path, hopeless: Callable[[Quality], bool] = lambda _: False) -> Artifact:
         """The bundle with its quality measured; `graph` is what it was built from. See `measure_quality`."""
+        import numpy as np
+
         held_out = self._held_out
         self._on_progress("verifying against the run")
+        if held_out.split == NO_LABELS:
+            # The run was imported without images, and its golden inputs are patches of colour.
+            images = np.stack(list(held_out.images(0, min(GOLDEN_IMAGES, len(held_out)))))
+            Golden(images, held_out.parent_scores[: len(images)]).write(bundle.path)
         return _with_quality(bundle, measure_quality(bundle, graph, held_out, hopeless))
 
     def verify_on_all(self, bundle: Artifact, graph: Path) -> Artifact:
@@ -129,7 +137,7 @@ class Verifier:
         if self._calibration and self._calibration.spare:
             source, keys = self._calibration.source, self._calibration.spare[: self._limit]
             images = PreparedImages(source, keys, self._run.card.preprocess)
-            return self._asked("unlabelled", images, None, len(keys))
+            return self._asked(NO_LABELS, images, None, len(keys))
         golden = Golden.read(self._run.path, self._run.card).images
         with self._run.open() as session:
             return HeldOut("golden", lambda start, stop: golden[start:stop], scores_of(session, golden))

@@ -19,6 +19,7 @@ from edgecls.errors import BackendError, MissingExtraError, first_line
 from edgecls.logs import quiet, without_advice
 from edgecls.quantization.histograms import use_fast_histograms
 from edgecls.quantization.recipe import Recipe
+from edgecls.quantization.rounding import round_weights
 
 if TYPE_CHECKING:
     from numpy import uint8
@@ -62,6 +63,8 @@ class Quantizer:
                     _correct_biases(self.graph, recipe, self.images, graph, kept)
                 ranges = self._ranges_for(recipe) if graph == self.graph else _ranges(graph, recipe, self.images)
                 model = _with_onnxruntime(graph, recipe, ranges, kept)
+                if recipe.rounding == "gptq":
+                    round_weights(model, graph, self.images(recipe.samples), 64 if recipe.reduce_range else 127)
         drop_unused(model.graph)  # both leave constants of layers that they replaced, which runtimes complain about
         onnx.save(model, out)
 

@@ -33,10 +33,11 @@ class Recipe:
     for NNCF, `activations` must be "auto": it chooses the sign tensor by tensor. `per_channel` is the granularity of
     weights, `estimator` how ranges are read off the `samples` calibration images. `bias_correction` shifts biases by
     the mean error that quantization makes: "fast" layer by layer, "full" in the order of computation. `reduce_range`
-    gives weights 7 bits, `quantize_bias` stores biases as int32, `quantize_outputs` rounds what layers give out and not
-    only what they take in, `operators` are the ONNX operators to quantize (empty:
-    all that the quantizer knows). `float_share` is the share of the layers left in float, the most sensitive first;
-    `fine_tune_epochs` trains the weights with quantization simulated before they are quantized.
+    gives weights 7 bits, `rounding` is that of weights (see `rounding.round_weights`), `quantize_bias` stores biases as
+    int32, `quantize_outputs` rounds what layers give out and not only what they take in, `operators` are the ONNX
+    operators to quantize (empty: all that the quantizer knows). `float_share` is the share of the layers left in float,
+    the most sensitive first; `fine_tune_epochs` trains the weights with quantization simulated before they are
+    quantized.
     """
 
     quantizer: Literal["onnxruntime", "nncf"]
@@ -47,6 +48,7 @@ class Recipe:
     bias_correction: Literal["none", "fast", "full"] = "none"
     samples: int = 300
     reduce_range: bool = False
+    rounding: Literal["nearest", "gptq"] = "nearest"
     quantize_bias: bool = True
     quantize_outputs: bool = True
     operators: tuple[str, ...] = ()
@@ -163,5 +165,7 @@ def _check_together(recipe: Recipe, origin: str) -> None:
         raise UsageError(f'{origin}: activations = "auto" goes with quantizer = "nncf", and only with it')
     if recipe.quantizer == "nncf" and recipe.operators:
         raise UsageError(f"{origin}: nncf places its quantizers itself; leave operators out")
+    if recipe.rounding == "gptq" and (recipe.quantizer == "nncf" or recipe.bias_correction != "none"):
+        raise UsageError(f'{origin}: rounding = "gptq" goes with quantizer = "onnxruntime" and without bias_correction')
     if recipe.samples < 1 or recipe.fine_tune_epochs < 0 or not 0 <= recipe.float_share < 1:
         raise UsageError(f"{origin}: samples is at least 1, fine_tune_epochs at least 0, float_share within 0 and 1")

@@ -19,6 +19,8 @@ from edgecls import cache, processor
 from edgecls.artifact.card import write_card
 from edgecls.artifact.golden import Golden
 from edgecls.errors import VerificationError
+from edgecls.exporting.config import ExportConfig
+from edgecls.importers.config import ImportConfig
 from edgecls.runtime import machine, verification
 from edgecls.runtime.store import Artifact, find
 from edgecls.streaming.config import StreamConfig
@@ -161,6 +163,24 @@ def test_a_bundle_for_vnni_is_refused_by_an_emulated_processor_whose_products_sa
     )
     assert "fails here: scores differ by up to" in emulated.stderr
     assert "on this one, which has none, sums of 8-bit products saturate" in emulated.stderr
+
+
+def test_a_run_without_images_gets_golden_inputs_from_those_that_its_export_is_compared_on(
+    trained: Artifact, digit_images: Path, tmp_path: Path
+):
+    """Its own are patches of colour, on which int8 agrees less often than on images: that is no fault."""
+    classes = tmp_path / "classes.txt"
+    classes.write_text("\n".join(trained.card.classes))
+    config = ImportConfig(file=trained.path / "model.safetensors", arch="simple_cnn", classes=classes, size_px=32)
+    run = edgecls.import_model(replace(config, out=tmp_path / "imported"))
+    lowered = ExportConfig(run=run.path, precision="int8", calibration=digit_images, max_drop_points=20.0)
+    bundle = edgecls.export(lowered)
+    assert bundle.card.quality.split == "unlabelled"
+    golden = Golden.read(bundle.path)
+    assert not np.array_equal(golden.images[0], Golden.read(run.path).images[0])
+    with run.open() as session:
+        assert np.allclose(session.infer(golden.images), golden.scores, atol=1e-3)
+    edgecls.load(bundle.path).close()
 
 
 def test_a_model_file_that_came_alone_has_nothing_to_replay(run: Path, tmp_path: Path):
