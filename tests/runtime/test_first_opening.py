@@ -171,7 +171,7 @@ def test_a_run_without_images_gets_golden_inputs_from_those_that_its_export_is_c
     """Its own are patches of colour, on which int8 agrees less often than on images: that is no fault."""
     classes = tmp_path / "classes.txt"
     classes.write_text("\n".join(trained.card.classes))
-    config = ImportConfig(file=trained.path / "model.safetensors", arch="simple_cnn", classes=classes, size_px=32)
+    config = ImportConfig(file=trained.path / "model.safetensors", arch="simple_cnn", classes=classes, size_px=(32, 32))
     run = edgecls.import_model(replace(config, out=tmp_path / "imported"))
     lowered = ExportConfig(run=run.path, precision="int8", calibration=digit_images, max_drop_points=20.0)
     bundle = edgecls.export(lowered)
