@@ -14,6 +14,8 @@ from edgecls.quantization.recipe import Recipe, RecipeCandidate
 from edgecls.quantization.terms import Strategy
 from edgecls.runtime.store import Artifact
 
+REFINED = 1
+"""How many more recipes of a fast but inaccurate kind are tried where a slower kind will do."""
 WANTED_AGREEMENT = 0.95
 """Below this the search goes on, though the drop be allowed: on few images a drop is luck, changed answers are not."""
 
@@ -149,12 +151,14 @@ def search(
     """Try the candidates in turn; returns what was tried, and what was left out with the reason.
 
     The search ends at the first candidate that meets the criteria, its alternatives included; for "most-accurate" all
-    are tried. For "fastest", those are left out that compute in the same way as one that is not faster than float32,
-    accurate or not. Fine-tuning, which takes minutes, is not tried where another one is accurate.
+    are tried. For "fastest" it goes on to those that compute in the same way as one that was clearly faster than what
+    was found, and not accurate enough; and those are left out that compute in the same way as one that is not faster
+    than float32, accurate or not. Fine-tuning, which takes minutes, is not tried where another one is accurate.
     """
     attempts: list[Attempt] = []
     for candidate in candidates:
-        if any(map(aim.reached, attempts)) and not (candidate.alternative or aim.strategy == "most-accurate"):
+        found = any(map(aim.reached, attempts)) and not _is_promising(candidate.recipe, attempts, aim)
+        if found and not (candidate.alternative or aim.strategy == "most-accurate"):
             continue
         minutes = candidate.recipe.fine_tune_epochs > 0 and not candidate.alternative
         if minutes and any(aim.accurate(tried.quality) for tried in attempts):
@@ -171,6 +175,18 @@ def _as_slow(recipe: Recipe, tried: Attempt, aim: AcceptanceCriteria) -> bool:
     return _placement(recipe) == _placement(tried.candidate.recipe)
 
 
+def _is_promising(recipe: Recipe, attempts: Sequence[Attempt], aim: AcceptanceCriteria) -> bool:
+    """Whether a recipe computes like one that was clearly faster than all that met the criteria."""
+    if aim.strategy != "fastest" or not any(map(aim.reached, attempts)):
+        return False
+    of_this_kind = [tried for tried in attempts if _placement(recipe) == _placement(tried.candidate.recipe)]
+    if any(map(aim.reached, of_this_kind)) or len(of_this_kind) > REFINED:
+        return False
+    gains = [tried.quality.gain or 0.0 for tried in of_this_kind]
+    reached = [tried.quality.gain or math.inf for tried in attempts if aim.reached(tried)]
+    return max(gains, default=0.0) > MIN_GAIN * max(reached)
+
+
 def _left_out(candidate: RecipeCandidate, slow: Attempt) -> Attempt:
     reason = f"it computes like {slow.candidate.name!r}, which is not faster than FP32 on this machine"
     return Attempt(candidate, 0.0, reason=reason, left_out=True)
@@ -185,6 +201,7 @@ def _placement(recipe: Recipe) -> Recipe:
         samples=1,
         fine_tune_epochs=0,
         reduce_range=False,
+        rounding="nearest",
         float_share=0.0,
         symmetric=recipe.symmetric and recipe.quantizer != "nncf",  # NNCF's quantizers stand in the same places
     )

@@ -74,6 +74,19 @@ def test_the_first_rung_that_is_accurate_and_fast_ends_the_ladder_after_its_alte
     assert best(attempts, AcceptanceCriteria(1.0)).candidate.name == "other placement"
 
 
+def test_a_faster_kind_gets_a_second_chance_though_a_slower_one_will_do(tmp_path: Path):
+    fast, will_do = outcome(tmp_path, 3.0, 2.0), outcome(tmp_path, 0.5, 1.3)
+    refined = outcome(tmp_path, 0.6, 1.9)
+    aim = AcceptanceCriteria(1.0)
+    attempts = searched({"cheap": fast, "other placement": will_do, "better ranges": refined}, aim)
+    assert names(attempts) == ["cheap", "other placement", "better ranges"]
+    assert best(accurate_enough(attempts, aim), aim).candidate.name == "better ranges"
+    attempts = searched({"cheap": fast, "other placement": will_do, "better ranges": fast}, aim)
+    assert names(attempts) == ["cheap", "other placement", "better ranges"]  # one chance
+    as_fast = outcome(tmp_path, 3.0, 1.32)
+    assert names(searched({"cheap": as_fast, "other placement": will_do}, aim)) == ["cheap", "other placement"]
+
+
 def test_inaccurate_candidates_lead_to_later_ones(tmp_path: Path):
     bad = outcome(tmp_path, 3.0, 2.0)
     figures = {"cheap": bad, "other placement": bad, "better ranges": bad, "float layers": outcome(tmp_path, 0.9, 1.4)}
