@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from edgecls.cli.command import Command, parse_numbers
-from edgecls.cli.common import console, megabytes, messages, percent, shown, working
+from edgecls.cli.common import console, megabytes, messages, percent, points, shown, working
 from edgecls.cli.options import Option, configured
 from edgecls.errors import EdgeclsError, UsageError
 from edgecls.exporting.config import ExportConfig
@@ -149,20 +149,22 @@ def _interval(quality: Quality) -> str:
 
 
 def _attempts(card: Card) -> Table:
-    """What was tried, with its figures."""
+    """What was tried: points of top-1 lost and their interval, agreement with the run, gain over float32."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for title in ("int8 recipe tried", "drop (points, 95 %)", "agreement", "ms", "vs float32", "MB", "s", ""):
-        table.add_column(title, justify="left" if title in ("int8 recipe tried", "") else "right")
+    for title in ("int8 recipe tried", "drop pt", "95 %", "agree %", "ms", "gain", "MB", "s", ""):
+        in_words = title in ("int8 recipe tried", "")
+        table.add_column(title, justify="left" if in_words else "right", no_wrap=not in_words)
     chosen = (card.lineage.recipe or {}).get("candidate")
     for tried in card.lineage.candidates or ():
         if tried["left_out"]:
             continue
         table.add_row(
             tried["candidate"],
-            _drop(tried),
-            percent(tried["agreement"]),
+            _figure(tried["drop_points"], 2),
+            _bounds(tried),
+            points(tried["agreement"]),
             _figure(tried["latency_ms"], 2),
             _figure(tried["gain"], 2, "x"),
             _figure(tried["size_bytes"] / 1e6 if tried["size_bytes"] else None, 1),
@@ -181,11 +183,10 @@ def _left_out(card: Card) -> str:
     return "\n".join(f"left out: {', '.join(several)}: {reason}" for reason, several in names.items())
 
 
-def _drop(tried: Mapping[str, Any]) -> str:
-    """The drop, and its 95 % interval."""
-    if tried["drop_points"] is None or tried["drop_low_points"] is None:
-        return _figure(tried["drop_points"], 2)
-    return f"{tried['drop_points']:.2f} ({tried['drop_low_points']:.1f} to {tried['drop_high_points']:.1f})"
+def _bounds(tried: Mapping[str, Any]) -> str:
+    """The 95 % interval of the drop."""
+    low, high = tried["drop_low_points"], tried["drop_high_points"]
+    return "–" if low is None or high is None else f"{low:.1f}…{high:.1f}"
 
 
 def _figure(value: float | None, digits: int, unit: str = "") -> str:
