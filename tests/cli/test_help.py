@@ -43,8 +43,8 @@ def test_help_tells_every_option_and_loses_no_word_to_markup(
 def test_a_verb_does_not_wait_for_the_others():
     program = (
         "import sys; sys.argv = ['edgecls', 'doctor', '--help']\n"
-        "from edgecls.cli import main\n"
-        "try: main()\nexcept SystemExit: pass\n"
+        "from edgecls.cli import app\n"
+        "try: app()\nexcept SystemExit: pass\n"
         "print(sorted(name for name in sys.modules if name.startswith('edgecls.cli.')), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
