@@ -1,6 +1,7 @@
 """What is made once on a machine and kept outside of every artifact: compiled graphs, and who gave right answers here.
 
-Everything in it can be made again: it may be deleted at any time, and what is damaged is never used.
+Everything in it can be made again: it may be deleted at any time, and what is damaged is never used. What is in it is
+trusted, so it lies in a folder that nobody else can write to.
 """
 
 from __future__ import annotations
@@ -8,17 +9,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgecls.errors import OutputError, UsageError
-from edgecls.files import make_folder, write_bytes, writing_to
+from edgecls.files import make_folder, read_bytes, write_bytes, writing_to
 
 VARIABLE, SIZE_VARIABLE = "EDGECLS_CACHE", "EDGECLS_CACHE_MIB"
 OFF = "off"
 """What EDGECLS_CACHE says where nothing is to be kept."""
+SUBFOLDER = "kept"
+"""Of the folder that is named: other files may stand in that one."""
 DEFAULT_MIB = 1024
 LARGEST_SHARE = 0.5
 """Of all that may be kept, for one entry: a larger one would push out the others."""
@@ -27,6 +31,8 @@ USED_AGAIN_S = 3600.0
 ABANDONED_S = 86_400.0
 """How old a temporary file is that a killed process left behind."""
 _DIGEST_BYTES = hashlib.sha256().digest_size
+_NAME = re.compile(r"[0-9a-f]{32}\.bin")
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.bin\..+")
 
 
 @dataclass(frozen=True)
@@ -50,8 +56,8 @@ class Entry:
         if (path := self._path) is None:
             return None
         try:
-            stored = path.read_bytes()
-        except OSError:
+            stored = read_bytes(path)
+        except (OSError, ValueError):
             return None
         content = stored[_DIGEST_BYTES:]
         if hashlib.sha256(content).digest() != stored[:_DIGEST_BYTES]:
@@ -64,13 +70,13 @@ class Entry:
 
     def write(self, content: bytes) -> None:
         """Keep this; the entries that were not used for longest go where there is no room."""
-        path, limit = self._path, limit_bytes()
-        if path is None or len(content) > LARGEST_SHARE * limit:
+        path = self._path
+        if path is None or not keeps(len(content)):
             return
         with contextlib.suppress(OutputError, OSError):
             make_folder(path.parent)
             write_bytes(path, hashlib.sha256(content).digest() + content)
-            _make_room(limit)
+            _make_room(limit_bytes())
 
     def discard(self) -> None:
         """Forget it."""
@@ -80,28 +86,46 @@ class Entry:
 
     @property
     def _path(self) -> Path | None:
-        root = folder()
-        return root / self.kind / self.key if root else None
+        root = _root()
+        return root / self.kind / f"{self.key}.bin" if root else None
 
 
 def folder() -> Path | None:
-    """Where everything is kept: EDGECLS_CACHE, or `edgecls` in the user's folder of caches; None where nothing is."""
-    if (told := os.environ.get(VARIABLE)) == OFF:
+    """What EDGECLS_CACHE names, or `edgecls` in the user's folder of caches; None where nothing is to be kept."""
+    if (named := os.environ.get(VARIABLE)) == OFF:
         return None
-    if told:
-        return Path(told)
+    caches = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgecls"
+        if named:
+            return Path(named).expanduser()
+        return (caches if caches.is_absolute() else Path.home() / ".cache") / "edgecls"
     except RuntimeError:  # a user without a home
         return None
 
 
+def problem() -> str | None:
+    """Why nothing can be kept, in words; None where it can."""
+    if (named := folder()) is None:
+        return f"{VARIABLE} is {OFF}, or there is no home folder"
+    if _root() is None:
+        return f"{named} cannot be written, or others can write to it"
+    return None
+
+
+def keeps(size_bytes: int) -> bool:
+    """Whether something of this size would be kept."""
+    try:
+        return size_bytes <= LARGEST_SHARE * limit_bytes() and _root() is not None
+    except UsageError:
+        return False
+
+
 def limit_bytes() -> int:
     """How much may be kept. Raises `UsageError` where EDGECLS_CACHE_MIB is no number."""
-    told = os.environ.get(SIZE_VARIABLE, "")
-    if told and not (told.isascii() and told.isdecimal()):
-        raise UsageError(f"{SIZE_VARIABLE} is a number of MiB, not {told[:40]!r}")
-    return int(told or DEFAULT_MIB) << 20
+    named = os.environ.get(SIZE_VARIABLE, "")
+    if named and not (named.isascii() and named.isdecimal()):
+        raise UsageError(f"{SIZE_VARIABLE} is a number of MiB, not {named[:40]!r}")
+    return int(named or DEFAULT_MIB) << 20
 
 
 def sizes_bytes() -> dict[str, tuple[int, int]]:
@@ -120,13 +144,32 @@ def clear() -> None:
             path.unlink(missing_ok=True)
 
 
+def _root() -> Path | None:
+    """The folder of all entries, made if need be; None where it cannot be written or is not this user's alone."""
+    if (named := folder()) is None:
+        return None
+    root = named / SUBFOLDER
+    try:
+        if not root.is_dir():
+            make_folder(named)
+            root.mkdir(mode=0o700, exist_ok=True)
+        status = root.stat()
+    except (OSError, OutputError):
+        return None
+    private = status.st_uid == os.geteuid() and not status.st_mode & 0o022
+    return root if private and os.access(root, os.W_OK) else None
+
+
 def _entries() -> Iterator[tuple[Path, os.stat_result]]:
-    """Every entry; files of others that stand in the folder are left out."""
-    root = folder()
-    for path in sorted(root.glob("*/*")) if root else ():
-        if len(path.name) == 32 and set(path.name) <= set("0123456789abcdef"):
-            with contextlib.suppress(OSError):
-                yield path, path.stat()
+    for path in _files(_NAME):
+        with contextlib.suppress(OSError):
+            yield path, path.stat()
+
+
+def _files(name: re.Pattern[str]) -> list[Path]:
+    """The files of such names, in order; those of others are left out."""
+    root = _root()
+    return sorted(path for path in (root.glob("*/*") if root else ()) if name.fullmatch(path.name))
 
 
 def _make_room(limit: int) -> None:
@@ -136,8 +179,10 @@ def _make_room(limit: int) -> None:
     for path, status in entries:
         if held <= limit:
             break
-        path.unlink(missing_ok=True)
-        held -= status.st_size
-    for path in folder_of_all.glob("*/.*") if (folder_of_all := folder()) else ():
-        if time.time() - path.stat().st_mtime > ABANDONED_S:
+        with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
+        held -= status.st_size
+    for path in _files(_TEMPORARY):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > ABANDONED_S:
+                path.unlink()

@@ -16,14 +16,15 @@ INSTRUCTION_SETS = {
 @cache
 def name() -> str:
     """What the processor or the board calls itself."""
-    model = _field("model name") or _board() or platform.processor()
+    board = read("/proc/device-tree/model").strip("\0\n")
+    model = field(_cpuinfo(), "model name") or board or platform.processor()
     return " ".join(model.split()) or platform.machine()
 
 
 @cache
 def flags() -> frozenset[str]:
     """The features that the kernel lists; empty where there is no such list."""
-    return frozenset(_field("flags").split()) | frozenset(_field("Features").split())
+    return frozenset(field(_cpuinfo(), "flags").split()) | frozenset(field(_cpuinfo(), "Features").split())
 
 
 def instruction_sets() -> tuple[str, ...]:
@@ -31,30 +32,31 @@ def instruction_sets() -> tuple[str, ...]:
     return tuple(title for flag, title in INSTRUCTION_SETS.items() if flag in flags())
 
 
-def fingerprint() -> str:
-    """What decides which code a runtime picks: architecture, processor and features, in one text."""
-    return " ".join([platform.machine(), name(), *sorted(flags())])
+def fingerprint() -> str | None:
+    """What decides which code a runtime picks: architecture, processor and features, in one text.
+
+    None where the system does not tell the features, and two processors could not be told apart.
+    """
+    return " ".join([platform.machine(), name(), *sorted(flags())]) if flags() else None
 
 
-def _board() -> str:
+def read(path: str) -> str:
+    """The text of a file in which the kernel tells about the machine; empty where there is none."""
     try:
-        return Path("/proc/device-tree/model").read_text(errors="replace").strip("\0\n")
+        return Path(path).read_text(errors="replace")
     except OSError:
         return ""
 
 
-@cache
-def _cpuinfo() -> str:
-    try:
-        return Path("/proc/cpuinfo").read_text(errors="replace")
-    except OSError:
-        return ""
-
-
-def _field(wanted: str) -> str:
-    """The first value of that name in /proc/cpuinfo, or an empty text."""
-    for line in _cpuinfo().splitlines():
+def field(text: str, wanted: str) -> str:
+    """The first value of that name in lines `name: value`, or an empty text."""
+    for line in text.splitlines():
         key, _, value = line.partition(":")
         if key.strip() == wanted:
             return value.strip()
     return ""
+
+
+@cache
+def _cpuinfo() -> str:
+    return read("/proc/cpuinfo")

@@ -33,7 +33,7 @@ def test_what_was_written_is_read_by_whoever_depends_on_the_same():
 def test_what_is_damaged_is_not_used_and_not_kept(folder: Path, damage: Callable[[bytes], bytes]):
     entry = Entry.of("graphs", "model")
     entry.write(b"compiled")
-    [file] = folder.glob("*/*")
+    [file] = folder.glob("kept/*/*")
     file.write_bytes(damage(file.read_bytes()))
     assert entry.read() is None
     assert not file.exists()
@@ -81,14 +81,59 @@ def test_one_entry_does_not_push_out_all_others(monkeypatch: pytest.MonkeyPatch)
 def test_what_a_killed_process_left_is_swept_and_files_of_others_stay(folder: Path):
     entry = Entry.of("graphs", "model")
     entry.write(b"compiled")
-    abandoned, foreign = folder / "graphs" / f".{entry.key}.abc", folder / "graphs" / "notes.txt"
+    abandoned, foreign = folder / "kept" / "graphs" / f".{entry.key}.bin.abc", folder / "kept" / "graphs" / "notes.txt"
     for file in (abandoned, foreign):
         file.write_text("x")
     os.utime(abandoned, (0, 0))
     entry.write(b"compiled again")
     assert not abandoned.exists()
     cache.clear()
-    assert [path.name for path in folder.glob("*/*")] == ["notes.txt"]
+    assert [path.name for path in folder.glob("kept/*/*")] == ["notes.txt"]
+
+
+def test_files_of_others_beside_the_cache_are_never_touched(folder: Path):
+    others = [folder / "project" / ".env", folder / "photos" / ("a" * 32), folder / "kept" / "graphs" / ("b" * 32)]
+    for file in others:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("x")
+        os.utime(file, (0, 0))
+    (folder / "kept").chmod(0o700)
+    Entry.of("graphs", "model").write(b"compiled")
+    cache.clear()
+    assert all(file.exists() for file in others)
+
+
+def test_a_folder_that_others_can_write_to_is_not_trusted(folder: Path, cli: Callable[..., Result]):
+    entry = Entry.of("graphs", "model")
+    entry.write(b"compiled")
+    assert (folder / "kept").stat().st_mode & 0o777 == 0o700
+    (folder / "kept").chmod(0o777)
+    assert entry.read() is None
+    assert "others can write to it" in cli("cache").stdout
+
+
+def test_a_pipe_in_the_place_of_an_entry_does_not_hang():
+    entry = Entry.of("graphs", "model")
+    entry.write(b"compiled")
+    assert entry._path
+    entry._path.unlink()
+    os.mkfifo(entry._path)
+    assert entry.read() is None
+
+
+def test_a_home_is_found_and_a_relative_folder_of_caches_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(cache.VARIABLE, "~/own")
+    assert cache.folder() == tmp_path / "own"
+    monkeypatch.delenv(cache.VARIABLE)
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert cache.folder() == tmp_path / ".cache" / "edgecls"
+
+
+def test_a_wrong_size_does_not_keep_a_model_from_being_opened(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(cache.SIZE_VARIABLE, "1GB")
+    Entry.of("graphs", "model").write(b"compiled")
+    assert Entry.of("graphs", "model").read() is None
 
 
 def test_the_size_is_a_number(monkeypatch: pytest.MonkeyPatch, cli: Callable[..., Result]):
@@ -107,5 +152,5 @@ def test_the_command_says_what_is_kept_and_deletes_it(folder: Path, cli: Callabl
     assert "1 compiled graphs of openvino, 2.0 MB" in shown.stdout
     assert "1 bundles that gave right answers on this machine" in shown.stdout
     assert cli("cache", "--clear").exit_code == 0
-    assert list(folder.glob("*/*")) == []
+    assert list(folder.glob("kept/*/*")) == []
     assert '"kept": {}' in cli("cache", "--json").stdout

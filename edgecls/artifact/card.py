@@ -72,10 +72,11 @@ class Quality:
 
     `top1` and `agreement` are fractions of `images` held-out images from `split`, `drop_points` is the parent's top-1
     minus this one's in percentage points, with 95 % confidence from `drop_low_points` to `drop_high_points`, which are
-    twice `drop_interval_points` apart, `max_score_difference` is absolute. `verified_with` names the runtime that gave
-    the answers, `latency_ms` is the median at batch 1 on `latency_machine`. `gain` says how many times as fast as
-    float32 in the same runtime a lowered precision was there, timed in turn, and `recommended` whether it is to be
-    preferred to float32. `note` says in plain words what the figures leave open.
+    twice `drop_interval_points` apart, `max_score_difference` is the largest difference of a score from the parent's
+    and `rms_score_difference` the root of their mean square. `verified_with` names the runtime that gave the answers,
+    `latency_ms` is the median at batch 1 on `latency_machine`. `gain` says how many times as fast as float32 in the
+    same runtime a lowered precision was there, timed in turn, and `recommended` whether it is to be preferred to
+    float32. `note` says in plain words what the figures leave open.
     """
 
     split: str | None = None
@@ -88,6 +89,7 @@ class Quality:
     drop_low_points: float | None = None
     drop_high_points: float | None = None
     max_score_difference: float | None = None
+    rms_score_difference: float | None = None
     verified_with: str | None = None
     latency_ms: float | None = None
     latency_machine: str | None = None
@@ -328,6 +330,7 @@ def _quality(fields: Fields) -> Quality:
         drop_low_points=fields.optional_number("drop_low_points", -100, 100),
         drop_high_points=fields.optional_number("drop_high_points", -100, 100),
         max_score_difference=fields.optional_number("max_score_difference", 0, 1e30),
+        rms_score_difference=fields.optional_number("rms_score_difference", 0, 1e30),
         verified_with=fields.optional_text("verified_with"),
         latency_ms=fields.optional_number("latency_ms", 0, 1e9),
         latency_machine=fields.optional_text("latency_machine"),

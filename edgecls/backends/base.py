@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 from weakref import WeakSet
 
-from edgecls import processor
+from edgecls import cache, processor
 from edgecls.artifact.card import Card, Runtime, check_files, with_files
 from edgecls.cache import Entry
 from edgecls.errors import ArtifactError, BackendError, MissingExtraError, UsageError
@@ -300,9 +300,11 @@ class Backend(ABC):
         if not self.survives_fork:
             self._check_process()
         file = self._runnable(path, card)
-        if not (cached and card.lineage.files and path.is_dir()):
+        processor_known = processor.fingerprint()
+        size_bytes = sum((path / name).stat().st_size for name in card.lineage.files) if path.is_dir() else 0
+        if not (cached and size_bytes and processor_known and cache.keeps(size_bytes)):
             return self._open(file, card, parallelism, on_progress)
-        identity = (self.version(), processor.fingerprint(), *card.lineage.files.values())
+        identity = (self.version(), processor_known, *card.lineage.files.values())
         return self._open_cached(file, card, parallelism, on_progress, partial(Entry.of, self.name, *identity))
 
     def open_exact(self, graph: Path, card: Card) -> Session:  # noqa: ARG002

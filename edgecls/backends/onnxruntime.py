@@ -158,11 +158,14 @@ def _created_once(file: Path, create: Callable[..., Any], optimized: Entry) -> A
             return create(content, as_it_is=True)
         except ArtifactError:
             optimized.discard()
-    with tempfile.TemporaryDirectory(prefix="edgecls-") as scratch:
-        rewritten = Path(scratch) / MODEL_FILE
-        session = create(file, write_to=rewritten)
-        optimized.write(rewritten.read_bytes())
-    return session
+    try:
+        with tempfile.TemporaryDirectory(prefix="edgecls-") as scratch:
+            rewritten = Path(scratch) / MODEL_FILE
+            session = create(file, write_to=rewritten)
+            optimized.write(rewritten.read_bytes())
+            return session
+    except (ArtifactError, OSError):  # no room for the rewritten graph
+        return create(file)
 
 
 def _create(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,7 +101,8 @@ class OpenVinoSession(Session):
                 entry.discard()
         compiled = _compile(self._model, [batch, *self.card.input_shape], self._device, self._settings)
         if entry:
-            entry.write(compiled.export_model().getvalue())
+            with suppress(RuntimeError):  # what cannot be written out is compiled at each start
+                entry.write(compiled.export_model().getvalue())
         return compiled
 
     def _compiled(self, images: NDArray[uint8]) -> _Compiled:

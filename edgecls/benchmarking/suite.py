@@ -23,8 +23,8 @@ from edgecls.clock import Latency
 from edgecls.errors import ArtifactError
 from edgecls.files import write_text
 from edgecls.runtime import machine
+from edgecls.runtime.first_opening import unusable_reason
 from edgecls.runtime.store import Artifact
-from edgecls.runtime.verification import obstacle
 
 SCHEMA = 3
 RESULT_FILE = "benchmark.json"
@@ -154,7 +154,7 @@ def run(
     a reason instead.
     """
     artifacts = {each.artifact.path: each.artifact for each in chosen}
-    reasons = {path: obstacle(artifact) for path, artifact in artifacts.items()}
+    reasons = {path: unusable_reason(artifact) for path, artifact in artifacts.items()}
     results = [BenchmarkResult(each, each.artifact.size_bytes(), reason=reasons[each.artifact.path]) for each in chosen]
     for turn in range(1, config.rounds + 1):
         for index, result in enumerate(results):

@@ -29,10 +29,11 @@ def cache(
     sizes = kept.sizes_bytes()
     if as_json:
         entries = {kind: {"entries": count, "bytes": size} for kind, (count, size) in sizes.items()}
-        print(json.dumps({"folder": str(folder) if folder else None, "limit_bytes": limit_bytes, "kept": entries}))
+        where = {"folder": str(folder) if folder else None, "problem": kept.problem(), "limit_bytes": limit_bytes}
+        print(json.dumps({**where, "kept": entries}))
         return
-    if folder is None:
-        console.print(f"nothing is kept: {kept.VARIABLE} is {kept.OFF}, or there is no home folder", soft_wrap=True)
+    if folder is None or kept.problem():
+        console.print(f"nothing is kept: {kept.problem()}", soft_wrap=True)
         return
     if clear:
         messages.print("deleted")

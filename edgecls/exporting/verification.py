@@ -18,7 +18,7 @@ from edgecls.quantization.calibration import Calibration
 from edgecls.runtime.pipeline import scores_of
 from edgecls.runtime.scores import agreement
 from edgecls.runtime.store import Artifact
-from edgecls.runtime.verification import FLOAT_TOLERANCE, open_as_meant
+from edgecls.runtime.verification import TOLERANCE, open_as_meant
 
 if TYPE_CHECKING:
     from numpy import float32, int64, uint8
@@ -189,6 +189,7 @@ def _quality(card: Card, scores: NDArray[float32], held_out: HeldOut, runtime: s
         images=len(scores),
         agreement=agreement(scores, held_out.parent_scores),
         max_score_difference=float(np.abs(scores - held_out.parent_scores).max()),
+        rms_score_difference=float(np.sqrt(np.square(scores - held_out.parent_scores, dtype=np.float64).mean())),
         verified_with=runtime,
     )
     if held_out.labels is None:
@@ -211,7 +212,7 @@ def require_faithful(card: Card, held_out: HeldOut) -> None:
 
     quality, scale = card.quality, float(np.abs(held_out.parent_scores).max())
     agreed, difference = quality.agreement or 0.0, quality.max_score_difference or 0.0
-    if not difference <= FLOAT_TOLERANCE[card.precision] * scale or agreed < 0.99:
+    if not difference <= TOLERANCE[card.precision] * scale or agreed < 0.99:
         raise VerificationError(
             f"{card.name} does not do what its parent does: {agreed:.2%} agreement over {quality.images} images, "
             f"scores differ by up to {difference:.3g}; nothing was written"

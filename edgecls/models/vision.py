@@ -54,12 +54,12 @@ def _compiler_left_alone() -> Iterator[None]:
         return
     asked = ModuleType(f"{_COMPILER}.utils")
     asked.is_compile_supported = _is_compile_supported  # type: ignore[attr-defined]
-    stand_ins = {_COMPILER: ModuleType(_COMPILER), asked.__name__: asked}
-    sys.modules.update(stand_ins)
+    substitutes = {_COMPILER: ModuleType(_COMPILER), asked.__name__: asked}
+    sys.modules.update(substitutes)
     try:
         yield
     finally:
-        for name, module in stand_ins.items():
+        for name, module in substitutes.items():
             if sys.modules.get(name) is module:
                 del sys.modules[name]
 

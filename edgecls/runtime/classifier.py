@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from edgecls.backends import Parallelism
 from edgecls.concurrency import ordered_map
 from edgecls.errors import UsageError
 from edgecls.imaging.decode import ColourOrder, as_bgr
 from edgecls.runtime import store
+from edgecls.runtime.first_opening import first_verified
 from edgecls.runtime.pipeline import pipelined
 from edgecls.runtime.scores import as_logits, scaled, softmax
-from edgecls.runtime.verification import first_verified
 
 if TYPE_CHECKING:
     from numpy import float32, uint8
@@ -66,10 +66,11 @@ class Classifier:
     ...     print(model.predict("photo.jpg").label)
     """
 
-    def __init__(self, card: Card, session: Session, path: Path):
+    def __init__(self, card: Card, session: Session, path: Path, loaded_with: Mapping[str, Any] | None = None):
         self.card = card
         self.session = session
         self.path = path
+        self._loaded_with = dict(loaded_with or {})
 
     @overload
     def predict(self, image: ImageLike, colour_order: ColourOrder = "bgr") -> Prediction: ...
@@ -138,13 +139,18 @@ class Classifier:
         self.session.close()
 
     def __reduce__(self) -> tuple[object, ...]:
-        return load, (self.path.resolve(),)
+        return _load_again, (self.path.resolve(), self._loaded_with)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+def _load_again(path: Path, loaded_with: Mapping[str, Any]) -> Classifier:
+    """What a pickled classifier becomes, in its new process."""
+    return load(path, **loaded_with)
 
 
 def load(
@@ -166,5 +172,7 @@ def load(
     parallelism = Parallelism(threads, streams, spinning)
     parallelism.check()
     artifacts = store.candidates(path)
-    artifact = first_verified(artifacts, parallelism) if check else artifacts[0]
-    return Classifier(artifact.card, artifact.open(parallelism, on_progress, cached=True), artifact.path)
+    artifact = first_verified(artifacts, parallelism, on_progress) if check else artifacts[0]
+    session = artifact.open(parallelism, on_progress, cached=True)
+    again = {"threads": threads, "streams": streams, "spinning": spinning, "check": check}
+    return Classifier(artifact.card, session, artifact.path, again)

@@ -15,6 +15,7 @@ import edgecls
 from edgecls import processor
 from edgecls.artifact.card import Lineage
 from edgecls.concurrency import usable_cpus
+from edgecls.processor import field, read
 
 PACKAGES = (
     "numpy", "opencv-python", "opencv-python-headless", "av", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx",
@@ -95,7 +96,7 @@ def new_lineage(data: str | None, parent: str | None = None) -> Lineage:
 
 def peak_memory_mb() -> float | None:
     """The most memory that this process has held, in MB (10^6), or None where the system does not say."""
-    if (held := _field(_read("/proc/self/status"), "VmHWM")).endswith(" kB"):
+    if (held := field(read("/proc/self/status"), "VmHWM")).endswith(" kB"):
         return int(held.split()[0]) * 1024 / 1e6  # what getrusage tells begins with the parent process' peak
     try:
         import resource
@@ -114,8 +115,13 @@ def has_display() -> bool:
 
 def _nvidia_gpu() -> str | None:
     for information in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        return _field(_read(str(information)), "Model") or "NVIDIA GPU"
+        return field(read(str(information)), "Model") or "NVIDIA GPU"
     return "NVIDIA Tegra" if Path("/etc/nv_tegra_release").exists() else None
+
+
+def gpu_driver() -> str:
+    """What an NVIDIA GPU's driver says of its version; empty where there is none."""
+    return read("/proc/driver/nvidia/version") or read("/etc/nv_tegra_release")
 
 
 def _memory_gib() -> float | None:
@@ -123,18 +129,3 @@ def _memory_gib() -> float | None:
         return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
     except (AttributeError, ValueError, OSError):
         return None
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(errors="replace")
-    except OSError:
-        return ""
-
-
-def _field(text: str, name: str) -> str:
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == name:
-            return value.strip()
-    return ""

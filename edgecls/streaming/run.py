@@ -10,7 +10,7 @@ from edgecls.artifact.golden import Golden
 from edgecls.backends import OnProgress
 from edgecls.runtime import store
 from edgecls.runtime.classifier import load
-from edgecls.runtime.verification import first_verified
+from edgecls.runtime.first_opening import first_verified
 from edgecls.streaming.config import StreamConfig
 from edgecls.streaming.loop import Stream, Summary
 from edgecls.streaming.sinks.base import Sink
@@ -46,7 +46,7 @@ def open_stream(
     config = StreamConfig.checked(config)
     with ExitStack() as stack:
         artifacts = store.candidates(config.model)
-        artifact = first_verified(artifacts) if config.golden_check else artifacts[0]
+        artifact = first_verified(artifacts, on_progress=on_progress) if config.golden_check else artifacts[0]
         demo = any(split_name(camera)[1] == DEMO for camera in config.cameras) and artifact.path.is_dir()
         golden = Golden.read(artifact.path, artifact.card) if demo else None
         sources: list[Source] = [

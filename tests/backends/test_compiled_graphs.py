@@ -37,7 +37,7 @@ def scores(artifact: Artifact, parallelism: Parallelism = THROUGHPUT, cached: bo
 
 
 def entries(folder: Path) -> set[str]:
-    return {path.name for path in folder.glob("*/*")}
+    return {path.name for path in folder.glob("kept/*/*")}
 
 
 def test_the_second_start_computes_the_same_and_compiles_nothing(artifact: Artifact, folder: Path):
@@ -52,10 +52,10 @@ def test_the_second_start_computes_the_same_and_compiles_nothing(artifact: Artif
 def test_a_cache_that_holds_something_else_is_noticed_and_rebuilt(artifact: Artifact, folder: Path):
     """Intact, by its digest, but nothing that the runtime reads."""
     fresh = scores(artifact)
-    for path in folder.glob("*/*"):
-        cache.Entry(path.parent.name, path.name).write(b"no graph")
+    for path in folder.glob("kept/*/*"):
+        cache.Entry(path.parent.name, path.stem).write(b"no graph")
     assert np.array_equal(scores(artifact), fresh)
-    assert all(path.stat().st_size > 1000 for path in folder.glob("*/*"))
+    assert all(path.stat().st_size > 1000 for path in folder.glob("kept/*/*"))
 
 
 def test_another_processor_or_runtime_has_graphs_of_its_own(
@@ -79,6 +79,18 @@ def test_threads_and_streams_are_those_that_are_asked_for(artifact: Artifact):
                 depth = session.depth
             with artifact.open(asked) as session:
                 assert depth == session.depth
+
+
+def test_a_model_opens_where_nothing_can_be_written(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    fresh = scores(artifact, cached=False)
+    with monkeypatch.context() as patch:
+        patch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+        assert np.array_equal(scores(artifact), fresh)
+    monkeypatch.setenv(cache.VARIABLE, cache.OFF)
+    monkeypatch.setattr(cache.Entry, "of", lambda *_: pytest.fail("a compiled graph is written out for nothing"))
+    assert np.array_equal(scores(artifact), fresh)
 
 
 def test_openvino_keeps_its_settings_in_what_is_kept(bundle: Callable[[str, str], Artifact]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from edgecls.artifact.golden import Golden
 from edgecls.errors import VerificationError
 from edgecls.exporting.config import ExportConfig
 from edgecls.importers.config import ImportConfig
-from edgecls.runtime import machine, verification
+from edgecls.runtime import first_opening, machine
 from edgecls.runtime.store import Artifact, find
 from edgecls.streaming.config import StreamConfig
 from edgecls.streaming.run import open_stream
@@ -62,8 +63,8 @@ def test_the_first_opening_replays_the_golden_inputs_and_the_next_does_not(
 ):
     path = run / "bundles" / "onnx-int8"
     edgecls.load(path).close()
-    assert len(list(folder.glob("verified/*"))) == 1
-    monkeypatch.setattr(verification, "verify", lambda *_: pytest.fail("replayed again"))
+    assert len(list(folder.glob("kept/verified/*"))) == 1
+    monkeypatch.setattr(first_opening, "verify", lambda *_: pytest.fail("replayed again"))
     edgecls.load(path).close()
     edgecls.load(run).close()
 
@@ -76,7 +77,7 @@ def test_a_bundle_that_is_wrong_here_is_refused_with_the_one_that_is_right(run: 
     assert "fails here: scores differ by up to" in message
     assert message.endswith(f"Right here is {run / 'bundles' / 'onnx-fp32'}")
     assert "\n" not in message
-    assert len(list(folder.glob("verified/*"))) == 1  # the other one's
+    assert not list(folder.glob("kept/verified/*"))
     with pytest.raises(VerificationError):  # a failure is not remembered as anything else
         edgecls.load(wrong)
 
@@ -84,7 +85,7 @@ def test_a_bundle_that_is_wrong_here_is_refused_with_the_one_that_is_right(run: 
 def test_who_knows_better_opens_it_nevertheless(run: Path, folder: Path):
     with edgecls.load(doctor(run / "bundles" / "onnx-int8"), check=False) as model:
         assert model.predict(np.zeros((32, 32, 3), np.uint8)).label
-    assert not list(folder.glob("verified/*"))
+    assert not list(folder.glob("kept/verified/*"))
 
 
 def test_of_a_run_the_fastest_bundle_that_is_right_is_opened(run: Path, caplog: pytest.LogCaptureFixture):
@@ -111,8 +112,8 @@ def test_what_was_proven_on_one_processor_is_proven_again_on_the_next(run: Path,
     path = run / "bundles" / "onnx-int8"
     edgecls.load(path).close()
     replayed = []
-    verify = verification.verify
-    monkeypatch.setattr(verification, "verify", lambda *given: replayed.append(given) or verify(*given))
+    verify = first_opening.verify
+    monkeypatch.setattr(first_opening, "verify", lambda *given: replayed.append(given) or verify(*given))
     monkeypatch.setattr(processor, "flags", lambda: frozenset({"avx2"}))
     edgecls.load(path).close()
     assert len(replayed) == 1
@@ -131,10 +132,10 @@ def test_int8_for_vnni_that_saturates_says_why(run: Path, monkeypatch: pytest.Mo
     card = find(path).card
     recipe = {**(card.lineage.recipe or {}), "reduce_range": False}
     write_card(replace(card, lineage=replace(card.lineage, recipe=recipe)), path)
-    monkeypatch.setattr(verification, "int8_kind", lambda _: "x86")
+    monkeypatch.setattr(first_opening, "int8_kind", lambda _: "x86")
     with pytest.raises(VerificationError, match="made for processors with VNNI, and on this one, which has none"):
         edgecls.load(path)
-    monkeypatch.setattr(verification, "int8_kind", lambda _: "x86-vnni")
+    monkeypatch.setattr(first_opening, "int8_kind", lambda _: "x86-vnni")
     with pytest.raises(VerificationError) as caught:
         edgecls.load(path)
     assert "VNNI" not in str(caught.value)
@@ -187,6 +188,66 @@ def test_a_model_file_that_came_alone_has_nothing_to_replay(run: Path, tmp_path:
     alone = tmp_path / "model.onnx"
     shutil.copy(run / "bundles" / "onnx-fp32" / "model.onnx", alone)
     edgecls.load(alone).close()
+
+
+def test_a_bundle_without_golden_inputs_is_opened_and_the_log_says_so(run: Path, caplog: pytest.LogCaptureFixture):
+    path = run / "bundles" / "onnx-fp32"
+    (path / "golden.npz").unlink()
+    edgecls.load(path).close()
+    assert "has no golden.npz: nothing tells whether it is right on this machine" in caplog.text
+
+
+def test_one_bundle_that_cannot_be_verified_does_not_keep_a_run_from_being_used(run: Path, cli: Callable[..., Result]):
+    (run / "bundles" / "onnx-int8" / "golden.npz").write_bytes(b"damaged")
+    with edgecls.load(run) as model:
+        assert model.card.precision == "fp32"
+    report = cli("benchmark", run, "--rounds", "2", "--seconds", "0.05", "--json")
+    assert report.exit_code == 0
+    assert "golden.npz is missing or damaged" in (run / "benchmark.json").read_text()
+
+
+def test_a_bundle_on_a_device_without_its_run_is_refused_with_its_own_reason(run: Path, tmp_path: Path):
+    shutil.copytree(doctor(run / "bundles" / "onnx-int8"), tmp_path / "app" / "bundles" / "onnx-int8")
+    with pytest.raises(VerificationError, match="fails here: scores differ"):
+        edgecls.load(tmp_path / "app" / "bundles" / "onnx-int8")
+
+
+def test_a_small_difference_in_every_score_is_found_too(run: Path):
+    """Below the largest difference of an export, but the rule and not the exception."""
+    path = run / "bundles" / "onnx-int8"
+    artifact, golden = find(path), Golden.read(path)
+    quality = replace(artifact.card.quality, max_score_difference=50.0, rms_score_difference=0.01, agreement=None)
+    write_card(replace(artifact.card, quality=quality), path)
+    signs = np.where(np.arange(golden.scores.size).reshape(golden.scores.shape) % 2, 1, -1)
+    Golden(golden.images, (golden.scores + 2.0 * signs).astype(np.float32)).write(path)
+    with pytest.raises(VerificationError, match="root mean square"):
+        edgecls.load(path)
+
+
+def test_where_processors_cannot_be_told_apart_nothing_is_remembered(
+    run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(processor, "flags", frozenset)
+    for _ in range(2):
+        edgecls.load(run / "bundles" / "onnx-int8").close()
+    assert not list(folder.rglob("*.bin"))
+
+
+def test_a_pickled_classifier_is_opened_again_as_it_was(run: Path):
+    path = doctor(run / "bundles" / "onnx-int8")
+    with edgecls.load(path, check=False, threads=1) as model:
+        copy = pickle.loads(pickle.dumps(model))
+    assert copy.path == path.resolve()
+    copy.close()
+
+
+def test_claims_about_images_do_not_hold_for_the_patches_of_colour_of_older_bundles(run: Path):
+    path = run / "bundles" / "onnx-int8"
+    artifact, golden = find(path), Golden.read(path)
+    quality = replace(artifact.card.quality, split="unlabelled", images=500, agreement=0.99, max_score_difference=100.0)
+    write_card(replace(artifact.card, quality=replace(quality, rms_score_difference=None)), path)
+    Golden(golden.images, np.ascontiguousarray(golden.scores[:, ::-1])).write(path)
+    edgecls.load(path).close()
 
 
 def test_a_damaged_golden_file_is_named(run: Path):
