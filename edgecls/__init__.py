@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from edgecls.runtime.classifier import Classifier, Prediction, load
     from edgecls.runtime.store import Artifact
     from edgecls.runtime.verification import verify
+    from edgecls.shrinking.config import ShrinkConfig
+    from edgecls.shrinking.search import shrink
     from edgecls.streaming.config import (
         CameraOptions,
         CaptureFormat,
@@ -75,6 +77,8 @@ _NAMES = {
     "runtime.classifier": ("Classifier", "Prediction", "load"),
     "runtime.store": ("Artifact",),
     "runtime.verification": ("verify",),
+    "shrinking.config": ("ShrinkConfig",),
+    "shrinking.search": ("shrink",),
     "streaming.config": (
         "CameraOptions", "CaptureFormat", "ReconnectPolicy", "SinkConfig", "Smoothing", "StreamConfig",
     ),
@@ -89,8 +93,8 @@ _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [  # noqa: RUF022
     "load", "Classifier", "Prediction", "Artifact", "Card", "Preprocess", "__version__",
-    "train", "resume", "TrainConfig", "tune", "TuneConfig", "import_model", "ImportConfig", "export", "export_all",
-    "ExportConfig", "ExportOutcome",
+    "train", "resume", "TrainConfig", "tune", "TuneConfig", "shrink", "ShrinkConfig", "import_model", "ImportConfig",
+    "export", "export_all", "ExportConfig", "ExportOutcome",
     "evaluate", "EvaluateConfig", "compare", "CompareConfig", "benchmark", "BenchmarkConfig", "Constraints", "verify",
     "stream", "StreamConfig", "CameraOptions", "CaptureFormat", "Geometry", "Region", "ReconnectPolicy", "Smoothing",
     "SinkConfig",

@@ -20,7 +20,8 @@ from edgecls.runtime.store import Artifact
 from edgecls.settings import Config, settings_of
 
 VERBS = {
-    "train": edgecls.TrainConfig, "tune": edgecls.TuneConfig, "import_model": edgecls.ImportConfig,
+    "train": edgecls.TrainConfig, "tune": edgecls.TuneConfig, "shrink": edgecls.ShrinkConfig,
+    "import_model": edgecls.ImportConfig,
     "export": edgecls.ExportConfig, "evaluate": edgecls.EvaluateConfig, "compare": edgecls.CompareConfig,
     "benchmark": edgecls.BenchmarkConfig, "stream": edgecls.StreamConfig,
 }  # fmt: skip
@@ -200,6 +201,7 @@ class TestVerbs:
             lambda: edgecls.train("photos"), lambda: edgecls.train(edgecls.ExportConfig()),
             lambda: edgecls.export("run"),
             lambda: edgecls.evaluate("run"), lambda: edgecls.compare("a"), lambda: edgecls.benchmark("run"),
+            lambda: edgecls.shrink("run"),
             lambda: edgecls.tune("photos"), lambda: edgecls.import_model("file"), lambda: edgecls.stream("demo"),
             lambda: edgecls.verify(5), lambda: edgecls.verify(None), lambda: edgecls.resume(5),
         ],

@@ -51,8 +51,9 @@ class Lineage:
     """Where the artifact comes from.
 
     `files` maps each model file's name to its SHA-256, the file to open first. `parent` is the SHA-256 of the parent's
-    first file, `recipe` how precision was lowered, `calibration` the digest and size of the calibration manifest, and
-    `candidates` what else was tried, with its figures.
+    first file, `recipe` how precision was lowered, `calibration` the digest and size of the calibration manifest,
+    `candidates` what else was tried, with its figures, and `shrunk` which run this one was made smaller from, how, and
+    what that brought and cost.
     """
 
     created: str = ""
@@ -64,6 +65,7 @@ class Lineage:
     recipe: Mapping[str, Any] | None = None
     calibration: Mapping[str, Any] | None = None
     candidates: Sequence[Mapping[str, Any]] | None = None
+    shrunk: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -315,6 +317,7 @@ def _lineage(fields: Fields) -> Lineage:
         recipe=fields.mapping("recipe"),
         calibration=fields.mapping("calibration"),
         candidates=fields.mappings("candidates"),
+        shrunk=fields.mapping("shrunk"),
     )
 
 

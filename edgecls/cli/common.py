@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from edgecls.files import printable
 
 if TYPE_CHECKING:
     from rich.status import Status
+    from rich.table import Table
 
 
 class _Console(Console):
@@ -79,3 +80,41 @@ def shown(path: Path) -> str:
     except ValueError:
         return printable(path)
     return printable(relative)
+
+
+def attempts_table(title: str, attempts: Sequence[Mapping[str, Any]]) -> Table:
+    """What a search tried: points of top-1 lost and their interval, agreement with the run, latency and gain.
+
+    An attempt is `kept`, or has a reason why not.
+    """
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    sized = any(tried.get("size_bytes") for tried in attempts)
+    for heading in (title, "drop pt", "95 %", "agree %", "ms", "gain", *(["MB"] if sized else []), "s", ""):
+        in_words = heading in (title, "")
+        table.add_column(heading, justify="left" if in_words else "right", no_wrap=not in_words)
+    for tried in attempts:
+        size_bytes = tried.get("size_bytes")
+        table.add_row(
+            tried["candidate"],
+            _figure(tried["drop_points"], 2),
+            _bounds(tried),
+            points(tried["agreement"]),
+            _figure(tried["latency_ms"], 2),
+            _figure(tried["gain"], 2, "x"),
+            *([_figure(size_bytes / 1e6 if size_bytes else None, 1)] if sized else []),
+            _figure(tried["seconds"], 0),
+            "kept" if tried["kept"] else tried["reason"] or "",
+        )
+    return table
+
+
+def _bounds(tried: Mapping[str, Any]) -> str:
+    """The 95 % interval of the drop."""
+    low, high = tried["drop_low_points"], tried["drop_high_points"]
+    return "–" if low is None or high is None else f"{low:.1f}…{high:.1f}"
+
+
+def _figure(value: float | None, digits: int, unit: str = "") -> str:
+    return "–" if value is None else f"{value:.{digits}f}{unit}"

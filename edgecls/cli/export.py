@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from edgecls.cli.command import Command, parse_numbers
-from edgecls.cli.common import console, megabytes, messages, percent, points, shown, working
+from edgecls.cli.common import attempts_table, console, megabytes, messages, percent, shown, working
 from edgecls.cli.options import Option, configured
 from edgecls.errors import EdgeclsError, UsageError
 from edgecls.exporting.config import ExportConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from rich.table import Table
 
@@ -149,29 +149,10 @@ def _interval(quality: Quality) -> str:
 
 
 def _attempts(card: Card) -> Table:
-    """What was tried: points of top-1 lost and their interval, agreement with the run, gain over float32."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for title in ("int8 recipe tried", "drop pt", "95 %", "agree %", "ms", "gain", "MB", "s", ""):
-        in_words = title in ("int8 recipe tried", "")
-        table.add_column(title, justify="left" if in_words else "right", no_wrap=not in_words)
+    """What was tried; `gain` is that over float32."""
     chosen = (card.lineage.recipe or {}).get("candidate")
-    for tried in card.lineage.candidates or ():
-        if tried["left_out"]:
-            continue
-        table.add_row(
-            tried["candidate"],
-            _figure(tried["drop_points"], 2),
-            _bounds(tried),
-            points(tried["agreement"]),
-            _figure(tried["latency_ms"], 2),
-            _figure(tried["gain"], 2, "x"),
-            _figure(tried["size_bytes"] / 1e6 if tried["size_bytes"] else None, 1),
-            _figure(tried["seconds"], 0),
-            "kept" if tried["candidate"] == chosen else tried["reason"] or "",
-        )
-    return table
+    tried = [each for each in card.lineage.candidates or () if not each["left_out"]]
+    return attempts_table("int8 recipe tried", [{**each, "kept": each["candidate"] == chosen} for each in tried])
 
 
 def _left_out(card: Card) -> str:
@@ -181,16 +162,6 @@ def _left_out(card: Card) -> str:
         if tried["left_out"]:
             names.setdefault(tried["reason"], []).append(tried["candidate"])
     return "\n".join(f"left out: {', '.join(several)}: {reason}" for reason, several in names.items())
-
-
-def _bounds(tried: Mapping[str, Any]) -> str:
-    """The 95 % interval of the drop."""
-    low, high = tried["drop_low_points"], tried["drop_high_points"]
-    return "–" if low is None or high is None else f"{low:.1f}…{high:.1f}"
-
-
-def _figure(value: float | None, digits: int, unit: str = "") -> str:
-    return "–" if value is None else f"{value:.{digits}f}{unit}"
 
 
 def _verdict(quality: Quality) -> str:

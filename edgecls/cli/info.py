@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -84,6 +85,17 @@ def _end(name: str) -> str:
     return name if len(name) <= NAME_WIDTH else f"…{name[1 - NAME_WIDTH :]}"
 
 
+def _shrunk(made: Mapping[str, Any]) -> str:
+    """What a run was made smaller by, for people: whatever the card holds."""
+    figures = (
+        ("speedup", "{:.2f}x as fast"),
+        ("drop_points", "{:.2f} points of top-1 lost"),
+        ("agreement", "agreement {:.2%}"),
+    )
+    known = [text.format(made[name]) for name, text in figures if isinstance(made.get(name), float)]
+    return f"{made.get('how', 'somehow')}, from {made.get('run', 'another run')}: {', '.join(known)}"
+
+
 def _lines(card: Card) -> list[tuple[str, Any]]:
     shape, quality, lineage = card.preprocess, card.quality, card.lineage
     names = ", ".join(card.classes[:10]) + (", ..." if len(card.classes) > 10 else "")
@@ -110,6 +122,8 @@ def _lines(card: Card) -> list[tuple[str, Any]]:
     if lineage.calibration:
         images, digest = (lineage.calibration.get(name, "unknown") for name in ("images", "digest"))
         lines.append(("calibration", f"{images} images, {digest}"))
+    if lineage.shrunk:
+        lines.append(("made smaller", _shrunk(lineage.shrunk)))
     if quality.top1 is not None:
         lines.append(("top-1", f"{percent(quality.top1)} on {quality.images} {quality.split} images"))
     if quality.agreement is not None:

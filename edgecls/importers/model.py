@@ -77,7 +77,7 @@ def _checkpoint(
     config: ImportConfig, classes: tuple[str, ...], lineage: Lineage, folder: Path, on_progress: Callable[[str], None]
 ) -> Card:
     network = models.create(config.arch, len(classes))
-    weights = models.read_weights(config.file, on_progress, network.state_dict())
+    weights = models.read_weights_for(network, config.arch, config.file, on_progress)
     if not models.load_weights(network, config.arch, weights, str(config.file)):
         raise ArtifactError(_misfit(network, weights, config, len(classes)))
     preprocess = _preprocess(config, models.published_preprocess(config.arch))

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 TIMM = "timm/"
 """Prefix of architectures that the timm library builds."""
+PRUNED = ":pruned"
+"""Suffix of architectures whose layers are as wide as their weights say, and no wider than the architecture's own."""
 SIMPLE_CNN = "simple_cnn"
 DEFAULT_ARCH = "mobilenet_v3_small"
 IMAGENET_SIDE_PX = 224
@@ -28,7 +30,7 @@ class Architecture:
 
     `weights` names torchvision's class of ImageNet weights. `lr` is the peak learning rate for AdamW from scratch;
     fine-tuning uses a quarter of it. `pool_grid` is the side of the grid that the last features are pooled to, where
-    that is more than one cell.
+    that is more than one cell. The layers of a `pruned` one are as wide as its weights say.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Architecture:
     weights: str | None = None
     lr: float = 2e-3
     pool_grid: int | None = None
+    pruned: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,10 +83,13 @@ ARCHITECTURES = {
 
 
 def find(arch: str) -> Architecture:
-    """The architecture of that name: one of `ARCHITECTURES`, `simple_cnn:SETTINGS`, or `timm/NAME`.
+    """The architecture of that name: one of `ARCHITECTURES`, `simple_cnn:SETTINGS`, or `timm/NAME`; with `:pruned`
+    behind it, one whose layers are as wide as its weights say.
 
     Raises `UsageError` that names what is near, `MissingExtraError` where timm is not installed.
     """
+    if arch.endswith(PRUNED):
+        return replace(find(unpruned(arch)), name=arch, pruned=True)
     if arch.startswith(TIMM):
         return Architecture(arch, timm_settings(arch)["classifier"] + ".", lr=2e-3)
     name, colon, settings = arch.partition(":")
@@ -94,6 +100,17 @@ def find(arch: str) -> Architecture:
         return ARCHITECTURES[arch]
     except KeyError:
         raise UsageError(f"`arch`: there is no architecture {arch!r}; {_near(arch)}") from None
+
+
+def unpruned(arch: str) -> str:
+    """The name of the architecture that a pruned network was made from."""
+    return arch.removesuffix(PRUNED)
+
+
+def family_of(arch: str) -> tuple[str, ...]:
+    """The sizes of torchvision's network that an architecture is one of, itself included; empty for all others."""
+    families = (tuple(family.sizes.lower().split()) for family in _FAMILIES)
+    return next((sizes for sizes in families if unpruned(arch) in sizes), ())
 
 
 def _near(arch: str) -> str:
@@ -123,6 +140,7 @@ def published_preprocess(arch: str) -> Preprocess:
     Their resizing averages over what it leaves out, bilinear and bicubic alike; `pyramid` comes nearest to both: on
     photographs of 1152 pixels it differs from PIL's bicubic by 4.6 grey levels in the mean, OpenCV's cubic by 8.0.
     """
+    arch = unpruned(arch)
     architecture = find(arch)
     if arch.startswith(TIMM):
         return _timm_preprocess(timm_settings(arch))
@@ -173,8 +191,12 @@ def _timm() -> Any:
 
 
 def create(arch: str, classes: int) -> torch.nn.Module:
-    """A network with fresh weights for that many classes: (N, 3, h, w) float32 in, (N, classes) float32 out."""
+    """A network with fresh weights for that many classes: (N, 3, h, w) float32 in, (N, classes) float32 out.
+
+    Of a pruned architecture it is as wide as before the pruning; `load_weights` and `fit_layers` make it narrower.
+    """
     require_torch()
+    arch = unpruned(arch)
     architecture = find(arch)
     if arch.startswith(TIMM):
         return create_timm(arch, classes)

@@ -12,6 +12,7 @@ from edgecls.files import require_regular, shortened
 from edgecls.models.architectures import TIMM, create_timm, find, require_torch
 from edgecls.models.checkpoint import read_checkpoint, state_dicts
 from edgecls.models.matching import choose, foreign
+from edgecls.models.pruned import fit_layers
 
 if TYPE_CHECKING:
     import torch
@@ -119,6 +120,13 @@ def read_weights(
     return {name: _plain(tensor, f"{path}: {group.key}{group.prefix}{name}") for name, tensor in group.tensors.items()}
 
 
+def read_weights_for(
+    network: torch.nn.Module, arch: str, path: Path, on_progress: Callable[[str], None]
+) -> dict[str, torch.Tensor]:
+    """What `read_weights` finds for a network. Shapes do not tell which tensors are a pruned one's, only names do."""
+    return read_weights(path, on_progress, None if find(arch).pruned else network.state_dict())
+
+
 def _plain(tensor: torch.Tensor, where: str) -> torch.Tensor:
     """The tensor with finite values that torch computes with; 8-bit floating point becomes float32."""
     import torch
@@ -150,11 +158,15 @@ def write_weights(network: torch.nn.Module, path: Path) -> None:
 def load_weights(network: torch.nn.Module, arch: str, weights: dict[str, torch.Tensor], origin: str) -> bool:
     """Copy `weights` into `network`; a last layer of another size stays fresh. Returns whether the last layer fitted.
 
-    A prefix that the names share, and tensors beside them, are no part of the network. Raises `ArtifactError` that
+    A pruned network becomes as narrow as its weights. A prefix that the names share, and tensors beside them, are no
+    part of the network. Raises `ArtifactError` that
     names the first tensor that does not belong to this architecture.
     """
-    head = find(arch).head
-    own = network.state_dict()
+    architecture = find(arch)
+    head, own = architecture.head, network.state_dict()
+    if architecture.pruned:
+        fit_layers(network, weights, head)
+        own = network.state_dict()
     if weights:
         weights = choose([("", weights)], own, origin, on_progress=lambda _: None).tensors
     fitting: dict[str, torch.Tensor] = {}

@@ -70,6 +70,8 @@ def _model(config: TrainConfig, dataset: Dataset, fabric: Fabric, checkpoint: Ch
     head = models.find(config.arch).head
     if checkpoint:
         checkpoint.require_same_images(dataset)
+        if models.find(config.arch).pruned:
+            models.fit_layers(network, checkpoint.state["network"], head)
         models.restore(network, checkpoint.state["network"])  # which features of a frozen backbone are computed with
         done = f"{len(checkpoint.history)} epochs"
         initial = InitialWeights(True, f"weights: those after {done}, where the training was ended")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from edgecls.data.dataset import Dataset
 from edgecls.errors import ArtifactError, BackendError, UsageError
 from edgecls.files import expanded, require_regular, shortened
-from edgecls.models import TIMM, find, imagenet_weights, load_weights, packaged_weights, read_weights
+from edgecls.models import TIMM, find, imagenet_weights, load_weights, packaged_weights, read_weights_for
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +28,8 @@ def start(network: torch.nn.Module, arch: str, weights: str, dataset: Dataset) -
     Raises `BackendError` where ImageNet weights are asked for and cannot be fetched, `ArtifactError` for a file that
     does not fit.
     """
+    if find(arch).pruned and weights in ("auto", "none", "imagenet"):
+        raise UsageError(f"{arch} is as wide as its weights say; give `weights` the pruned run or its file")
     if weights == "none":
         return InitialWeights(False, "weights: none, training from scratch as asked")
     if weights == "auto":
@@ -45,7 +47,7 @@ def start(network: torch.nn.Module, arch: str, weights: str, dataset: Dataset) -
     except OSError as error:
         raise ArtifactError(f"cannot read the weights {shortened(file)}: {error.strerror}") from error
     remarks: list[str] = []
-    whole = load_weights(network, arch, read_weights(file, remarks.append, network.state_dict()), str(file))
+    whole = load_weights(network, arch, read_weights_for(network, arch, file, remarks.append), str(file))
     line = f"weights: {file}{'' if whole else ' (a new last layer for these classes)'}"
     return InitialWeights(True, "; ".join([line, *remarks]))
 
