@@ -19,6 +19,7 @@ from edgecls.clock import milliseconds_since, now_ns
 from edgecls.data.dataset import Dataset
 from edgecls.errors import BackendError, UsageError, VerificationError, first_line
 from edgecls.evaluation.inference import labels_of, scores_on
+from edgecls.evaluation.kept_scores import CACHE_FOLDER
 from edgecls.evaluation.metrics import drop, measure
 from edgecls.exporting import timing
 from edgecls.files import new_folder
@@ -197,7 +198,7 @@ class _Search:
         config = self._config
         reserved = nullcontext(config.out) if config.out else store.new_run(self._dataset.source.name, card.arch)
         with reserved as path, new_folder(path) as folder:
-            shutil.copytree(made.path, folder, dirs_exist_ok=True)
+            shutil.copytree(made.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(CACHE_FOLDER))
             write_card(card, folder)
             self._replayable(kept, path).write(folder)
         return Artifact(path, card)
