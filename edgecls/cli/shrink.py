@@ -45,8 +45,8 @@ def _report(run: Artifact, config: ShrinkConfig) -> None:
     made, quality = run.card.lineage.shrunk or {}, run.card.quality
     interval = f"95 %: {made['drop_low_points']:.2f} to {made['drop_high_points']:.2f}"
     console.print(
-        f"{made['how']}: top-1 {percent(quality.top1)} on {quality.images} test images, {made['drop_points']:.2f} "
-        f"points lost ({interval}), agreement {percent(made['agreement'])}",
+        f"{made['how']}: top-1 {percent(quality.top1)} on {quality.images} test images, drop "
+        f"{made['drop_points']:.2f} points ({interval}), agreement {percent(made['agreement'])}",
         soft_wrap=True,
     )
     if made["drop_points"] > config.max_drop_points:
