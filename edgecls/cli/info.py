@@ -89,7 +89,7 @@ def _shrunk(made: Mapping[str, Any]) -> str:
     """What a run was made smaller by, for people: whatever the card holds."""
     figures = (
         ("speedup", "{:.2f}x as fast"),
-        ("drop_points", "{:.2f} points of top-1 lost"),
+        ("drop_points", "{:.2f} points of top-1 dropped"),
         ("agreement", "agreement {:.2%}"),
     )
     known = [text.format(made[name]) for name, text in figures if isinstance(made.get(name), float)]
