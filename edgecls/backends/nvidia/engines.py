@@ -196,6 +196,7 @@ def build_engine(
     builder, network, logger, _parser = parse_graph(flavour, graph)
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    config.clear_flag(trt.BuilderFlag.TF32)  # on by default, it rounds float32 to 10 bits of mantissa
     monitor = monitor_for(trt, on_progress)
     config.progress_monitor = monitor
     if plan.workspace_mib:
