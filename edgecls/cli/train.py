@@ -31,7 +31,7 @@ AUGMENTATION, LEARNING, COMPUTING = "Augmentation", "Learning", "Computing"
             "optimizer", "schedule", "weight_decay", "loss", "label_smoothing", "balance", "freeze", "layer_decay",
             "dropout", "ema", "teacher", "patience", "clip",
         ),
-        COMPUTING: ("accumulate", "precision", "deterministic", "tensorboard"),
+        COMPUTING: ("accumulate", "precision", "deterministic", "cache", "tensorboard"),
     },
     data=Option(argument="DATA"),
 )  # fmt: skip

@@ -129,3 +129,13 @@ def _memory_gib() -> float | None:
         return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
     except (AttributeError, ValueError, OSError):
         return None
+
+
+def available_memory_bytes() -> int:
+    """Memory that programs may still take without swapping, within a container's limit; 0 where that is not told."""
+    try:
+        free = [int(field(read("/proc/meminfo"), "MemAvailable").split()[0]) << 10]
+    except (ValueError, IndexError):
+        free = []
+    limits = [int(limit) for limit in [read("/sys/fs/cgroup/memory.max").strip()] if limit.isdecimal()]
+    return min([*free, *limits], default=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from edgecls.data.splits import Sample
 from edgecls.files import write_bytes
 from edgecls.imaging.preprocess import Preprocess
 from edgecls.training.augment import Augmentation
+from edgecls.training.kept import Keeping, KeptImages
 
 if TYPE_CHECKING:
     import torch
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
     Batch = tuple[torch.Tensor, torch.Tensor]
 
-CACHE_BYTES = 2 << 30
-"""Decoded training images are kept up to this size; what does not fit is decoded again each epoch."""
 PREVIEW_FILE = "augmented.jpg"
 PREVIEW_COLUMNS = 8
 SPARE = 1.15
@@ -54,7 +53,10 @@ class Order:
 
 
 class TrainingBatches:
-    """Augmented batches of a data set's training images, the same for the same seed however many threads there are."""
+    """Augmented batches of a data set's training images, the same for the same seed however many threads there are.
+
+    Images are decoded once as far as `keeping` allows; see `KeptImages`.
+    """
 
     def __init__(
         self,
@@ -65,6 +67,7 @@ class TrainingBatches:
         seed: int,
         rank: int = 0,
         processes: int = 1,
+        keeping: Keeping = "auto",
     ):
         self._dataset = dataset
         self._preprocess = preprocess
@@ -76,8 +79,7 @@ class TrainingBatches:
         self._least = Preprocess(
             math.ceil(SPARE * preprocess.height_px), math.ceil(SPARE * preprocess.width_px), resize="stretch"
         )
-        self._cache: dict[str, NDArray[uint8]] = {}
-        self._cached_bytes = 0
+        self._kept = KeptImages(keeping, processes)
 
     def __len__(self) -> int:
         return len(self._order)
@@ -106,14 +108,21 @@ class TrainingBatches:
             labels = torch.tensor([label for _, label in batch])
             yield self._mix(images, labels) if self._mix else (images, labels)
 
+    def val_inputs(self, samples: Iterable[Sample]) -> Iterator[NDArray[uint8]]:
+        """Validation images as the network takes them, (h, w, 3) uint8 RGB, prepared once."""
+        source, preprocess = self._dataset.source, self._preprocess
+
+        def prepared(sample: Sample) -> NDArray[uint8]:
+            key = f"val/{sample.key}"
+            return self._kept.get(key, lambda: preprocess(source.read_for(sample.key, preprocess)))
+
+        return ordered_map(prepared, samples)
+
     def _image(self, sample: Sample) -> NDArray[uint8]:
-        image = self._cache.get(sample.key)
-        if image is None:
-            image = self._shrink(self._dataset.source.read_for(sample.key, self._least))
-            if self._cached_bytes + image.nbytes <= CACHE_BYTES:
-                self._cached_bytes += image.nbytes
-                self._cache[sample.key] = image
-        return image
+        """What is augmented."""
+        return self._kept.get(
+            f"train/{sample.key}", lambda: self._shrink(self._dataset.source.read_for(sample.key, self._least))
+        )
 
     def _shrink(self, image: NDArray[uint8]) -> NDArray[uint8]:
         from edgecls.imaging.opencv import cv2

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from edgecls.errors import OutputError, UsageError, first_line
 from edgecls.files import parse_toml, read_text, shortened, write_text
 from edgecls.settings import Config, setting, settings_of
+from edgecls.training.kept import Keeping
 
 CONFIG_FILE = "config.toml"
 MIN_SIZE_PX = 32
@@ -76,6 +77,11 @@ class TrainConfig(Config):
     accumulate: int = setting(1, "Gradient accumulation steps, for less memory.", low=1)
     precision: TrainingPrecision = setting("auto", "Of the arithmetic; auto is bf16 or fp16 on GPUs.")
     deterministic: bool = setting(False, "Deterministic algorithms only.")
+    cache: Keeping = setting(
+        "auto",
+        "Decoded images kept for the next epochs: in memory, on disk, auto for memory and then disk, or off. "
+        "A share of what is free is used, and nothing stays behind.",
+    )
     tensorboard: bool = setting(False, "Write curves to tensorboard/ beside the run.")
 
     def to_json(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from edgecls import models
 from edgecls.data.dataset import Dataset, open_dataset
 from edgecls.errors import UsageError
-from edgecls.evaluation.inference import labels_of, prepared
+from edgecls.evaluation.inference import labels_of
 from edgecls.evaluation.metrics import Metrics, measure
 from edgecls.files import half_written, make_folder, new_folder
 from edgecls.runtime import store
@@ -230,7 +230,7 @@ def _val_scores(setup: TrainingSetup) -> NDArray[float32]:
         return setup.batches.val_scores(network.get_submodule(model.head))
     samples, fabric = setup.dataset.splits["val"], setup.fabric
     share = samples[fabric.global_rank :: fabric.world_size]
-    scores = scores_of(model.session(network), prepared(setup.dataset.source, share, model.card.preprocess))
+    scores = scores_of(model.session(network), setup.batches.val_inputs(share))
     return gathered(fabric, scores, len(samples))
 
 

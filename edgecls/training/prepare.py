@@ -110,7 +110,7 @@ def _batches(
     """Augmented images, or, where nothing in front of the last layer changes, what comes out of it, once."""
     preprocess = model.card.preprocess
     shared = (config.batch_size, config.seed, fabric.global_rank, fabric.world_size)
-    images = TrainingBatches(dataset, preprocess, _augmentation(config, dataset), *shared)
+    images = TrainingBatches(dataset, preprocess, _augmentation(config, dataset), *shared, config.cache)
     varied = (config.augment, config.policy, config.erase, config.mixup, config.cutmix, config.teacher)
     if config.freeze != "backbone" or any(varied):
         return images
