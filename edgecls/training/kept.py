@@ -85,7 +85,7 @@ class _File:
         start, shape = place
         image = np.empty(shape, np.uint8)
         try:
-            complete = os.preadv(self._file.fileno(), [image], start) == image.nbytes
+            complete = os.preadv(self._file.fileno(), [image.data], start) == image.nbytes
         except OSError:
             complete = False
         return image if complete else None
@@ -99,7 +99,7 @@ class _File:
                 return
             self._end_bytes += image.nbytes
         try:
-            complete = os.pwrite(file.fileno(), np.ascontiguousarray(image), start) == image.nbytes
+            complete = os.pwrite(file.fileno(), np.ascontiguousarray(image).data, start) == image.nbytes
         except OSError:
             complete = False
         if complete:
