@@ -19,19 +19,32 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def ordered_map(work: Callable[[T], R], items: Iterable[T], threads: int | None = None) -> Iterator[R]:
+def ordered_map(
+    work: Callable[[T], R], items: Iterable[T], threads: int | None = None, ahead: int | None = None
+) -> Generator[R, None, None]:
     """Yield `work(item)` for each item in order, computed ahead in threads.
 
-    At most a few results per thread are held. An error in `work` is raised where its result would have come.
+    Four items a thread are held that are not done; as many results, or `ahead` where they are small, wait for one that
+    takes longer. Where items are slow to come, a result waits for the next one at most. An error in `work` is raised
+    where its result would have come. No thread is left when the generator is closed.
     """
     threads = threads or usable_cpus()
+    held = 4 * threads
+    ahead = max(held, ahead or 0)
     pending: deque[Future[R]] = deque()
+    done, undone = threading.Semaphore(0), 0
     with ThreadPoolExecutor(threads, thread_name_prefix="edgecls-map") as pool:
         try:
             for item in items:
-                pending.append(pool.submit(work, item))
-                if len(pending) >= 4 * threads:
-                    yield pending.popleft().result()
+                pending.append(future := pool.submit(work, item))
+                future.add_done_callback(lambda _: done.release())
+                undone += 1
+                while pending and (pending[0].done() or undone >= held or len(pending) >= ahead):
+                    if pending[0].done():
+                        yield pending.popleft().result()
+                    else:
+                        done.acquire()
+                        undone -= 1
             while pending:
                 yield pending.popleft().result()
         finally:

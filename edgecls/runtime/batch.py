@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from edgecls.concurrency import ordered_map
 from edgecls.errors import DataError, ImageError, MissingExtraError, UsageError
 from edgecls.files import new_file
 from edgecls.imaging.decode import Colour, read_image
 from edgecls.runtime.classifier import Classifier, Prediction
-from edgecls.runtime.pipeline import overlapped
+from edgecls.runtime.pipeline import each_answered
 
 if TYPE_CHECKING:
-    from numpy import uint8
-    from numpy.typing import NDArray
+    pass
 
 TABLE_SUFFIXES = (".csv", ".jsonl", ".parquet")
 PARQUET_ROWS = 10_000
@@ -56,34 +54,22 @@ class ImageResult:
         return row
 
 
-def classify(classifier: Classifier, paths: Iterable[Path], background: Colour | None = None) -> Iterator[ImageResult]:
-    """Classify image files in order; decoding runs ahead in threads while the model computes.
+def classify(
+    classifier: Classifier, paths: Iterable[Path], background: Colour | None = None
+) -> Generator[ImageResult, None, None]:
+    """Classify image files in order, several at a time; see `pipeline.each_answered`.
 
     A file that cannot be read gets an answer that says so. Transparent images lie over `background`; see `read_image`.
     """
-    unreadable: list[ImageResult] = []
-    preprocess = classifier.card.preprocess
 
-    def prepared(path: Path) -> tuple[Path, NDArray[uint8] | None, str | None]:
+    def answer(path: Path) -> ImageResult:
         try:
-            return path, preprocess(read_image(path, background, preprocess)), None
+            image = read_image(path, background, classifier.card.preprocess)
         except ImageError as error:
-            return path, None, str(error)
+            return ImageResult(str(path), None, str(error))
+        return ImageResult(str(path), classifier.answer(image))
 
-    def readable() -> Iterator[tuple[tuple[Path, list[ImageResult]], NDArray[uint8]]]:
-        """Each readable image, with those before it that are not."""
-        for path, pixels, error in ordered_map(prepared, paths):
-            if pixels is None:
-                unreadable.append(ImageResult(str(path), None, error))
-            else:
-                yield (path, unreadable.copy()), pixels[None]
-                unreadable.clear()
-
-    with closing(overlapped(classifier.session, readable())) as answered:
-        for (path, before), scores in answered:
-            yield from before
-            yield ImageResult(str(path), classifier.decide(scores[0]))
-    yield from unreadable
+    return each_answered(classifier.session, paths, answer)
 
 
 def listed(path: Path) -> Iterator[Path]:

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from edgecls.backends import Parallelism
-from edgecls.concurrency import ordered_map
 from edgecls.errors import UsageError
 from edgecls.imaging.decode import ColourOrder, as_bgr
 from edgecls.runtime import store
 from edgecls.runtime.first_opening import first_verified
-from edgecls.runtime.pipeline import pipelined
+from edgecls.runtime.pipeline import each_answered
 from edgecls.runtime.scores import as_logits, scaled, softmax
 
 if TYPE_CHECKING:
@@ -88,9 +87,7 @@ class Classifier:
         """
         if isinstance(image, (list, tuple)):
             return list(self.predict_many(image, colour_order))
-        preprocess = self.card.preprocess
-        pixels = preprocess(as_bgr(image, colour_order, preprocess))
-        return self.decide(self.session.infer(pixels[None])[0])
+        return self._predict_one(image, colour_order)
 
     @overload
     async def apredict(self, image: ImageLike, colour_order: ColourOrder = "bgr") -> Prediction: ...
@@ -114,15 +111,14 @@ class Classifier:
         one = isinstance(images, (str, Path, bytes, bytearray, memoryview)) or getattr(images, "ndim", 4) < 4
         if one or not isinstance(images, Iterable):
             raise UsageError(f"give several images, or predict() for one, not {type(images).__name__}")
-        return self._predict_many(images, colour_order)
+        return each_answered(self.session, images, lambda image: self._predict_one(image, colour_order))
 
-    def _predict_many(self, images: Iterable[ImageLike], colour_order: ColourOrder) -> Iterator[Prediction]:
+    def _predict_one(self, image: ImageLike, colour_order: ColourOrder) -> Prediction:
+        return self.answer(as_bgr(image, colour_order, self.card.preprocess))
 
-        def prepared(image: ImageLike) -> NDArray[uint8]:
-            return self.card.preprocess(as_bgr(image, colour_order, self.card.preprocess))
-
-        for scores in pipelined(self.session, ordered_map(prepared, images)):
-            yield self.decide(scores[0])
+    def answer(self, image: NDArray[uint8]) -> Prediction:
+        """Classify a decoded image, BGR uint8 (H, W, 3)."""
+        return self.decide(self.session.infer(self.card.preprocess(image)[None])[0])
 
     def decide(self, scores: NDArray[float32]) -> Prediction:
         """Turn the scores (C,) of one image into a prediction."""

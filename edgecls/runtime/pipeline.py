@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
-from edgecls.concurrency import chunked
+from edgecls.concurrency import chunked, ordered_map, usable_cpus
 from edgecls.errors import BackendError
 
 if TYPE_CHECKING:
@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from edgecls.backends import Pending, Session
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 BATCH = 32
+ANSWERS_AHEAD = 128
+"""Answers a thread that wait for an image before them, which may be a hundred times as large."""
 
 
 def scores_of(session: Session, images: Iterable[NDArray[uint8]]) -> NDArray[float32]:
@@ -51,6 +54,17 @@ def overlapped(
         with suppress(BackendError):  # closed meanwhile
             for _, started in pending:
                 started.result()
+
+
+def each_answered(session: Session, items: Iterable[T], answer: Callable[[T], R]) -> Generator[R, None, None]:
+    """`answer(item)` in order, where that decodes an image and has the session infer.
+
+    Threads take an item each from its file to its answer, so that inferences come in the order in which decoding ends
+    and a large image holds up nobody but itself. One thread a processor computes; as many more as the session has
+    inferences under way wait for these. Pixels are held of so many images, answers of so many more.
+    """
+    threads = usable_cpus() + session.depth
+    return ordered_map(answer, items, threads, ANSWERS_AHEAD * threads)
 
 
 def pipelined(session: Session, images: Iterable[NDArray[uint8]]) -> Iterator[NDArray[float32]]:
