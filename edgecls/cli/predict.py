@@ -6,7 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,7 +71,7 @@ def predict(
             messages.print(f"model: {shown(classifier.path)}", soft_wrap=True)
             if left_out:
                 messages.print(f"left out, no images: {counted(left_out)}", soft_wrap=True)
-        answers = classify(classifier, paths, colour)
+        answers = stack.enter_context(closing(classify(classifier, paths, colour)))
         for answer in _watched(answers, len(named) if named else None) if out else answers:
             count += 1
             if answer.error is not None:
