@@ -8,16 +8,13 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from edgecls.errors import DataError, ImageError, MissingExtraError, UsageError
 from edgecls.files import new_file
 from edgecls.imaging.decode import Colour, read_image
 from edgecls.runtime.classifier import Classifier, Prediction
 from edgecls.runtime.pipeline import each_answered
-
-if TYPE_CHECKING:
-    pass
 
 TABLE_SUFFIXES = (".csv", ".jsonl", ".parquet")
 PARQUET_ROWS = 10_000

@@ -187,7 +187,8 @@ def test_a_run_without_images_gets_golden_inputs_from_those_that_its_export_is_c
 def test_a_model_file_that_came_alone_has_nothing_to_replay(run: Path, tmp_path: Path):
     alone = tmp_path / "model.onnx"
     shutil.copy(run / "bundles" / "onnx-fp32" / "model.onnx", alone)
-    edgecls.load(alone).close()
+    with edgecls.load(alone) as model:
+        assert model.predict(np.zeros((32, 32, 3), np.uint8)).label
 
 
 def test_a_bundle_without_golden_inputs_is_opened_and_the_log_says_so(run: Path, caplog: pytest.LogCaptureFixture):
@@ -247,7 +248,8 @@ def test_claims_about_images_do_not_hold_for_the_patches_of_colour_of_older_bund
     quality = replace(artifact.card.quality, split="unlabelled", images=500, agreement=0.99, max_score_difference=100.0)
     write_card(replace(artifact.card, quality=replace(quality, rms_score_difference=None)), path)
     Golden(golden.images, np.ascontiguousarray(golden.scores[:, ::-1])).write(path)
-    edgecls.load(path).close()
+    with edgecls.load(path) as model:
+        assert model.path == path
 
 
 def test_a_damaged_golden_file_is_named(run: Path):
