@@ -28,7 +28,7 @@ def search_int8(config: ExportConfig, builder: BundleBuilder) -> ExportResult:
     verifier = shared.verifier(config.verify_images, images)
     # What stands in the way of float32 too is raised here: no recipe can mend it.
     shared.graph()
-    graphs = shared.once(("quantized", images.keys), lambda: QuantizedGraphs(shared, images))
+    graphs = shared.once(("quantized", images.source.location, images.keys), lambda: QuantizedGraphs(shared, images))
     float32 = builder.float32() if builder.is_timed_here else None
     if float32:
         float32.open().close()

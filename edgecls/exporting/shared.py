@@ -57,7 +57,7 @@ class SharedSteps:
 
     def verifier(self, limit: int, images: Calibration | None = None) -> Verifier:
         """What compares bundles with the run on up to `limit` images; see `Verifier`."""
-        spare = images.spare if images else ()
+        spare = (images.source.location, images.spare) if images and images.spare else None
         return self.once(("verifier", limit, spare), lambda: Verifier(self.run, limit, self.on_progress, images))
 
     def folder(self) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from edgecls.errors import ArtifactError, BackendError, DataError, MissingExtraE
 from edgecls.exporting import build, int8_search, quantized, shared, timing, verification
 from edgecls.exporting.bundle import export, export_all
 from edgecls.exporting.config import ExportConfig
+from edgecls.imaging.opencv import cv2
 from edgecls.runtime import machine, store
 from edgecls.runtime.store import Artifact
 from edgecls.runtime.verification import verify
@@ -128,7 +130,11 @@ def test_candidates_that_are_accurate_but_slow_are_not_refined(run: Path, monkey
     artifact = export(ExportConfig(target="onnx", run=run, precision="int8", max_drop_points=5.0))
     tried, *others = artifact.card.lineage.candidates
     assert (tried["candidate"], tried["left_out"]) == ("percentile ranges", False)
-    assert all(other["left_out"] and "computes like 'percentile ranges'" in other["reason"] for other in others)
+    in_float = [other for other in others if "in float" in other["candidate"]]
+    assert len(in_float) == 2
+    assert not any(other["left_out"] for other in in_float)
+    refined = [other for other in others if other not in in_float]
+    assert all(other["left_out"] and "computes like 'percentile ranges'" in other["reason"] for other in refined)
 
 
 def test_int8_for_another_kind_of_processor_is_verified_but_not_timed(run: Path):
@@ -498,6 +504,40 @@ class TestSeveralTargets:
         assert made == ["onnx-int8", "openvino-int8"]
         assert sorted(calls) == ["ask the run", "choose images", "quantize", "trace"]
         assert {path.name for path in (run / "bundles").iterdir()} >= set(made)
+
+    def test_folders_of_equal_file_names_calibrate_each_with_its_own_images(
+        self, run: Path, digit_images: Path, single_candidate: Path, tmp_path: Path
+    ):
+        darker = tmp_path / "darker"
+        shutil.copytree(digit_images, darker)
+        for file in darker.rglob("*.png"):
+            cv2.imwrite(str(file), cv2.imread(str(file)) // 5 * 4)
+        base = ExportConfig(run=run, precision="int8", recipe=single_candidate, max_drop_points=100.0)
+        configs = [
+            replace(base, calibration=folder, out=tmp_path / f"{folder.name} {number}")
+            for number, folder in enumerate((digit_images, darker, digit_images))
+        ]
+        outcomes = export_all(configs)
+        assert [outcome.error for outcome in outcomes] == [None] * 3
+        bundles = [outcome.artifact.path for outcome in outcomes]
+        constants = [str(onnx.load(bundle / "model.onnx").graph.initializer) for bundle in bundles]
+        assert constants[0] == constants[2] != constants[1]
+
+    def test_folders_of_equal_file_names_verify_each_on_its_own_images(
+        self, run: Path, digit_images: Path, tmp_path: Path
+    ):
+        record = json.loads((run / "data.json").read_text())
+        (run / "data.json").write_text(json.dumps({**record, "location": "/gone"}))
+        mirrored = tmp_path / "mirrored"
+        shutil.copytree(digit_images, mirrored)
+        for file in mirrored.rglob("*.png"):
+            cv2.imwrite(str(file), cv2.imread(str(file))[:, ::-1])
+        with shared.shared_steps(store.find(run), lambda _: None) as steps:
+            sets = [steps.calibration(40, folder) for folder in (digit_images, mirrored)]
+            verifiers = [steps.verifier(20, images) for images in sets]
+            assert sets[0].spare == sets[1].spare
+            assert verifiers[0] is not verifiers[1]
+            assert steps.verifier(20, sets[0]) is verifiers[0]
 
     def test_a_target_that_fails_leaves_the_others(self, run: Path, monkeypatch: pytest.MonkeyPatch):
         openvino = type(build.backends.find("openvino"))
