@@ -14,6 +14,8 @@ from edgecls.quantization.recipe import Recipe, RecipeCandidate
 from edgecls.quantization.terms import Strategy
 from edgecls.runtime.store import Artifact
 
+SLOW_GAIN = 1.0
+"""Below this a kind of graph is clearly slow: between it and `MIN_GAIN` a verdict may be the noise of a measurement."""
 REFINED = 1
 """How many more recipes of a fast but inaccurate kind are tried where a slower kind will do."""
 WANTED_AGREEMENT = 0.95
@@ -119,7 +121,10 @@ class AcceptanceCriteria:
         )
 
     def deciding_images(self, quality: Quality) -> int | None:
-        """About how many images would tell whether a drop like this one is allowed; None where none would."""
+        """How many images it takes at least to tell whether a drop like this one is allowed; None where none would.
+
+        On so many the interval's end just meets what is allowed, if the drop stays the same.
+        """
         lost = Loss.of(quality)
         if lost is None or not quality.images or lost.points <= self.max_drop_points:
             return None
@@ -130,11 +135,11 @@ class AcceptanceCriteria:
         """What is left open about an undecided candidate, in plain words; None for others."""
         if not self.undecided(quality):
             return None
-        what = "top-1" if quality.drop_points is not None else "agreement"
+        what, images = ("agreement", "images") if quality.drop_points is None else ("top-1", "labelled images")
         deciding = float(f"{self.deciding_images(quality) or 0:.2g}")
         return (
             f"whether {what} drops by more than the allowed {self.max_drop_points:g} points is not decided: it drops "
-            f"by {Loss.of(quality)} on {quality.images} images; about {deciding:,.0f} labelled images would decide it"
+            f"by {Loss.of(quality)} on {quality.images} images; to decide it takes at least {deciding:,.0f} {images}"
         )
 
     def reached(self, attempt: Attempt) -> bool:
@@ -152,9 +157,24 @@ def search(
 
     The search ends at the first candidate that meets the criteria, its alternatives included; for "most-accurate" all
     are tried. For "fastest" it goes on to those that compute in the same way as one that was clearly faster than what
-    was found, and not accurate enough; and those are left out that compute in the same way as one that is not faster
-    than float32, accurate or not. Fine-tuning, which takes minutes, is not tried where another one is accurate.
+    was found, and not accurate enough; and those are left out that compute in the same way as one that is accurate and
+    not faster than float32, or inaccurate and clearly slower. Where nothing is accurate in the end, those that were
+    left out are tried after all until one is, so that there is an accurate bundle, though a slow one. Fine-tuning,
+    which takes minutes, is left out of this, and not tried where another one is accurate. Each candidate is tried at
+    most once.
     """
+    attempts = _first_pass(candidates, attempt, aim)
+    for position, tried in enumerate(attempts):
+        if any(aim.accurate(each.quality) for each in attempts):
+            break
+        if tried.left_out and not tried.candidate.recipe.fine_tune_epochs:
+            attempts[position] = attempt(tried.candidate)
+    return attempts
+
+
+def _first_pass(
+    candidates: Sequence[RecipeCandidate], attempt: Callable[[RecipeCandidate], Attempt], aim: AcceptanceCriteria
+) -> list[Attempt]:
     attempts: list[Attempt] = []
     for candidate in candidates:
         found = any(map(aim.reached, attempts)) and not _is_promising(candidate.recipe, attempts, aim)
@@ -170,7 +190,10 @@ def search(
 
 def _as_slow(recipe: Recipe, tried: Attempt, aim: AcceptanceCriteria) -> bool:
     """Whether a recipe cannot be fast because a graph of its kind was slow."""
-    if aim.strategy != "fastest" or tried.quality.recommended is not False:
+    quality = tried.quality
+    if aim.strategy != "fastest" or quality.recommended is not False:
+        return False
+    if not aim.accurate(quality) and (quality.gain or 0.0) >= SLOW_GAIN:
         return False
     return _placement(recipe) == _placement(tried.candidate.recipe)
 
@@ -193,7 +216,9 @@ def _left_out(candidate: RecipeCandidate, slow: Attempt) -> Attempt:
 
 
 def _placement(recipe: Recipe) -> Recipe:
-    """The part of a recipe that decides where the quantizers stand, and so how fast the graph can be."""
+    """The part of a recipe that decides where the quantizers stand, and so how fast the graph can be. Layers that are
+    left in float are part of it.
+    """
     return replace(
         recipe,
         estimator="minmax",
@@ -202,7 +227,6 @@ def _placement(recipe: Recipe) -> Recipe:
         fine_tune_epochs=0,
         reduce_range=False,
         rounding="nearest",
-        float_share=0.0,
         symmetric=recipe.symmetric and recipe.quantizer != "nncf",  # NNCF's quantizers stand in the same places
     )
 
@@ -248,14 +272,15 @@ def _refusal(made: Sequence[Attempt], attempts: Sequence[Attempt], aim: Acceptan
     nearest = min(made, key=lambda tried: _preference(tried, "most-accurate"))
     quality, lost = nearest.quality, Loss.of(nearest.quality) or Loss(0.0, 0.0, 0.0)
     unit = "points of top-1" if quality.drop_points is not None else "points of agreement"
-    slow = ""
+    slow = advice = ""
     if any(tried.left_out for tried in attempts):
         slow = " and what computes like them was left out, for it is not faster than FP32 on this machine"
+        advice = "set `strategy` to most-accurate or smallest to try that too, "
     return (
         f"int8 loses {lost.points:.2f} {unit} at best ({nearest.candidate.name}: 95 % interval {lost.low_points:.2f} "
         f"to {lost.high_points:.2f}, {quality.agreement:.2%} agreement over {quality.images} images), "
         f"{aim.max_drop_points:g} are allowed; {len(made)} recipes were tried{slow}, and nothing was written: "
-        "calibrate with more or better images, allow more with `max_drop_points`, or export fp16"
+        f"{advice}calibrate with more or better images, allow more with `max_drop_points`, or export fp16"
     )
 
 
