@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import io
 import json
 import zipfile
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CACHE_FOLDER = "cache"
+ALSO_COMPUTING = ("timm", "pillow", "pillow-heif")
+"""Packages that networks and pictures come from, besides those that `machine.versions` lists."""
 MAX_BYTES = 64 * 2**20
 """Of scores that are kept; beyond it those of the last call only, or none."""
 
@@ -36,7 +39,8 @@ def kept_scores(
 
     `read` gives the raw inputs (h, w, 3) at some of the N positions. What is kept holds for the very weights,
     preprocessing, images and installed packages; a file that is damaged or another's counts as none. Where the run's
-    folder cannot be written to, nothing is kept. Raises as opening the run does, also where it need not be opened.
+    folder cannot be written to, nothing is kept. Raises `ArtifactError` where the run's files are missing or changed,
+    and where scores are computed, whatever opening the run and `read` raise.
     """
     import numpy as np
 
@@ -55,8 +59,16 @@ def kept_scores(
 def _conditions(run: Artifact) -> str:
     """A digest of all but the images that the scores depend on."""
     card = run.card
-    record = [card.arch, dict(card.lineage.files), card.preprocess.to_json(), machine.versions(), __version__]
+    packages = {**machine.versions(), **{name: _version(name) for name in ALSO_COMPUTING}}
+    record = [card.arch, dict(card.lineage.files), card.preprocess.to_json(), packages, __version__]
     return hashlib.sha256(json.dumps(record).encode()).hexdigest()[:32]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _read(path: Path, classes: int) -> dict[str, NDArray[float32]]:

@@ -126,6 +126,24 @@ def test_other_preprocessing_and_other_versions_are_asked_about_anew(
     assert asked == [40, 40, 40]
 
 
+@pytest.mark.parametrize("package", ["timm", "pillow", "pillow_heif"])
+def test_another_version_of_what_networks_and_pictures_come_from_is_asked_anew(
+    run: Artifact,
+    source: FolderSource,
+    keys: list[str],
+    asked: list[int],
+    package: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    run_scores(run, source, keys)
+    (tmp_path / f"{package}-999.dist-info").mkdir()
+    (tmp_path / f"{package}-999.dist-info" / "METADATA").write_text(f"Name: {package}\nVersion: 999\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    run_scores(run, source, keys)
+    assert asked == [40, 40]
+
+
 def test_weights_that_were_changed_are_an_error_as_on_opening_the_run(
     run: Artifact, source: FolderSource, keys: list[str]
 ):
