@@ -56,18 +56,23 @@ class OpenCvDevice(Device):
                 video.set(setting, value)
         self.fps = usual_rate(video.get(cv2.CAP_PROP_FPS))
 
-    def read(self) -> NDArray[uint8] | None:
+    def read(self) -> NDArray[uint8]:
         """See `Device.read`."""
-        ok, image = self._video.read()
-        if not ok or image is None or not image.size:
-            raise SourceError(self._stopped)
-        return image
+        self.grab()
+        return self.retrieve()
 
-    def skip(self) -> bool:
-        """See `Device.skip`."""
+    def grab(self) -> bool:
+        """See `Device.grab`."""
         if not self._video.grab():
             raise SourceError(self._stopped)
         return True
+
+    def retrieve(self) -> NDArray[uint8]:
+        """See `Device.retrieve`."""
+        ok, image = self._video.retrieve()
+        if not ok or image is None or not image.size:
+            raise SourceError(self._stopped)
+        return image
 
     def close(self) -> None:
         """See `Device.close`."""

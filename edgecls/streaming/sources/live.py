@@ -23,14 +23,23 @@ class Device(ABC):
     """Something that is opened by being made, and gives pictures until it fails."""
 
     fps: float = DEFAULT_FPS
+    _grabbed: Picture | None = None
 
     @abstractmethod
     def read(self) -> Picture | None:
         """Block until the next picture; None where there will be no more. Raises `SourceError` where it fails."""
 
-    def skip(self) -> bool:
-        """Block as `read` does for a picture that nobody will look at; false where there will be no more."""
-        return self.read() is not None
+    def grab(self) -> bool:
+        """Block as `read` does, without converting the picture; false where there will be no more."""
+        self._grabbed = self.read()
+        return self._grabbed is not None
+
+    def retrieve(self) -> Picture:
+        """The picture that was grabbed last; at most once for each. Raises `SourceError` where it fails."""
+        picture, self._grabbed = self._grabbed, None
+        if picture is None:
+            raise SourceError("no picture was grabbed")
+        return picture
 
     def close(self) -> None:
         """Let go."""
@@ -114,19 +123,17 @@ class LiveSource(Source):
         return SourceError(str(error) if isinstance(error, EdgeclsError) else f"{self.name}: {first_line(error)}")
 
     def _read_from(self, device: Device) -> None:
-        interval_ns = int(1e9 / device.fps)
         last_ns = now_ns()
         while self._is_current():
             self._expect_within(self._reconnect.stall_s)
-            # One more picture will come before the next decision is due: this one needs no conversion.
-            needed = self.due_ns <= last_ns + 2 * interval_ns
-            picture = device.read() if needed else None
-            if (needed and picture is None) or not (needed or device.skip()) or not self._is_current():
+            if not device.grab() or not self._is_current():
                 return
             captured_ns = now_ns()
             interval_ns, last_ns = max(int(1e9 / device.fps), captured_ns - last_ns), captured_ns
-            if picture is not None:
-                picture = self.geometry(picture)
+            picture = None
+            # Where one more picture will come before the next decision is due, this one needs no conversion.
+            if self.due_ns <= captured_ns + interval_ns:
+                picture = self.geometry(device.retrieve())
                 if not picture.size:
                     raise SourceError(f"{self.name}: the region of `region` lies outside the picture")
             self._put(picture, captured_ns)
