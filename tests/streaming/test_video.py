@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.server
 import sys
 import threading
 import wave
@@ -273,6 +274,84 @@ def test_hardware_that_is_not_there_is_one_clear_line(tmp_path: Path):
     with pytest.raises(SourceError, match=r"no hardware here decodes .*video\.mp4: tried .*leave `decoder`") as raised:
         open_source(str(path), None, CameraOptions(decoder="hardware"))
     assert "\n" not in str(raised.value)
+
+
+class CutOff(http.server.BaseHTTPRequestHandler):
+    """Promises a whole file and breaks off after the first half, as a share does that is lost."""
+
+    content = b""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.content)))
+        self.end_headers()
+        self.wfile.write(self.content[: len(self.content) // 2])
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+def test_a_file_that_is_lost_while_it_is_read_is_an_error_and_no_end(tmp_path: Path):
+    path = written(tmp_path / "video.ts", [scene(number) for number in range(100)])
+    handler = type("Handler", (CutOff,), {"content": path.read_bytes()})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        reader = PyAvReader(f"http://127.0.0.1:{server.server_address[1]}/video.ts")
+        with pytest.raises(SourceError, match=r"video\.ts cannot be read to its end: "):
+            read(reader)
+        reader.close()
+        server.shutdown()
+
+
+FFMPEG_ONLY = ("ExternalError", "UnknownError", "DecoderNotFoundError")
+"""Of FFmpeg's errors, those that are neither an `OSError`, a `ValueError` nor a `RuntimeError`."""
+
+
+def failing(name: str) -> Callable[..., None]:
+    def fail(*_: object, **__: object) -> None:
+        raise getattr(av.error, name)(1, "the driver failed")
+
+    return fail
+
+
+@pytest.mark.parametrize("name", FFMPEG_ONLY)
+def test_a_driver_that_fails_is_no_hardware(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = written(tmp_path / "video.mp4", [scene(0)])
+    monkeypatch.setattr(av.codec.hwaccel, "hwdevices_available", lambda: ["cuda"])
+    monkeypatch.setattr(av.codec.hwaccel, "HWAccel", failing(name))
+    assert hardware_decoders() == []
+    with pytest.raises(SourceError, match=r"no hardware here decodes .*: tried cuda \(.*the driver failed.*\)"):
+        open_video(str(path), "hardware")
+
+
+@pytest.mark.parametrize("name", FFMPEG_ONLY)
+def test_what_pyav_cannot_open_is_left_to_opencv(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = written(tmp_path / "video.mp4", [scene(0)])
+    monkeypatch.setattr(av, "open", failing(name))
+    assert len(read(open_video(str(path)))) == 1
+
+
+@pytest.mark.parametrize("name", ["ExternalError", "UnknownError", "OSError", "MemoryError"])
+def test_hardware_that_fails_on_the_way_is_an_error_and_no_end(name: str, tmp_path: Path):
+    path = written(tmp_path / "video.mp4", [scene(number) for number in range(20)])
+
+    class Failing:
+        """A container whose reading fails as the driver's decoding does, after some packets."""
+
+        def __init__(self) -> None:
+            self._container = av.open(str(path))
+            self.streams, self.close = self._container.streams, self._container.close
+
+        def demux(self, stream: av.VideoStream):
+            for number, packet in enumerate(self._container.demux(stream)):
+                if number == 10:
+                    failing(name)()
+                yield packet
+
+    reader = PyAvReader(str(path), Failing())
+    with pytest.raises(SourceError, match="cannot be read to its end: .*the driver failed"):
+        read(reader)
+    reader.close()
 
 
 class Counting(Device):

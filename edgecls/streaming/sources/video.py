@@ -82,13 +82,15 @@ class OpenCvReader(VideoReader):
 class PyAvReader(VideoReader):
     """A video file through PyAV, decoded on all processors.
 
-    Pictures of another size than the first are scaled to that. Raises `ImportError`, `OSError`, `ValueError` or
-    `RuntimeError` where PyAV cannot open the file.
+    Pictures of another size than the first are scaled to that. `container` is the file opened for a hardware decoder.
+    Raises one of `_failures` where PyAV cannot open the file.
     """
 
     def __init__(self, path: str, container: InputContainer | None = None):
         import av
 
+        self._path = path
+        self._by_hardware = container is not None
         self._container = container or av.open(path)
         if not self._container.streams.video:
             self._container.close()
@@ -102,7 +104,7 @@ class PyAvReader(VideoReader):
         self._size: tuple[int, int] | None = None
 
     def read(self) -> tuple[Picture, float] | None:
-        """See `VideoReader.read`."""
+        """See `VideoReader.read`. Raises `SourceError` where the file, or the hardware, fails before the end."""
         frame = next(self._frames, None)
         if frame is None:
             return None
@@ -115,12 +117,23 @@ class PyAvReader(VideoReader):
 
     def _decoded(self) -> Generator[VideoFrame, None, None]:
         """The frames of the packets that can be decoded; what is damaged or cut off is left out."""
-        import av
+        from av import error
 
-        with suppress(av.error.FFmpegError):
+        fatal: tuple[type[Exception], ...] = (
+            OSError,
+            error.HTTPError,
+            error.HTTPClientError,
+            error.UnknownError,
+        )
+        if self._by_hardware:  # of software these are damaged pictures
+            fatal = (*fatal, error.ExternalError, error.MemoryError, error.BugError)
+        try:
             for packet in self._container.demux(self._stream):
-                with suppress(av.error.InvalidDataError):
+                with suppress(error.InvalidDataError):
                     yield from self._stream.decode(packet)
+        except error.FFmpegError as failure:
+            if isinstance(failure, fatal):
+                raise SourceError(f"{self._path} cannot be read to its end: {first_line(failure)}") from failure
 
     def close(self) -> None:
         """See `VideoReader.close`."""
@@ -132,9 +145,18 @@ def open_video(path: str, decoder: Decoder = "software") -> VideoReader:
     """Open a video file. Raises `SourceError` where it holds no video, or no hardware decodes it that is to do so."""
     if decoder == "hardware":
         return _decoded_by_hardware(path)
-    with suppress(ImportError, OSError, ValueError, RuntimeError):
+    with suppress(ImportError, *_failures()):
         return PyAvReader(path)
     return OpenCvReader(path)
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What PyAV raises for files and devices that it cannot open; some of FFmpeg's errors are none of Python's own."""
+    try:
+        from av.error import FFmpegError
+    except ImportError:
+        return ()
+    return (FFmpegError, OSError, ValueError, RuntimeError)
 
 
 def _decoded_by_hardware(path: str) -> VideoReader:
@@ -147,7 +169,7 @@ def _decoded_by_hardware(path: str) -> VideoReader:
     for device in hwdevices_available():
         try:
             return PyAvReader(path, av.open(path, hwaccel=HWAccel(device, allow_software_fallback=False)))
-        except (OSError, ValueError, RuntimeError, NotImplementedError) as error:
+        except _failures() as error:
             tried.append(f"{device} ({first_line(error)})")
     raise SourceError(
         f"no hardware here decodes {path}: tried {', '.join(tried) or 'nothing, as this PyAV knows none'}; leave "
@@ -164,7 +186,7 @@ def hardware_decoders() -> list[str]:
         return []
     found = []
     for device in hwdevices_available():
-        with suppress(OSError, ValueError, RuntimeError, NotImplementedError):
+        with suppress(*_failures()):
             accelerator = HWAccel(device, allow_software_fallback=False)
             if CodecContext.create("h264", "r", hwaccel=accelerator).is_hwaccel:
                 found.append(device)
