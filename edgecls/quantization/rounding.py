@@ -7,8 +7,9 @@ surgeon (1993). Scales, zero points and so the speed of the graph stay what they
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,9 @@ BLOCK = 128
 """Columns that are rounded before the rest of the weights is brought up to date (as in the paper)."""
 MOST_INPUTS = 5000
 """Of one output of a layer: the work grows with their third power. Larger layers keep the nearest values."""
+MOST_BYTES = 200 * 10**6
+"""Of second moments that are held at once, which is what the largest layer needs: the images are looked at again for
+each group of layers that fills it."""
 OPERATORS = ("Conv", "Gemm", "MatMul")
 
 
@@ -46,15 +50,28 @@ def round_weights(model: Any, graph: Path, images: Iterable[NDArray[uint8]], lar
     originals = {node.name: node for node in onnx.load(graph).graph.node}
     floats = constants_of(onnx.load(graph).graph)
     layers = [layer for layer in _layers(model) if layer.name in originals]
-    moments = _moments(model, layers, images)
+    inputs = _LayerInputs(model, layers, list(islice(images, IMAGES)))
+    for group in _grouped(layers):
+        for layer, moments in zip(group, inputs.moments(group), strict=True):
+            original = onnx.numpy_helper.to_array(floats[originals[layer.name].input[1]])
+            if original.shape != tuple(layer.stored.dims):
+                continue
+            weights, scales = layer.as_rows(original), layer.row_scales()
+            rounded = gptq(weights.astype(np.float64), scales, moments, largest)
+            content = layer.from_rows(rounded, original.shape).astype(np.int8)
+            layer.stored.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(content), layer.stored.name))
+
+
+def _grouped(layers: Sequence[_Layer]) -> Iterator[list[_Layer]]:
+    """The layers in order, as many at a time as `MOST_BYTES` allows for the moments of, and at least one."""
+    group: list[_Layer] = []
     for layer in layers:
-        original = onnx.numpy_helper.to_array(floats[originals[layer.name].input[1]])
-        if layer.name not in moments or original.shape != tuple(layer.stored.dims):
-            continue
-        weights, scales = layer.as_rows(original), layer.row_scales()
-        rounded = gptq(weights.astype(np.float64), scales, moments[layer.name], largest)
-        content = layer.from_rows(rounded, original.shape).astype(np.int8)
-        layer.stored.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(content), layer.stored.name))
+        if group and sum(each.moments_bytes for each in (*group, layer)) > MOST_BYTES:
+            yield group
+            group = []
+        group.append(layer)
+    if group:
+        yield group
 
 
 def gptq(
@@ -129,6 +146,11 @@ class _Layer:
             count *= side
         return int(count // self.stored.dims[1 if self._is_transposed else 0])
 
+    @property
+    def moments_bytes(self) -> int:
+        """What the second moments of its inputs take, (G, I, I) float64."""
+        return self.groups * self.inputs**2 * 8
+
     def rows_of(self, tensor: NDArray[float32], generator: Any) -> NDArray[float32]:
         """What an output's weights are multiplied with, at some places of one image: (G, P, I)."""
         import numpy as np
@@ -136,7 +158,7 @@ class _Layer:
         if self.operator != "Conv":
             rows = tensor.reshape(-1, tensor.shape[-1])
             return rows[generator.permutation(len(rows))[:POSITIONS]][None]
-        kernel = self.attributes["kernel_shape"]
+        kernel = self.stored.dims[2:]
         down, across = self.attributes.get("dilations", (1, 1))
         top, left, bottom, right = self.attributes.get("pads", (0, 0, 0, 0))
         step_down, step_across = self.attributes.get("strides", (1, 1))
@@ -169,6 +191,8 @@ def _layers(model: Any) -> Iterator[_Layer]:
             continue
         attributes = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
         padded_by_name = attributes.get("auto_pad", b"NOTSET") != b"NOTSET"
+        if len(constants[weights.input[0]].dims) != (4 if node.op_type == "Conv" else 2):
+            continue
         if padded_by_name or readers[weights.input[0]] > 1 or readers[node.input[1]] > 1 or attributes.get("transA"):
             continue
         scales = onnx.numpy_helper.to_array(constants[weights.input[1]])
@@ -177,36 +201,42 @@ def _layers(model: Any) -> Iterator[_Layer]:
             yield layer
 
 
-def _moments(model: Any, layers: list[_Layer], images: Iterable[NDArray[uint8]]) -> dict[str, NDArray[float64]]:
-    """The sums of products (G, I, I) of each layer's inputs, by its name, as the quantized graph computes them."""
-    from itertools import islice
+class _LayerInputs:
+    """What the layers of a quantized graph take in for some images, as the graph computes it before it is changed."""
 
-    import numpy as np
-    import onnx
-    import onnxruntime
+    def __init__(self, model: Any, layers: Sequence[_Layer], images: Sequence[NDArray[uint8]]):
+        import onnx
+        import onnxruntime
 
-    told = onnx.ModelProto()
-    told.CopyFrom(model)
-    sources = sorted({layer.source for layer in layers})
-    known = {each.name for each in (*told.graph.output, *told.graph.input)}
-    for name in sources:
-        if name not in known:
+        self._images = images
+        told = onnx.ModelProto()
+        told.CopyFrom(model)
+        known = {each.name for each in (*told.graph.output, *told.graph.input)}
+        for name in sorted({layer.source for layer in layers} - known):
             told.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what matters is told as an exception
-    # Left as it is, the graph computes what every processor should: on some, sums of 8-bit products saturate.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(told.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    generator = np.random.default_rng(0)
-    moments: dict[str, NDArray[float64]] = {}
-    for few in chunked(islice(images, IMAGES), TOGETHER):
-        rows: dict[str, list[NDArray[float32]]] = {layer.name: [] for layer in layers}
-        for image in few:
-            tensors = dict(zip(sources, session.run(sources, {INPUT_NAME: image[None]}), strict=True))
-            for layer in layers:
-                rows[layer.name].append(layer.rows_of(tensors[layer.source], generator))
-        for name, parts in rows.items():
-            together = np.concatenate(parts, axis=1)
-            products = together.transpose(0, 2, 1) @ together
-            moments[name] = moments[name] + products if name in moments else products.astype(np.float64)
-    return moments
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # what matters is told as an exception
+        # Left as it is, the graph computes what every processor should: on some, sums of 8-bit products saturate.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        self._session = onnxruntime.InferenceSession(
+            told.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+
+    def moments(self, layers: Sequence[_Layer]) -> list[NDArray[float64]]:
+        """The sums of products (G, I, I) of each layer's inputs."""
+        import numpy as np
+
+        sources = sorted({layer.source for layer in layers})
+        # One for each layer, so that the places looked at do not depend on which layers come together.
+        generators = [np.random.default_rng(0) for _ in layers]
+        moments = [np.zeros((layer.groups, layer.inputs, layer.inputs)) for layer in layers]
+        for few in chunked(self._images, TOGETHER):
+            rows: list[list[NDArray[float32]]] = [[] for _ in layers]
+            for image in few:
+                tensors = dict(zip(sources, self._session.run(sources, {INPUT_NAME: image[None]}), strict=True))
+                for layer, generator, parts in zip(layers, generators, rows, strict=True):
+                    parts.append(layer.rows_of(tensors[layer.source], generator))
+            for total, parts in zip(moments, rows, strict=True):
+                together = np.concatenate(parts, axis=1)
+                total += together.transpose(0, 2, 1) @ together
+        return moments

@@ -64,6 +64,7 @@ SHAPES = {
     "grouped": ({"kernel_shape": [3, 3], "group": 2, "pads": [1, 1, 1, 1]}, (6, 2, 3, 3)),
     "depthwise": ({"kernel_shape": [3, 3], "group": 4}, (4, 1, 3, 3)),
     "pointwise": ({"kernel_shape": [1, 1]}, (6, 4, 1, 1)),
+    "without its kernel's shape": ({"pads": [1, 0, 1, 0]}, (6, 4, 3, 2)),
 }
 
 
@@ -145,12 +146,75 @@ def test_a_graph_with_seven_bit_weights_comes_closer_to_the_float_one(
     assert all(stored[1][name].dtype == np.int8 and abs(stored[1][name]).max() <= 64 for name in changed)
 
 
-def test_weights_that_two_layers_share_are_left_alone(network: tuple[Path, list[np.ndarray]], tmp_path: Path):
+@pytest.fixture
+def quantized(network: tuple[Path, list[np.ndarray]], tmp_path: Path) -> onnx.ModelProto:
+    """The network in int8, each weight rounded to the nearest value."""
     graph, images = network
-    out = tmp_path / "out.onnx"
-    [recipe] = {each.recipe for each in candidates_for("onnx", "x86") if each.recipe.rounding == "gptq"}
-    Quantizer(graph, lambda count: images[:count]).quantize(replace(recipe, rounding="nearest", samples=5), out)
-    model = onnx.load(out)
+    recipe = next(each.recipe for each in candidates_for("onnx", "x86") if each.recipe.rounding == "gptq")
+    quantizer = Quantizer(graph, lambda count: images[:count])
+    quantizer.quantize(replace(recipe, rounding="nearest", samples=5), tmp_path / "int8.onnx")
+    return onnx.load(tmp_path / "int8.onnx")
+
+
+def rounded(model: onnx.ModelProto, graph: Path, images: list[np.ndarray]) -> onnx.ModelProto:
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    round_weights(result, graph, images, 64)
+    return result
+
+
+def test_layers_in_several_groups_are_rounded_as_all_at_once_within_the_limit_of_memory(
+    network: tuple[Path, list[np.ndarray]], quantized: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+):
+    held: list[int] = []
+    original = rounding._LayerInputs.moments
+
+    def measured(self, layers):
+        moments = original(self, layers)
+        held.append(sum(each.nbytes for each in moments))
+        return moments
+
+    monkeypatch.setattr(rounding._LayerInputs, "moments", measured)
+    at_once = rounded(quantized, *network)
+    assert at_once != quantized
+    limit = 27**2 * 8  # of the first layer; the others, of 8 and 12 inputs, fit together
+    monkeypatch.setattr(rounding, "MOST_BYTES", limit)
+    assert rounded(quantized, *network) == at_once
+    assert held == [limit + (8**2 + 12**2) * 8, limit, (8**2 + 12**2) * 8]
+
+
+def test_a_convolution_that_leaves_its_kernel_to_its_weights_is_rounded_alike(
+    network: tuple[Path, list[np.ndarray]], quantized: onnx.ModelProto
+):
+    graph, images = network
+    expected = rounded(quantized, graph, images).graph.initializer
+    for node in quantized.graph.node:
+        kept = [each for each in node.attribute if each.name != "kernel_shape"]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+    assert list(rounded(quantized, graph, images).graph.initializer) == list(expected)
+
+
+@pytest.mark.parametrize(("operator", "shape"), [("Conv", (4, 3, 5)), ("MatMul", (2, 3, 4))])
+def test_weights_of_other_dimensions_are_left_alone(operator: str, shape: tuple[int, ...]):
+    graph = helper.make_graph(
+        [
+            helper.make_node("DequantizeLinear", ["stored", "scale"], ["w"], name="weights"),
+            helper.make_node(operator, ["x", "w"], ["y"], name="layer"),
+        ],
+        "other",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.ones(shape, np.int8), "stored"), numpy_helper.from_array(np.float32(1), "scale")],
+    )
+    assert list(rounding._layers(helper.make_model(graph))) == []
+
+
+def test_weights_that_two_layers_share_are_left_alone(
+    network: tuple[Path, list[np.ndarray]], quantized: onnx.ModelProto
+):
+    graph, images = network
+    model = quantized
     second = next(node for node in model.graph.node if node.name == "second")
     model.graph.node.append(helper.make_node("Relu", [second.input[1]], ["elsewhere"], name="another reader"))
     before = {each.name: each.raw_data for each in model.graph.initializer}
