@@ -65,7 +65,7 @@ def export_all(
     if len({config.run for config in configs}) > 1:
         raise UsageError("`run`: exports that are made together are of one run; call `export` for each run")
     run = _checked_run(configs[0])
-    _require_own_places(configs, run)
+    _require_distinct_paths(configs, run)
     outcomes: list[ExportOutcome] = []
     current = ""
     with shared_steps(run, lambda step: on_progress(f"{current}: {step}")) as shared:
@@ -97,13 +97,13 @@ def _checked_run(config: ExportConfig) -> Artifact:
     return run
 
 
-def _require_own_places(configs: Sequence[ExportConfig], run: Artifact) -> None:
-    """Raise `UsageError` for two exports into the same folder."""
-    places: dict[Path, ExportConfig] = {}
+def _require_distinct_paths(configs: Sequence[ExportConfig], run: Artifact) -> None:
+    """Raise `UsageError` for two exports into the same folder, whatever links and `..` lead to it."""
+    paths: dict[Path, ExportConfig] = {}
     for config in configs:
-        place = _place(run, config).absolute()
-        other = places.get(place)
-        places[place] = config
+        path = _bundle_path(run, config).resolve()
+        other = paths.get(path)
+        paths[path] = config
         if other is None:
             continue
         if (other.target, other.precision) == (config.target, config.precision):
@@ -112,7 +112,7 @@ def _require_own_places(configs: Sequence[ExportConfig], run: Artifact) -> None:
 
 
 def _export_one(config: ExportConfig, shared: SharedSteps) -> Artifact:
-    run, path = shared.run, _place(shared.run, config)
+    run, path = shared.run, _bundle_path(shared.run, config)
     _check_replaceable(path)
     with tempfile.TemporaryDirectory(prefix="edgecls-", dir=shared.scratch) as scratch, new_folder(path) as folder:
         builder = BundleBuilder(shared, float32_card(run, config.target), config.options, Path(scratch))
@@ -128,11 +128,11 @@ def _export_one(config: ExportConfig, shared: SharedSteps) -> Artifact:
     return Artifact(path, bundle.card)
 
 
-def _place(run: Artifact, config: ExportConfig) -> Path:
-    return config.out or _own_place(run, config.target, config.precision)
+def _bundle_path(run: Artifact, config: ExportConfig) -> Path:
+    return config.out or _default_path(run, config.target, config.precision)
 
 
-def _own_place(run: Artifact, target: str, precision: str) -> Path:
+def _default_path(run: Artifact, target: str, precision: str) -> Path:
     return run.path / store.BUNDLES_FOLDER / replace(run.card, target=target, precision=precision).name
 
 
@@ -166,7 +166,7 @@ def _publish(bundle: Artifact, folder: Path) -> None:
 def _keep_float32(bundle: Artifact, verifier: Verifier, shared: SharedSteps) -> None:
     """Export float32 into the run's folder, for it is what is recommended. One that stands there is kept."""
     run = shared.run
-    path = _own_place(run, bundle.card.target, "fp32")
+    path = _default_path(run, bundle.card.target, "fp32")
     _check_replaceable(path)
     parent = bundle.card.lineage.parent
     if any(b.path == path and b.card.lineage.parent == parent for b in store.bundles_of(run.path)):

@@ -561,6 +561,11 @@ class TestSeveralTargets:
             export_all([onnx_float, replace(onnx_float, target="coreml")])
         with pytest.raises(UsageError, match="`out` is the folder of one bundle, and there are 2"):
             export_all([replace(onnx_float, target=name, out=tmp_path / "out") for name in ("onnx", "openvino")])
+        (tmp_path / "link").symlink_to(tmp_path)
+        for detour in ("aside/..", "link"):
+            outs = {"onnx": tmp_path / "out", "openvino": tmp_path / detour / "out"}
+            with pytest.raises(UsageError, match="`out` is the folder of one bundle, and there are 2"):
+                export_all([replace(onnx_float, target=name, out=out) for name, out in outs.items()])
         with pytest.raises(UsageError, match="are of one run"):
             export_all([onnx_float, replace(onnx_float, run=tmp_path)])
         assert calls == []
