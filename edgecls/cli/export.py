@@ -62,7 +62,7 @@ def _batch(text: str) -> tuple[int, int, int]:
     require_gain=Option(names=("--require",)),
 )
 def export(
-    target: Annotated[str, typer.Option("--target", metavar="TARGET,...")] = "onnx",
+    target: Annotated[str, typer.Option("--target", metavar="TARGET,...")] = ExportConfig.target,
     int8: Annotated[bool, typer.Option("--int8", help="Quantize to 8-bit integers, calibrated on images.")] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="Half precision.")] = False,
     bf16: Annotated[

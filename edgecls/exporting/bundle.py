@@ -122,7 +122,7 @@ def _export_one(config: ExportConfig, shared: SharedSteps) -> Artifact:
             result = export_float(builder, shared.verifier(config.verify_images), config.precision)
         bundle = result.bundle
         _require_gain(config, bundle)
-        _publish(bundle, folder)
+        _publish(bundle, result.verifier, folder)
         if result.float32 and bundle.card.quality.recommended is False and config.out is None:
             _keep_float32(result.float32, result.verifier, shared)
     return Artifact(path, bundle.card)
@@ -158,8 +158,9 @@ def _require_gain(config: ExportConfig, bundle: Artifact) -> None:
         )
 
 
-def _publish(bundle: Artifact, folder: Path) -> None:
+def _publish(bundle: Artifact, verifier: Verifier, folder: Path) -> None:
     shutil.copytree(bundle.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
+    verifier.golden().write(folder)
     write_card(bundle.card, folder)
 
 
@@ -173,4 +174,4 @@ def _keep_float32(bundle: Artifact, verifier: Verifier, shared: SharedSteps) -> 
         return
     [bundle] = timed([verifier.verify_float(bundle, shared.graph())], None, shared.on_progress)
     with new_folder(path) as folder:
-        _publish(bundle, folder)
+        _publish(bundle, verifier, folder)

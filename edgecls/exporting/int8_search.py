@@ -42,7 +42,7 @@ def search_int8(config: ExportConfig, builder: BundleBuilder) -> ExportResult:
             bundle = _build(builder, candidate, graph)
             if float32:
                 bundle = _timed_at_a_glance(bundle, float32, builder)
-            bundle = verifier.verify(bundle, graph.path, aim.hopeless)
+            bundle = verifier.verify(bundle, graph.path, aim.cannot_pass)
             if aim.undecided(bundle.card.quality):
                 bundle = verifier.verify_on_all(bundle, graph.path)
         except Exception as error:

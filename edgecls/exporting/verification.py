@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 NO_LABELS = "unlabelled"
 """The split of images that a calibration set has to spare."""
 FIRST_IMAGES = 100
-"""On so many a candidate that is beyond hope shows itself."""
+"""On so many a candidate that cannot pass shows itself."""
 
 
 @dataclass(frozen=True)
@@ -74,17 +74,25 @@ class Verifier:
         """How many images that is."""
         return len(self._held_out)
 
-    def verify(self, bundle: Artifact, graph: Path, hopeless: Callable[[Quality], bool] = lambda _: False) -> Artifact:
-        """The bundle with its quality measured; `graph` is what it was built from. See `measure_quality`."""
+    def golden(self) -> Golden:
+        """The golden inputs for a bundle: the run's or, where those are patches of colour because it was imported
+        without images, the first of the images that it is compared on.
+        """
         import numpy as np
 
         held_out = self._held_out
+        if held_out.split != NO_LABELS:
+            return Golden.read(self._run.path, self._run.card)
+        images = np.stack(list(held_out.images(0, min(GOLDEN_IMAGES, len(held_out)))))
+        return Golden(images, held_out.parent_scores[: len(images)])
+
+    def verify(
+        self, bundle: Artifact, graph: Path, cannot_pass: Callable[[Quality], bool] = lambda _: False
+    ) -> Artifact:
+        """The bundle with its quality measured; `graph` is what it was built from. See `measure_quality`."""
+        held_out = self._held_out
         self._on_progress("verifying against the run")
-        if held_out.split == NO_LABELS:
-            # The run was imported without images, and its golden inputs are patches of colour.
-            images = np.stack(list(held_out.images(0, min(GOLDEN_IMAGES, len(held_out)))))
-            Golden(images, held_out.parent_scores[: len(images)]).write(bundle.path)
-        return _with_quality(bundle, measure_quality(bundle, graph, held_out, hopeless))
+        return _with_quality(bundle, measure_quality(bundle, graph, held_out, cannot_pass))
 
     def verify_on_all(self, bundle: Artifact, graph: Path) -> Artifact:
         """The same on all images that nothing was learned from, validation images included, where there are more."""
@@ -157,13 +165,13 @@ def _with_quality(bundle: Artifact, quality: Quality) -> Artifact:
 
 
 def measure_quality(
-    bundle: Artifact, graph: Path, held_out: HeldOut, hopeless: Callable[[Quality], bool] = lambda _: False
+    bundle: Artifact, graph: Path, held_out: HeldOut, cannot_pass: Callable[[Quality], bool] = lambda _: False
 ) -> Quality:
     """Compare a bundle with its parent, through its own runtime or, where that or its device is not here, another one
     on the graph that the bundle was built from.
 
-    What is `hopeless` on the first images is not asked about the others. Raises `VerificationError` for scores that are
-    no numbers.
+    What `cannot_pass` after the first images is not asked about the others. Raises `VerificationError` for scores that
+    are no numbers.
     """
     import numpy as np
 
@@ -173,7 +181,7 @@ def measure_quality(
         begun = FIRST_IMAGES if count >= 2 * FIRST_IMAGES else count
         scores = scores_of(session, held_out.images(0, begun))
         quality = _quality(bundle.card, scores, held_out.first(begun), runtime)
-        if begun == count or hopeless(quality):
+        if begun == count or cannot_pass(quality):
             return quality
         scores = np.concatenate([scores, scores_of(session, held_out.images(begun, count))])
     return _quality(bundle.card, scores, held_out, runtime)

@@ -51,14 +51,7 @@ class Calibration:
 
     def images(self, preprocess: Preprocess, count: int | None = None) -> Iterable[NDArray[uint8]]:
         """Raw network inputs (h, w, 3) of the first `count`, read ahead in threads."""
-        return self._read(self.keys[:count], preprocess)
-
-    def spare_images(self, preprocess: Preprocess, count: int) -> Iterable[NDArray[uint8]]:
-        """Raw network inputs (h, w, 3) of the first `count` of `spare`."""
-        return self._read(self.spare[:count], preprocess)
-
-    def _read(self, keys: Sequence[str], preprocess: Preprocess) -> Iterable[NDArray[uint8]]:
-        return ordered_map(lambda key: preprocess(self.source.read_for(key, preprocess)), keys)
+        return ordered_map(lambda key: preprocess(self.source.read_for(key, preprocess)), self.keys[:count])
 
     def sparing_half(self) -> Calibration:
         """The first half to calibrate with; the other half is spare."""

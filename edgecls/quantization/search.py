@@ -111,7 +111,7 @@ class AcceptanceCriteria:
             return False
         return lost.low_points <= self.max_drop_points
 
-    def hopeless(self, quality: Quality) -> bool:
+    def cannot_pass(self, quality: Quality) -> bool:
         """Whether no further images can make a candidate accurate: both drop and agreement are beyond doubt."""
         lost = Loss.of(quality)
         if lost is None or quality.agreement is None or not quality.images:

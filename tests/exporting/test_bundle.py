@@ -202,7 +202,7 @@ def test_a_bundle_that_loses_too_much_is_not_written(
     assert {path for path in files_below(run) - before if not path.startswith("cache")} <= {"bundles"}
 
 
-def test_a_candidate_beyond_hope_is_given_up_after_the_first_images(
+def test_a_candidate_that_cannot_pass_is_given_up_after_the_first_images(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     recipe = tmp_path / "recipe.toml"
@@ -275,6 +275,23 @@ def test_without_its_images_a_run_is_verified_on_golden_inputs(run: Path):
     assert artifact.card.quality.top1 is None
     with pytest.raises(DataError, match=r"no longer at /gone.*`calibration`"):
         export(ExportConfig(target="onnx", run=run, precision="int8"))
+
+
+def test_verifying_changes_nothing_in_the_bundle(
+    run: Path, bundle: Callable[[str, str], Artifact], digit_images: Path, tmp_path: Path
+):
+    record = json.loads((run / "data.json").read_text())
+    (run / "data.json").write_text(json.dumps({**record, "location": "/gone"}))
+    path = shutil.copytree(bundle("onnx", "fp32").path, tmp_path / "bundle")
+    copied = Artifact(path, read_card(path))
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    with shared.shared_steps(store.find(run), lambda _: None) as steps:
+        verifier = steps.verifier(20, steps.calibration(40, digit_images))
+        assert verifier.verify(copied, path / "model.onnx").card.quality.split == "unlabelled"
+        golden = verifier.golden()
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+    assert len(golden.images) == 16
+    assert not np.array_equal(golden.images, Golden.read(path).images)
 
 
 class TestRefusals:

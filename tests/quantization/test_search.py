@@ -285,9 +285,9 @@ class TestUndecided:
         assert kept.candidate.name == "better ranges"
         assert self.AIM.note(kept.quality) is None
 
-    def test_hopeless_is_what_no_more_images_can_save(self):
+    def test_what_no_more_images_can_save_cannot_pass(self):
         bad = Quality(images=100, agreement=0.8, drop_points=12.0, drop_low_points=5.0, drop_high_points=19.0)
-        assert self.AIM.hopeless(bad)
-        assert not self.AIM.hopeless(replace(bad, agreement=0.93))
-        assert not self.AIM.hopeless(replace(bad, drop_low_points=0.5))
-        assert not AcceptanceCriteria(6.0).hopeless(bad)
+        assert self.AIM.cannot_pass(bad)
+        assert not self.AIM.cannot_pass(replace(bad, agreement=0.93))
+        assert not self.AIM.cannot_pass(replace(bad, drop_low_points=0.5))
+        assert not AcceptanceCriteria(6.0).cannot_pass(bad)
