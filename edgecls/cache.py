@@ -106,10 +106,14 @@ def folder() -> Path | None:
 def problem() -> str | None:
     """Why nothing can be kept, in words; None where it can."""
     if (named := folder()) is None:
-        return f"{VARIABLE} is {OFF}, or there is no home folder"
-    if _root() is None:
-        return f"{named} cannot be written, or others can write to it"
-    return None
+        return f"{VARIABLE} is {OFF}" if os.environ.get(VARIABLE) == OFF else "there is no home folder"
+    if _root() is not None:
+        return None
+    root = named / SUBFOLDER
+    try:
+        return f"others can write to {root}" if os.access(root, os.W_OK) else f"{root} cannot be written"
+    except OSError as error:
+        return f"{root} cannot be used: {error.strerror}"
 
 
 def keeps(size_bytes: int) -> bool:

@@ -143,8 +143,8 @@ def test_what_needs_an_extra_names_the_pip_line(arguments: tuple[str, ...], trai
 def test_help_and_import_load_nothing_heavy():
     program = (
         "import sys; sys.argv = ['edgecls', '--help']\n"
-        "import edgecls\nfrom edgecls.cli import main\n"
-        "try: main()\nexcept SystemExit: pass\n"
+        "import edgecls\nfrom edgecls.cli import app\n"
+        "try: app()\nexcept SystemExit: pass\n"
         f"print(sorted(set({(*BLOCKED, 'numpy', 'cv2', 'onnxruntime')!r}) & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)

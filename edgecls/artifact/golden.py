@@ -49,7 +49,7 @@ class Golden:
                 golden = cls(images=arrays["images"], scores=arrays["scores"])
         except (OSError, KeyError, ValueError, TypeError, EOFError, MemoryError, NotImplementedError, RuntimeError,
                 zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
-            reason = getattr(error, "strerror", None) or error
+            reason = getattr(error, "strerror", None) or "no whole archive of arrays"
             raise ArtifactError(f"{path} is missing or damaged ({reason}); export again") from error
         count = len(golden.images) if golden.images.ndim == 4 else 0
         image = card.input_shape if card else golden.images.shape[1:]

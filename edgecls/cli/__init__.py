@@ -191,7 +191,9 @@ def _terminate(_number: int, _frame: object) -> None:
 
 def main() -> None:
     """Run the command line."""
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # a terminal that is closed sends the latter
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores it
+            signal.signal(number, _terminate)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A file name that is no UTF-8 is printed escaped, as standard error does already, and stops nothing.
         sys.stdout.reconfigure(errors="backslashreplace")

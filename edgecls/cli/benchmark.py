@@ -121,7 +121,7 @@ def _table(results: Sequence[BenchmarkResult]) -> Table:
     table.add_column("model", overflow="fold")
     for heading in (*settings, "top-1", "agree", "p50 ms", "±", "p99", "img/s", "MB", *last):
         table.add_column(heading, justify="right", no_wrap=True)
-    parent = next((each.latency for each in results if each.candidate.artifact.is_run and each.latency), None)
+    parent = next((each.p50_interval for each in results if each.candidate.artifact.is_run and each.latency), None)
     for number, result in enumerate(results):
         quality, latency = result.candidate.artifact.card.quality, result.latency
         agreement = "parent" if result.candidate.artifact.is_run else points(quality.agreement)
@@ -139,7 +139,7 @@ def _table(results: Sequence[BenchmarkResult]) -> Table:
         cells = [f"{interval.value:.2f}", f"{interval.width / 2:.0%}", f"{latency.p99_ms:.2f}", f"{rate.value:.0f}"]
         if last:
             cold = f"{(result.cold_start_ms or 0.0) / 1000:.1f}"
-            cells += [megabytes, cold, f"{parent.p50_ms / latency.p50_ms:.1f}x" if parent else ""]
+            cells += [megabytes, cold, f"{parent.value / interval.value:.1f}x" if parent else ""]
         else:
             cells += [megabytes]
         table.add_row(*start, *cells)
@@ -160,9 +160,9 @@ def _print_findings(report: BenchmarkReport, constraints: str) -> None:
         keys = ", ".join(result.candidate.key for result in report.front)
         console.print(f"Pareto front, the fastest first: {keys}", soft_wrap=True)
     best = report.best
-    if best and best.latency:
+    if best and best.p50_interval:
         rule = f" with {constraints}" if constraints else ""
-        figures = f"{best.candidate.key} ({best.latency.p50_ms:.2f} ms, top-1 {percent(best.accuracy)})"
+        figures = f"{best.candidate.key} ({best.p50_interval.value:.2f} ms, top-1 {percent(best.accuracy)})"
         console.print(f"fastest verified here{rule}: {figures}", soft_wrap=True)
 
 

@@ -99,7 +99,8 @@ def open_recorded(folder: Path) -> Dataset:
         splits = {name: [Sample(key, label) for key, label in samples] for name, samples in record["splits"].items()}
         classes, seed = tuple(record["classes"]), int(record["seed"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(f"{path} does not say which images the run was trained on ({error})") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{path} does not say which images the run was trained on: {reason}") from error
     return Dataset(open_source(location), classes, splits, seed, record.get("skipped", {}))
 
 

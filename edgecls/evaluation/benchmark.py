@@ -16,7 +16,7 @@ from edgecls.benchmarking.run import remember
 from edgecls.benchmarking.suite import BenchmarkResult, Candidate
 from edgecls.data.layout import index_dataset
 from edgecls.data.sources import FolderSource
-from edgecls.errors import VerificationError
+from edgecls.errors import BackendError, VerificationError
 from edgecls.evaluation.evaluation import evaluate_artifact
 from edgecls.evaluation.metrics import measure
 from edgecls.files import read_bytes
@@ -43,7 +43,11 @@ class BenchmarkReport:
     record: dict[str, Any]
 
     def require(self, config: BenchmarkConfig) -> None:
-        """Raise `VerificationError` where a candidate is slower than allowed, or none meets the constraints."""
+        """Raise `VerificationError` where a candidate is slower than allowed, or none meets the constraints, and
+        `BackendError` where none could be measured.
+        """
+        if not any(result.repetitions for result in self.results):
+            raise BackendError(f"nothing could be measured here: {self.results[0].reason}")
         slower = [change for change in self.changes if change.slower]
         if slower and config.fail_if_slower is not None:
             named = ", ".join(f"{change.key} by {change.slowdown.value:.0%}" for change in slower)

@@ -48,4 +48,6 @@ def run_of(artifact: Artifact) -> Artifact:
             continue
         if run.is_run:
             return run
-    raise DataError(f"{artifact.path} lies in no run, so its held-out images are not known; give a folder of images")
+    raise DataError(
+        f"{artifact.path} lies in no run, so its held-out images are not known; give a folder of images with `data`"
+    )

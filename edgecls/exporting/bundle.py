@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from edgecls import backends
 from edgecls.artifact.card import CARD_FILE, check_files, write_card
 from edgecls.errors import BackendError, UsageError, VerificationError
 from edgecls.exporting.build import BundleBuilder, float32_card
@@ -20,6 +21,7 @@ from edgecls.exporting.verification import Verifier
 from edgecls.files import new_folder
 from edgecls.runtime import store
 from edgecls.runtime.store import Artifact
+from edgecls.runtime.verification import is_for_here
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,16 @@ def _export_one(config: ExportConfig, shared: SharedSteps) -> Artifact:
 
 
 def _bundle_path(run: Artifact, config: ExportConfig) -> Path:
-    return config.out or _default_path(run, config.target, config.precision)
+    """Where a bundle goes: what is made for a device that is not here does not replace what was made for another."""
+    path = config.out or _default_path(run, config.target, config.precision)
+    if config.out or config.device is None or is_for_here(backends.find(config.target), config.device):
+        return path
+    others = [each for each in store.bundles_of(run.path) if each.path == path and _device(each) != config.device]
+    return path.with_name(f"{path.name}-{config.device.lower()}") if others else path
+
+
+def _device(bundle: Artifact) -> str:
+    return bundle.card.runtime.device if bundle.card.runtime else ""
 
 
 def _default_path(run: Artifact, target: str, precision: str) -> Path:

@@ -137,7 +137,8 @@ def _colour(row: Row, rows: Sequence[Row]) -> str:
 
 
 def _legend(axes: Axes) -> None:
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, labelcolor=INK, fontsize=8)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, labelcolor=INK, fontsize=8)
 
 
 def _log_latency(axes: Axes) -> None:

@@ -42,7 +42,8 @@ def require_verified(
     try:
         verify(bundle, parallelism, on_progress)
     except VerificationError as error:
-        raise VerificationError(f"{error}{_why(bundle)}{_instead(bundle)}") from error
+        way_round = "; `no_check` opens it all the same"
+        raise VerificationError(f"{error}{_why(bundle)}{way_round}{_instead(bundle)}") from error
     if proof:
         proof.write(b"")
 
@@ -66,7 +67,7 @@ def first_verified(
         try:
             require_verified(artifact, parallelism, on_progress)
         except EdgeclsError as error:
-            logger.warning("another bundle of the run is used: %s", error)
+            logger.warning("a bundle of the run is not used: %s", error)
         else:
             return artifact
     require_verified(artifacts[-1], parallelism, on_progress)

@@ -33,18 +33,18 @@ def scores_of(session: Session, images: Iterable[NDArray[uint8]]) -> NDArray[flo
 
 
 def overlapped(
-    session: Session, items: Iterable[tuple[T, NDArray[uint8]]]
+    session: Session, items: Iterable[tuple[T, NDArray[uint8]]], depth: int | None = None
 ) -> Generator[tuple[T, NDArray[float32]], None, None]:
     """Scores (N, C) of raw inputs (N, h, w, 3) with what came with these, in order.
 
-    As many inferences are under way as the session allows, also while `items` makes the next input and while the caller
-    looks at the last scores. Nothing is left under way when the generator is closed.
+    As many inferences are under way as the session allows, or `depth`, also while `items` makes the next input and
+    while the caller looks at the last scores. Nothing is left under way when the generator is closed.
     """
     pending: deque[tuple[T, Pending]] = deque()
     try:
         for tag, images in items:
             pending.append((tag, session.start(images)))
-            if len(pending) >= session.depth:
+            if len(pending) >= (depth or session.depth):
                 tag, started = pending.popleft()
                 yield tag, started.result()
         while pending:

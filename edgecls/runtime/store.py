@@ -51,6 +51,12 @@ class Artifact:
         """Open a session; see `Backend.open`."""
         return self.backend.open(self.path, self.card, parallelism, on_progress, cached)
 
+    @property
+    def is_runnable(self) -> bool:
+        """Whether its runtime, and the device that it was built for, are on this machine."""
+        device = self.card.runtime.device if self.card.runtime else None
+        return self.backend.available() is None and self.backend.has_device(device or None)
+
     def size_bytes(self) -> int:
         """Bytes of the model files, caches left out."""
         folder = self.path if self.path.is_dir() else self.path.parent
@@ -173,7 +179,7 @@ def candidates(model: str | Path | None) -> list[Artifact]:
     artifact = find(latest_run() if model is None else model)
     if not artifact.is_run:
         return [artifact]
-    usable = [bundle for bundle in bundles_of(artifact.path) if bundle.card.verified and not bundle.backend.available()]
+    usable = [bundle for bundle in bundles_of(artifact.path) if bundle.card.verified and bundle.is_runnable]
     return sorted(usable, key=_speed(this_machine().name)) or [artifact]
 
 

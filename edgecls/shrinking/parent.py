@@ -16,8 +16,9 @@ def settings_of_run(run: Artifact) -> TrainConfig:
     """
     if not (run.path / CONFIG_FILE).is_file():
         raise UsageError(
-            f"{run.path} was not trained by edgecls, and what is made of it must be; give `run` one that was: "
-            f"edgecls train DATA, with `weights` of {run.path}"
+            f"{run.path} was not trained here, so its settings are not known; train it first: edgecls train DATA "
+            f"`weights` {run.path}",
+            "run",
         )
     settings = read_config(run.path / CONFIG_FILE)
     for name in ("lr", "freeze", "layer_decay", "dropout", "patience", "tensorboard"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -168,6 +169,15 @@ class LoopConfig(Config):
     frames: int | None = setting(None, "End after so many decisions.", low=1, high=MOST)
 
 
+def _is_same_file(path: Path, camera: str) -> bool:
+    """Whether a camera, perhaps with a name of its own in front, is this file."""
+    for text in (camera, camera.partition("=")[2]):
+        with suppress(OSError, ValueError, RuntimeError):
+            if text and path.expanduser().samefile(Path(text).expanduser()):
+                return True
+    return False
+
+
 @dataclass(frozen=True, kw_only=True)
 class StreamConfig(LoopConfig):
     """What is classified by which model, and where decisions go; None means the default."""
@@ -198,3 +208,7 @@ class StreamConfig(LoopConfig):
         super().check()
         if not self.cameras:
             raise UsageError("`cameras` names at least one camera")
+        written = (self.sinks.record, self.sinks.events, self.sinks.log)
+        for name, path in zip(("record", "events", "log"), written, strict=True):
+            if path is not None and any(_is_same_file(path, camera) for camera in self.cameras):
+                raise UsageError(f"`{name}` {path} is the file that is read; give another one")

@@ -26,7 +26,10 @@ def run_finite(step: Step, stop: threading.Event) -> None:
         step.to_state(camera, State.LIVE, "")
     with (
         closing(read_ahead(_prepared(step), 4)) as prepared,
-        closing(overlapped(step.classifier.session, _in_turn(step, prepared, stop))) as answered,
+        # Who waits between two frames wants each answer at once.
+        closing(
+            overlapped(step.classifier.session, _in_turn(step, prepared, stop), 1 if step.config.max_fps else None)
+        ) as answered,
     ):
         for (camera, frame, begun_ns), scores in answered:
             step.decide(camera, frame, begun_ns, scores[0])

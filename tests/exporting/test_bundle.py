@@ -16,6 +16,7 @@ import pytest
 
 from edgecls.artifact.card import read_card, write_card
 from edgecls.artifact.golden import Golden
+from edgecls.backends.base import PROCESSORS
 from edgecls.data.dataset import open_recorded
 from edgecls.errors import ArtifactError, BackendError, DataError, MissingExtraError, UsageError, VerificationError
 from edgecls.exporting import build, int8_search, quantized, shared, timing, verification
@@ -587,3 +588,12 @@ class TestSeveralTargets:
             export_all([onnx_float, replace(onnx_float, run=tmp_path)])
         assert calls == []
         assert export_all([]) == []
+
+
+def test_a_bundle_for_another_device_does_not_replace_the_one_that_runs_here(run: Path):
+    other = next(kind for kind in PROCESSORS if kind != machine.int8_kind(machine.this_machine()))
+    here = export(ExportConfig(target="onnx", run=run))
+    elsewhere = export(ExportConfig(target="onnx", run=run, device=other))
+    assert elsewhere.path == here.path.with_name(f"onnx-fp32-{other}")
+    assert here.path.is_dir()
+    assert store.candidates(run)[0].path == here.path

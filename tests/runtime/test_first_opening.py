@@ -75,7 +75,7 @@ def test_a_bundle_that_is_wrong_here_is_refused_with_the_one_that_is_right(run: 
         edgecls.load(wrong)
     message = str(caught.value)
     assert "fails here: scores differ by up to" in message
-    assert message.endswith(f"Right here is {run / 'bundles' / 'onnx-fp32'}")
+    assert message.endswith(f"; `no_check` opens it all the same. Right here is {run / 'bundles' / 'onnx-fp32'}")
     assert "\n" not in message
     assert not list(folder.glob("kept/verified/*"))
     with pytest.raises(VerificationError):  # a failure is not remembered as anything else
@@ -94,7 +94,7 @@ def test_of_a_run_the_fastest_bundle_that_is_right_is_opened(run: Path, caplog: 
     doctor(run / "bundles" / "onnx-int8")
     with edgecls.load(run) as model:
         assert model.card.precision == "fp32"
-    assert "another bundle of the run is used" in caplog.text
+    assert "a bundle of the run is not used" in caplog.text
     doctor(run / "bundles" / "onnx-fp32")
     with pytest.raises(VerificationError, match="onnx-fp32 fails here"):
         edgecls.load(run)
@@ -250,6 +250,23 @@ def test_claims_about_images_do_not_hold_for_the_patches_of_colour_of_older_bund
     Golden(golden.images, np.ascontiguousarray(golden.scores[:, ::-1])).write(path)
     with edgecls.load(path) as model:
         assert model.path == path
+
+
+def test_verifying_a_run_verifies_its_bundles(run: Path, cli: Callable[..., Result]):
+    passed = cli("verify", run)
+    assert passed.exit_code == 0
+    assert passed.stdout.count("pass: ") == 3
+    doctor(run / "bundles" / "onnx-int8")
+    failed = cli("verify", run)
+    assert failed.exit_code == VerificationError.exit_code
+    assert failed.stdout.count("pass: ") == 2
+    assert "onnx-int8 fails here" in failed.output
+
+
+def test_a_benchmark_in_which_nothing_could_be_measured_fails(run: Path, cli: Callable[..., Result]):
+    result = cli("benchmark", doctor(run / "bundles" / "onnx-int8"), "--rounds", "2", "--seconds", "0.05")
+    assert result.exit_code == edgecls.BackendError.exit_code
+    assert "nothing could be measured here: " in result.output
 
 
 def test_a_damaged_golden_file_is_named(run: Path):

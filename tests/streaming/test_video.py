@@ -17,11 +17,11 @@ import pytest
 
 import edgecls
 from edgecls.clock import now_ns
-from edgecls.errors import BackendError, SourceError
+from edgecls.errors import BackendError, SourceError, UsageError
 from edgecls.imaging.opencv import cv2
 from edgecls.imaging.preprocess import Preprocess
 from edgecls.imaging.yuv import Yuv
-from edgecls.streaming.config import CameraOptions, LoopConfig
+from edgecls.streaming.config import CameraOptions, LoopConfig, SinkConfig, StreamConfig
 from edgecls.streaming.decision import Decision
 from edgecls.streaming.frames import Frame, Geometry, Region
 from edgecls.streaming.loop import Stream
@@ -423,3 +423,15 @@ def test_a_picture_that_comes_late_is_kept_though_the_one_before_it_was_not_due(
             assert source.dropped == 1
         finally:
             device.triggers.release()
+
+
+@pytest.mark.parametrize("name", ["record", "events", "log"])
+def test_the_file_that_is_read_is_never_written_to(tmp_path: Path, name: str):
+    video = tmp_path / "film.mp4"
+    video.write_bytes(b"a film")
+    (tmp_path / "link.mp4").symlink_to(video)
+    for camera in (str(video), f"door={video}"):
+        sinks = SinkConfig(**{name: tmp_path / "link.mp4"})
+        with pytest.raises(UsageError, match=f"`{name}` .* is the file that is read"):
+            StreamConfig(cameras=(camera,), sinks=sinks).check()
+    StreamConfig(cameras=("0", str(video)), sinks=SinkConfig(**{name: tmp_path / "other.mp4"})).check()
