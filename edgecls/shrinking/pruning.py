@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from edgecls import models
 from edgecls.errors import ArtifactError, BackendError, MissingExtraError, UsageError, first_line
+from edgecls.models.vision import no_cache_folder
 
 if TYPE_CHECKING:
     import torch
@@ -16,6 +17,7 @@ LARGEST_LAYER = 1 << 24
 """Parameters of one layer. The channels behind VGG's 25,088 features are traced one by one, for many minutes."""
 
 
+@no_cache_folder()
 def prune(network: torch.nn.Module, arch: str, size_px: int, share: float) -> torch.nn.Module:
     """The network without that share of each layer's channels, those with the smallest norms (Fang et al. 2023,
     arXiv:2301.12900); `network` itself is changed. The last layer keeps its classes.
