@@ -110,10 +110,7 @@ def problem() -> str | None:
     if _root() is not None:
         return None
     root = named / SUBFOLDER
-    try:
-        return f"others can write to {root}" if os.access(root, os.W_OK) else f"{root} cannot be written"
-    except OSError as error:
-        return f"{root} cannot be used: {error.strerror}"
+    return f"others can write to {root}" if os.access(root, os.W_OK) else f"{root} cannot be written"
 
 
 def keeps(size_bytes: int) -> bool:

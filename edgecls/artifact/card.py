@@ -139,6 +139,11 @@ class Card:
         return self.preprocess.height_px, self.preprocess.width_px, 3
 
     @property
+    def device(self) -> str:
+        """What it was built for, where the target asks; an empty text otherwise."""
+        return self.runtime.device if self.runtime else ""
+
+    @property
     def model_file(self) -> str:
         """Name of the file that a runtime opens first."""
         if not self.lineage.files:

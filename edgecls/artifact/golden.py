@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgecls.artifact.arrays import read_arrays
 from edgecls.artifact.card import Card
 from edgecls.errors import ArtifactError
-from edgecls.files import read_bytes
 
 if TYPE_CHECKING:
     from numpy import float32, uint8
@@ -37,19 +37,13 @@ class Golden:
         Raises `ArtifactError` for a file that is missing or damaged, and where a card is given, for inputs and scores
         that are not those of its network.
         """
-        import io
-        import zipfile
-        import zlib
-
         import numpy as np
 
         path = folder / GOLDEN_FILE
         try:
-            with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as arrays:
-                golden = cls(images=arrays["images"], scores=arrays["scores"])
-        except (OSError, KeyError, ValueError, TypeError, EOFError, MemoryError, NotImplementedError, RuntimeError,
-                zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
-            reason = getattr(error, "strerror", None) or "no whole archive of arrays"
+            golden = cls(*read_arrays(path, "images", "scores"))
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise ArtifactError(f"{path} is missing or damaged ({reason}); export again") from error
         count = len(golden.images) if golden.images.ndim == 4 else 0
         image = card.input_shape if card else golden.images.shape[1:]

@@ -27,6 +27,7 @@ __all__ = [
     "all_backends",
     "exportable",
     "find",
+    "find_exportable",
     "find_for_file",
     "of_every_install",
 ]
@@ -72,6 +73,14 @@ def find(name: str) -> Backend:
         return _of_this_package().get(name) or all_backends()[name]
     except KeyError:
         raise UsageError(f"there is no target {name!r}; choose one of {', '.join(exportable())}", "target") from None
+
+
+def find_exportable(name: str) -> Backend:
+    """The backend of that name, that bundles can be built for. Raises `UsageError` that lists those."""
+    backend = find(name)
+    if not backend.exportable:
+        raise UsageError(f"{name} is no export target; choose one of {', '.join(exportable())}", "target")
+    return backend
 
 
 def find_for_file(path: Path) -> Backend:

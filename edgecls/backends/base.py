@@ -83,6 +83,8 @@ LOW_LATENCY = Parallelism()
 THROUGHPUT = Parallelism(streams=None)
 OnProgress = Callable[[str], None]
 """Hears in words what is being done."""
+EntryFor = Callable[..., Entry]
+"""Gives the cache entry of a compiled graph, by what else than its files and the processor decides about it."""
 PROFILED_RUNS = 20
 """Runs over which the times of layers are averaged."""
 
@@ -305,7 +307,8 @@ class Backend(ABC):
         if not (cached and size_bytes and processor_known and cache.keeps(size_bytes)):
             return self._open(file, card, parallelism, on_progress)
         identity = (self.version(), processor_known, *card.lineage.files.values())
-        return self._open_cached(file, card, parallelism, on_progress, partial(Entry.of, self.name, *identity))
+        session = self._open_cached(file, card, parallelism, partial(Entry.of, self.name, *identity))
+        return session or self._open(file, card, parallelism, on_progress)
 
     def open_exact(self, graph: Path, card: Card) -> Session:  # noqa: ARG002
         """Open an ONNX graph with quantizers so that integers are computed without saturation, as on no processor but
@@ -369,16 +372,9 @@ class Backend(ABC):
     @abstractmethod
     def _open(self, file: Path, card: Card, parallelism: Parallelism, on_progress: OnProgress) -> Session: ...
 
-    def _open_cached(
-        self,
-        file: Path,
-        card: Card,
-        parallelism: Parallelism,
-        on_progress: OnProgress,
-        entry: Callable[..., Entry],  # noqa: ARG002
-    ) -> Session:
-        """As `_open`; `entry` gives the place of a compiled graph, by what else than files and processor decides it."""
-        return self._open(file, card, parallelism, on_progress)
+    def _open_cached(self, file: Path, card: Card, parallelism: Parallelism, entry: EntryFor) -> Session | None:  # noqa: ARG002
+        """As `_open`, with the compiled graph kept in the cache; None for runtimes that keep nothing there."""
+        return None
 
     def _build(self, graph: Path, card: Card, out: Path, options: BuildOptions) -> tuple[Runtime, list[str]]:  # noqa: ARG002
         """Write the model files to `out`; return the runtime and their names, the one to open first at the front."""

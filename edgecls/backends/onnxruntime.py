@@ -15,6 +15,7 @@ from edgecls.backends.base import (
     PROFILED_RUNS,
     Backend,
     BuildOptions,
+    EntryFor,
     Layer,
     OnProgress,
     Parallelism,
@@ -117,14 +118,7 @@ class OnnxRuntimeBackend(Backend):
     def _open(self, file: Path, card: Card, parallelism: Parallelism, on_progress: OnProgress) -> Session:  # noqa: ARG002
         return OnnxRuntimeSession(file, card, parallelism)
 
-    def _open_cached(
-        self,
-        file: Path,
-        card: Card,
-        parallelism: Parallelism,
-        on_progress: OnProgress,  # noqa: ARG002
-        entry: Callable[..., Entry],
-    ) -> Session:
+    def _open_cached(self, file: Path, card: Card, parallelism: Parallelism, entry: EntryFor) -> Session:
         return OnnxRuntimeSession(file, card, parallelism, entry())
 
     def _build(self, graph: Path, card: Card, out: Path, options: BuildOptions) -> tuple[Runtime, list[str]]:

@@ -17,12 +17,12 @@ from edgecls.backends.base import (
     PROFILED_RUNS,
     Backend,
     BuildOptions,
+    EntryFor,
     Layer,
     OnProgress,
     Parallelism,
     Session,
 )
-from edgecls.cache import Entry
 from edgecls.errors import ArtifactError, BackendError, UsageError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class OpenVinoSession(Session):
         card: Card,
         parallelism: Parallelism,
         device: str,
-        entry: Callable[..., Entry] | None = None,
+        entry: EntryFor | None = None,
     ):
         super().__init__(card)
         self._file, self._device, self._entry = file, device, entry
@@ -185,14 +185,7 @@ class OpenVinoBackend(Backend):
     def _open(self, file: Path, card: Card, parallelism: Parallelism, on_progress: OnProgress) -> Session:  # noqa: ARG002
         return OpenVinoSession(file, card, parallelism, _device(card))
 
-    def _open_cached(
-        self,
-        file: Path,
-        card: Card,
-        parallelism: Parallelism,
-        on_progress: OnProgress,  # noqa: ARG002
-        entry: Callable[..., Entry],
-    ) -> Session:
+    def _open_cached(self, file: Path, card: Card, parallelism: Parallelism, entry: EntryFor) -> Session:
         return OpenVinoSession(file, card, parallelism, _device(card), entry)
 
     def _build(self, graph: Path, card: Card, out: Path, options: BuildOptions) -> tuple[Runtime, list[str]]:
@@ -241,7 +234,7 @@ def _compile(model: Any, shape: Sequence[int], device: str, settings: Mapping[st
 
 
 def _device(card: Card) -> str:
-    return (card.runtime.device if card.runtime else "") or "CPU"
+    return card.device or "CPU"
 
 
 def _settings(precision: str, device: str, parallelism: Parallelism = LOW_LATENCY) -> dict[str, Any]:

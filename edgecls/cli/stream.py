@@ -98,9 +98,9 @@ def stream(
 
 def _unit(given: list[str], config: StreamConfig) -> str:
     """The systemd unit for these arguments; says which of them are secrets and where they belong."""
+    from edgecls.streaming.config import split_name
     from edgecls.streaming.service import SECRETS_FILE, unit
     from edgecls.streaming.sinks.web import read_token
-    from edgecls.streaming.sources.choose import split_name
     from edgecls.urls import SecretUrl
 
     cameras, sinks = config.cameras, config.sinks

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import io
 import json
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecls import __version__
+from edgecls.artifact.arrays import read_arrays
 from edgecls.artifact.card import check_files
 from edgecls.errors import OutputError
-from edgecls.files import make_folder, read_bytes, write_bytes
+from edgecls.files import make_folder, write_bytes
 from edgecls.runtime import machine
 from edgecls.runtime.pipeline import scores_of
 from edgecls.runtime.store import Artifact
@@ -59,16 +57,9 @@ def kept_scores(
 def _conditions(run: Artifact) -> str:
     """A digest of all but the images that the scores depend on."""
     card = run.card
-    packages = {**machine.versions(), **{name: _version(name) for name in ALSO_COMPUTING}}
+    packages = machine.versions((*machine.PACKAGES, *ALSO_COMPUTING))
     record = [card.arch, dict(card.lineage.files), card.preprocess.to_json(), packages, __version__]
     return hashlib.sha256(json.dumps(record).encode()).hexdigest()[:32]
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _read(path: Path, classes: int) -> dict[str, NDArray[float32]]:
@@ -76,11 +67,10 @@ def _read(path: Path, classes: int) -> dict[str, NDArray[float32]]:
     import numpy as np
 
     try:
-        with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as arrays:
-            digests, scores, checksum = arrays["digests"], arrays["scores"], str(arrays["checksum"])
-    except (OSError, KeyError, ValueError, TypeError, EOFError, MemoryError, NotImplementedError, RuntimeError,
-            zipfile.BadZipFile, zlib.error):  # fmt: skip
+        digests, scores, stored = read_arrays(path, "digests", "scores", "checksum")
+    except (OSError, ValueError):
         return {}
+    checksum = str(stored)
     known = digests.dtype.kind == "S" and scores.dtype == np.float32 and scores.shape == (len(digests), classes)
     if not known or checksum != _checksum(path, digests, scores):
         return {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from edgecls.runtime.scores import softmax
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from numpy import float32, int64
     from numpy.typing import NDArray
+
+    from edgecls.artifact.card import Quality
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def wilson(fraction: float, count: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Drop:
-    """Points of top-1 that a model loses against its parent on the same images, and the bounds of the 95 % interval."""
+    """Points that a model loses against its parent on the same images, and the bounds of the 95 % interval."""
 
     points: float
     low_points: float
@@ -95,6 +97,9 @@ class Drop:
         """Half the width of the interval."""
         return (self.high_points - self.low_points) / 2
 
+    def __str__(self) -> str:
+        return f"{self.points:.2f} points (95 %: {self.low_points:.2f} to {self.high_points:.2f})"
+
 
 def drop(scores: NDArray[float32], parent: NDArray[float32], labels: NDArray[int64]) -> Drop:
     """What `scores` lose of top-1 against the parent's; see `paired_interval`."""
@@ -102,6 +107,20 @@ def drop(scores: NDArray[float32], parent: NDArray[float32], labels: NDArray[int
     lost, won = int((theirs & ~mine).sum()), int((mine & ~theirs).sum())
     low, high = paired_interval(int((mine & theirs).sum()), lost, won, len(labels))
     return Drop(100 * (lost - won) / max(len(labels), 1), 100 * low, 100 * high)
+
+
+def labelled(quality: Quality, scores: NDArray[float32], parent: NDArray[float32], labels: NDArray[int64]) -> Quality:
+    """A comparison with the parent, with what the labels say: top-1, macro F1, and the drop with its interval."""
+    metrics, lost = measure(scores, labels), drop(scores, parent, labels)
+    return replace(
+        quality,
+        top1=metrics.top1,
+        macro_f1=metrics.macro_f1,
+        drop_points=lost.points,
+        drop_interval_points=lost.half_width_points,
+        drop_low_points=lost.low_points,
+        drop_high_points=lost.high_points,
+    )
 
 
 def paired_interval(both: int, lost: int, won: int, count: int) -> tuple[float, float]:

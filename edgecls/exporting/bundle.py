@@ -135,12 +135,8 @@ def _bundle_path(run: Artifact, config: ExportConfig) -> Path:
     path = config.out or _default_path(run, config.target, config.precision)
     if config.out or config.device is None or is_for_here(backends.find(config.target), config.device):
         return path
-    others = [each for each in store.bundles_of(run.path) if each.path == path and _device(each) != config.device]
+    others = [each for each in store.bundles_of(run.path) if each.path == path and each.card.device != config.device]
     return path.with_name(f"{path.name}-{config.device.lower()}") if others else path
-
-
-def _device(bundle: Artifact) -> str:
-    return bundle.card.runtime.device if bundle.card.runtime else ""
 
 
 def _default_path(run: Artifact, target: str, precision: str) -> Path:

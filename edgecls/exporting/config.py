@@ -60,11 +60,7 @@ class ExportConfig(Config):
         from edgecls import backends
 
         super().check()
-        backend = backends.find(self.target)
-        if not backend.exportable:
-            raise UsageError(
-                f"{self.target} is no export target; choose one of {', '.join(backends.exportable())}", "target"
-            )
+        backend = backends.find_exportable(self.target)
         backend.check_request(self.precision, self.options)
         if self.precision != "int8":
             for name in ("calibration", "recipe"):

@@ -88,8 +88,11 @@ class QuantizedGraphs:
         plain = replace(candidate.recipe, bias_correction="none", float_share=0.0)
         if plain not in self._rankings:
             self._shared.on_progress(f"{candidate.name}: ranking the layers")
-            quantized = self._shared.folder() / "all.onnx"
-            quantizer.quantize(plain, quantized)
+            if (known := self._quantized.get(plain)) is not None:
+                quantized = known.path
+            else:
+                quantized = self._shared.folder() / "all.onnx"
+                quantizer.quantize(plain, quantized)
             few = list(self._calibration_images(RANKING_IMAGES))
             self._rankings[plain] = rank_layers(quantized, quantizer.graph, few)
         return self._rankings[plain]

@@ -13,12 +13,11 @@ from edgecls.artifact.golden import Golden
 from edgecls.data.dataset import balanced, open_recorded
 from edgecls.errors import DataError, VerificationError
 from edgecls.evaluation.inference import GOLDEN_IMAGES, PreparedImages, labels_of, run_scores
-from edgecls.evaluation.metrics import drop, measure
+from edgecls.evaluation.metrics import labelled
 from edgecls.quantization.calibration import Calibration
 from edgecls.runtime.pipeline import scores_of
-from edgecls.runtime.scores import agreement
 from edgecls.runtime.store import Artifact
-from edgecls.runtime.verification import TOLERANCE, open_as_meant
+from edgecls.runtime.verification import TOLERANCE, compared, open_as_meant
 
 if TYPE_CHECKING:
     from numpy import float32, int64, uint8
@@ -192,26 +191,10 @@ def _quality(card: Card, scores: NDArray[float32], held_out: HeldOut, runtime: s
 
     if not np.isfinite(scores).all():
         raise VerificationError(f"{card.name} gives scores that are not finite numbers")
-    quality = Quality(
-        split=held_out.split,
-        images=len(scores),
-        agreement=agreement(scores, held_out.parent_scores),
-        max_score_difference=float(np.abs(scores - held_out.parent_scores).max()),
-        rms_score_difference=float(np.sqrt(np.square(scores - held_out.parent_scores, dtype=np.float64).mean())),
-        verified_with=runtime,
-    )
+    quality = compared(scores, held_out.parent_scores, held_out.split, runtime)
     if held_out.labels is None:
         return quality
-    metrics, lost = measure(scores, held_out.labels), drop(scores, held_out.parent_scores, held_out.labels)
-    return replace(
-        quality,
-        top1=metrics.top1,
-        macro_f1=metrics.macro_f1,
-        drop_points=lost.points,
-        drop_interval_points=lost.half_width_points,
-        drop_low_points=lost.low_points,
-        drop_high_points=lost.high_points,
-    )
+    return labelled(quality, scores, held_out.parent_scores, held_out.labels)
 
 
 def require_faithful(card: Card, held_out: HeldOut) -> None:

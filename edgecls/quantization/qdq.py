@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,10 +111,10 @@ def layer_times_ms(graph: Path, batch: NDArray[uint8], repeats: int = 5) -> dict
     from collections import defaultdict
 
     with tempfile.TemporaryDirectory(prefix="edgecls-") as scratch:
-        options = _options(names_kept=True)
+        options = session_options(names_kept=True)
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(scratch) / "profile")
-        session = _session(graph.read_bytes(), options)
+        session = session_on(graph.read_bytes(), options)
         for _ in range(repeats):
             session.run([OUTPUT_NAME], {INPUT_NAME: batch})
         events = node_events(session)
@@ -125,20 +125,26 @@ def layer_times_ms(graph: Path, batch: NDArray[uint8], repeats: int = 5) -> dict
 
 
 def _scores(model: bytes, batch: NDArray[uint8]) -> NDArray[float32]:
-    return _session(model, _options(names_kept=False)).run(None, {INPUT_NAME: batch})[0]
+    return session_on(model, session_options()).run(None, {INPUT_NAME: batch})[0]
 
 
-def _options(names_kept: bool) -> Any:
+def session_options(names_kept: bool = False, exact: bool = False) -> Any:
+    """ONNX Runtime's, with nodes as they are called in the file, or with the graph as it is: `exact`, it computes what
+    every processor should, where on some, sums of 8-bit products saturate.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what matters is told as an exception
     if names_kept:  # further rewriting merges nodes and renames them
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    if exact:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return options
 
 
-def _session(model: bytes, options: Any) -> Any:
+def session_on(model: bytes, options: Any) -> Any:
+    """An ONNX Runtime session on the processor."""
     import onnxruntime
 
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -155,7 +161,7 @@ def layer_noise_db(quantized: Path, graph: Path, images: Sequence[NDArray[uint8]
     ours, theirs = _with_layer_outputs(quantized), _with_layer_outputs(graph)
     shared = [name for name in ours[1] if name in theirs[1]]
     signal, noise = dict.fromkeys(shared, 0.0), dict.fromkeys(shared, 0.0)
-    sessions = [_session(model.SerializeToString(), _options(names_kept=True)) for model, _ in (ours, theirs)]
+    sessions = [session_on(model.SerializeToString(), session_options(names_kept=True)) for model, _ in (ours, theirs)]
     for image in images:
         actual, wanted = (
             session.run([tensors[name] for name in shared], {INPUT_NAME: image[None]})
@@ -173,8 +179,15 @@ def _with_layer_outputs(file: Path) -> tuple[Any, dict[str, str]]:
 
     model = onnx.load(file)
     tensors = {node.name: node.output[0] for node in model.graph.node if node.op_type in LAYERS and node.name}
-    there = {output.name for output in model.graph.output}
-    for tensor in tensors.values():
-        if tensor not in there:
-            model.graph.output.append(onnx.helper.make_tensor_value_info(tensor, onnx.TensorProto.FLOAT, None))
+    give_out(model, tensors.values())
     return model, tensors
+
+
+def give_out(model: Any, names: Iterable[str]) -> None:
+    """Let an ONNX model give out these float tensors too."""
+    import onnx
+
+    known = {each.name for each in (*model.graph.output, *model.graph.input)}
+    for name in names:
+        if name not in known:
+            model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from edgecls.artifact.card import INPUT_NAME
 from edgecls.backends.onnx_graph import constants_of
 from edgecls.concurrency import chunked
+from edgecls.quantization.qdq import give_out, session_on, session_options
 
 if TYPE_CHECKING:
     from numpy import float32, float64, uint8
@@ -206,21 +207,12 @@ class _LayerInputs:
 
     def __init__(self, model: Any, layers: Sequence[_Layer], images: Sequence[NDArray[uint8]]):
         import onnx
-        import onnxruntime
 
         self._images = images
-        told = onnx.ModelProto()
-        told.CopyFrom(model)
-        known = {each.name for each in (*told.graph.output, *told.graph.input)}
-        for name in sorted({layer.source for layer in layers} - known):
-            told.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # what matters is told as an exception
-        # Left as it is, the graph computes what every processor should: on some, sums of 8-bit products saturate.
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        self._session = onnxruntime.InferenceSession(
-            told.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        observed = onnx.ModelProto()
+        observed.CopyFrom(model)
+        give_out(observed, sorted({layer.source for layer in layers}))
+        self._session = session_on(observed.SerializeToString(), session_options(exact=True))
 
     def moments(self, layers: Sequence[_Layer]) -> list[NDArray[float64]]:
         """The sums of products (G, I, I) of each layer's inputs."""

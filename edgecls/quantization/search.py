@@ -9,7 +9,7 @@ from typing import Any
 
 from edgecls.artifact.card import MIN_GAIN, Quality
 from edgecls.errors import BackendError, EdgeclsError, VerificationError, first_line
-from edgecls.evaluation.metrics import wilson
+from edgecls.evaluation.metrics import Drop, wilson
 from edgecls.quantization.recipe import Recipe, RecipeCandidate
 from edgecls.quantization.terms import Strategy
 from edgecls.runtime.store import Artifact
@@ -62,27 +62,17 @@ class Attempt:
         }
 
 
-@dataclass(frozen=True)
-class Loss:
-    """Points that a candidate loses, with their 95 % interval. Without labels every changed answer counts as lost."""
-
-    points: float
-    low_points: float
-    high_points: float
-
-    @classmethod
-    def of(cls, quality: Quality) -> Loss | None:
-        """What was measured, None where nothing was. Without an interval the loss is taken as it is."""
-        if quality.drop_points is not None:
-            low, high = quality.drop_low_points, quality.drop_high_points
-            return cls(quality.drop_points, *(quality.drop_points if end is None else end for end in (low, high)))
-        if quality.agreement is None:
-            return None
-        low, high = wilson(quality.agreement, max(quality.images or 0, 1))
-        return cls(100 * (1 - quality.agreement), 100 * (1 - high), 100 * (1 - low))
-
-    def __str__(self) -> str:
-        return f"{self.points:.2f} points (95 %: {self.low_points:.2f} to {self.high_points:.2f})"
+def measured_drop(quality: Quality) -> Drop | None:
+    """What was measured, None where nothing was. Without labels every changed answer counts as lost, and without an
+    interval the drop is taken as it is.
+    """
+    points, low, high = quality.drop_points, quality.drop_low_points, quality.drop_high_points
+    if points is not None:
+        return Drop(points, points if low is None else low, points if high is None else high)
+    if quality.agreement is None:
+        return None
+    low, high = wilson(quality.agreement, max(quality.images or 0, 1))
+    return Drop(100 * (1 - quality.agreement), 100 * (1 - high), 100 * (1 - low))
 
 
 @dataclass(frozen=True)
@@ -97,7 +87,7 @@ class AcceptanceCriteria:
 
         Without labels, every change of the answer counts as a loss. What was not measured is not accurate.
         """
-        lost = Loss.of(quality)
+        lost = measured_drop(quality)
         if lost is None:
             return False
         return lost.points <= self.max_drop_points or lost.points / 100 * (quality.images or 0) <= 1 + 1e-9
@@ -106,14 +96,14 @@ class AcceptanceCriteria:
         """Whether the drop is larger than allowed, but on so few images that it may be luck: its interval reaches down
         to what is allowed, and few answers changed.
         """
-        lost = Loss.of(quality)
+        lost = measured_drop(quality)
         if lost is None or self.accurate(quality) or (quality.agreement or 0.0) < WANTED_AGREEMENT:
             return False
         return lost.low_points <= self.max_drop_points
 
     def cannot_pass(self, quality: Quality) -> bool:
         """Whether no further images can make a candidate accurate: both drop and agreement are beyond doubt."""
-        lost = Loss.of(quality)
+        lost = measured_drop(quality)
         if lost is None or quality.agreement is None or not quality.images:
             return False
         return (
@@ -125,7 +115,7 @@ class AcceptanceCriteria:
 
         On so many the interval's end just meets what is allowed, if the drop stays the same.
         """
-        lost = Loss.of(quality)
+        lost = measured_drop(quality)
         if lost is None or not quality.images or lost.points <= self.max_drop_points:
             return None
         # The width of an interval shrinks with the square root of the number of images.
@@ -137,9 +127,10 @@ class AcceptanceCriteria:
             return None
         what, images = ("agreement", "images") if quality.drop_points is None else ("top-1", "labelled images")
         deciding = float(f"{self.deciding_images(quality) or 0:.2g}")
+        lost = measured_drop(quality)
         return (
             f"whether {what} drops by more than the allowed {self.max_drop_points:g} points is not decided: it drops "
-            f"by {Loss.of(quality)} on {quality.images} images; to decide it takes at least {deciding:,.0f} {images}"
+            f"by {lost} on {quality.images} images; to decide it takes at least {deciding:,.0f} {images}"
         )
 
     def reached(self, attempt: Attempt) -> bool:
@@ -270,7 +261,7 @@ def _refusal(made: Sequence[Attempt], attempts: Sequence[Attempt], aim: Acceptan
         reasons = "; ".join(f"{tried.candidate.name}: {tried.reason}" for tried in attempts)
         return f"no recipe could be applied ({reasons}); nothing was written"
     nearest = min(made, key=lambda tried: _preference(tried, "most-accurate"))
-    quality, lost = nearest.quality, Loss.of(nearest.quality) or Loss(0.0, 0.0, 0.0)
+    quality, lost = nearest.quality, measured_drop(nearest.quality) or Drop(0.0, 0.0, 0.0)
     unit = "points of top-1" if quality.drop_points is not None else "points of agreement"
     slow = advice = ""
     if any(tried.left_out for tried in attempts):

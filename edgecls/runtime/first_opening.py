@@ -80,7 +80,7 @@ def _proof(bundle: Artifact) -> Entry | None:
     None where processors or devices cannot be told apart: then it is verified at each opening.
     """
     card, known = bundle.card, processor.fingerprint()
-    if known is None or (card.runtime and card.runtime.device in ("GPU", "NPU")):
+    if known is None or (card.device in ("GPU", "NPU")):
         return None
     claim = card.quality
     return Entry.of(

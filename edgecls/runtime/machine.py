@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from functools import cache
@@ -72,10 +73,10 @@ def int8_kind(machine: Machine) -> str:
     return "arm"
 
 
-def versions() -> dict[str, str]:
-    """Installed version of each package that matters here; those that are missing are left out."""
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Installed version of each of these packages, all that matter here by default; missing ones are left out."""
     installed = {}
-    for package in PACKAGES:
+    for package in packages:
         try:
             installed[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -54,8 +54,7 @@ class Artifact:
     @property
     def is_runnable(self) -> bool:
         """Whether its runtime, and the device that it was built for, are on this machine."""
-        device = self.card.runtime.device if self.card.runtime else None
-        return self.backend.available() is None and self.backend.has_device(device or None)
+        return self.backend.available() is None and self.backend.has_device(self.card.device or None)
 
     def size_bytes(self) -> int:
         """Bytes of the model files, caches left out."""

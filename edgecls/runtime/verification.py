@@ -55,7 +55,7 @@ def open_as_meant(bundle: Artifact, graph: Path) -> tuple[Session, str]:
 
     Then int8 is computed exactly: on x86 without VNNI, for one, kernels saturate that are right on the device.
     """
-    device, backend = bundle.card.runtime.device if bundle.card.runtime else "", backends.of_every_install()
+    device, backend = bundle.card.device, backends.of_every_install()
     if is_for_here(bundle.backend, device):
         return open_or_fallback(bundle)
     if bundle.card.precision == "int8":
@@ -88,6 +88,21 @@ def _below_claim(claimed: Quality, measured: Quality) -> bool:
     return chance < UNLIKELY
 
 
+def compared(scores: NDArray[float32], parent: NDArray[float32], split: str, runtime: str | None = None) -> Quality:
+    """How far scores (N, C) and answers lie from the parent's for the same images, which are of `split`."""
+    import numpy as np
+
+    differences = np.abs(scores - parent)
+    return Quality(
+        split=split,
+        images=len(scores),
+        agreement=agreement(scores, parent),
+        max_score_difference=float(differences.max()),
+        rms_score_difference=float(np.sqrt(np.square(differences, dtype=np.float64).mean())),
+        verified_with=runtime,
+    )
+
+
 def verify(
     model: Artifact | str | Path,
     parallelism: Parallelism = LOW_LATENCY,
@@ -108,15 +123,7 @@ def verify(
         scores = np.concatenate([session.infer(image[None]) for image in golden.images])
     if scores.shape != golden.scores.shape:
         raise VerificationError(f"{bundle.path} gives scores {scores.shape}, its golden file has {golden.scores.shape}")
-    differences = np.abs(scores - golden.scores)
-    measured = Quality(
-        split="golden",
-        images=len(scores),
-        agreement=agreement(scores, golden.scores),
-        max_score_difference=float(differences.max()),
-        rms_score_difference=float(np.sqrt(np.square(differences, dtype=np.float64).mean())),
-        verified_with=runtime,
-    )
+    measured = compared(scores, golden.scores, "golden", runtime)
     if reason := _failure(bundle.card, measured, scores, golden.scores):
         agreed = f"{measured.agreement:.0%} of {len(scores)} golden answers agree"
         raise VerificationError(f"{bundle.path} fails here: {reason}, {agreed}; build it again on this machine")

@@ -78,11 +78,7 @@ class ShrinkConfig(Config):
         for lever in self.levers or ("nothing",):
             if lever not in LEVERS:
                 raise UsageError(f"`levers` takes {', '.join(LEVERS)}, not {lever}")
-        backend = backends.find(self.target)
-        if not backend.exportable:
-            raise UsageError(
-                f"{self.target} is no export target; choose one of {', '.join(backends.exportable())}", "target"
-            )
+        backend = backends.find_exportable(self.target)
         backend.check_request("fp32")
         if reason := backend.available():
             raise BackendError(f"{self.target} cannot be timed on this machine: {reason}", "target")

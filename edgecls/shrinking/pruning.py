@@ -31,7 +31,7 @@ def prune(network: torch.nn.Module, arch: str, size_px: int, share: float) -> to
         raise MissingExtraError("torch-pruning", "shrink", "pruning") from error
     import torch
 
-    if reason := _obstacle(network):
+    if reason := _reason_against(network):
         raise UsageError(f"{arch} cannot be pruned: {reason}")
     head = models.find(arch).head.removesuffix(".")
     example = torch.zeros(1, 3, size_px, size_px)
@@ -68,7 +68,7 @@ def _rebuilt(network: torch.nn.Module, arch: str, classes: int) -> torch.nn.Modu
     return rebuilt.eval()
 
 
-def _obstacle(network: torch.nn.Module) -> str | None:
+def _reason_against(network: torch.nn.Module) -> str | None:
     """Why a network cannot be pruned so that its weights alone say how, as far as its layers tell."""
     from torch import nn
     from torch.nn.modules.batchnorm import _BatchNorm

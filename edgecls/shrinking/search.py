@@ -20,13 +20,13 @@ from edgecls.data.dataset import Dataset
 from edgecls.errors import BackendError, UsageError, VerificationError, first_line
 from edgecls.evaluation.inference import labels_of, scores_on
 from edgecls.evaluation.kept_scores import CACHE_FOLDER
-from edgecls.evaluation.metrics import drop, measure
+from edgecls.evaluation.metrics import labelled, measure
 from edgecls.exporting import timing
 from edgecls.files import new_folder
 from edgecls.quantization.search import AcceptanceCriteria
 from edgecls.runtime import machine, store
-from edgecls.runtime.scores import agreement
 from edgecls.runtime.store import Artifact
+from edgecls.runtime.verification import compared
 from edgecls.shrinking.attempts import Attempt, Candidate, ShrinkCallbacks, Timed
 from edgecls.shrinking.candidates import HEADROOM, CandidateBuilder, time_candidates, worth_training
 from edgecls.shrinking.config import DISTILLED, ShrinkConfig
@@ -117,7 +117,7 @@ class _Search:
         path = Path(tempfile.mkdtemp(dir=self._scratch)) / "run"
         try:
             self._make(candidate, trained, path, attempt.name)
-        except (_HopelessError, UsageError, BackendError) as error:
+        except (_TooFarBehindError, UsageError, BackendError) as error:
             return replace(attempt, seconds=milliseconds_since(begun) / 1000, reason=first_line(error))
         made = store.find(path)
         quality = self._compare(made, "val")
@@ -156,19 +156,7 @@ class _Search:
     def _compare(self, artifact: Artifact, split: str) -> Quality:
         labels, parent = labels_of(self._dataset.splits[split]), self._parent_scores(split)
         scores = self._scores(artifact, split)
-        metrics = measure(scores, labels)
-        lost = drop(scores, parent, labels)
-        return Quality(
-            split=split,
-            images=metrics.images,
-            top1=metrics.top1,
-            macro_f1=metrics.macro_f1,
-            agreement=agreement(scores, parent),
-            drop_points=lost.points,
-            drop_interval_points=lost.half_width_points,
-            drop_low_points=lost.low_points,
-            drop_high_points=lost.high_points,
-        )
+        return labelled(compared(scores, parent, split), scores, parent, labels)
 
     def publish(self, kept: Attempt, attempts: Sequence[Attempt], builder: CandidateBuilder) -> Artifact:
         """Give the kept run its place, with what it loses on the test split and its latency, measured again."""
@@ -209,7 +197,7 @@ class _Search:
         return replace(trained, weights=str(path.resolve())) if kept.timed.candidate.lever == "prune" else trained
 
 
-class _HopelessError(Exception):
+class _TooFarBehindError(Exception):
     """An attempt that cannot become accurate enough."""
 
 
@@ -224,12 +212,12 @@ class _Watching(TrainingCallbacks):
         """See `TrainingCallbacks`."""
         self._callbacks.epoch(self._name, self._epochs, epoch)
         self._top1s.append(epoch.val_top1)
-        if is_hopeless(self._top1s, self._epochs, self._needed):
+        if is_too_far_behind(self._top1s, self._epochs, self._needed):
             best = f"{100 * max(self._top1s):.2f} %"
-            raise _HopelessError(f"ended after {epoch.epoch} of {self._epochs} epochs at {best}, too far behind")
+            raise _TooFarBehindError(f"ended after {epoch.epoch} of {self._epochs} epochs at {best}, too far behind")
 
 
-def is_hopeless(top1s: Sequence[float], epochs: int, needed: float) -> bool:
+def is_too_far_behind(top1s: Sequence[float], epochs: int, needed: float) -> bool:
     """Whether a training that had these validation accuracies so far lacks more than twice its pace can bring.
 
     All are fractions; the first third of the epochs is not judged, for most learn little in it.

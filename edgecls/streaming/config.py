@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,12 +170,16 @@ class LoopConfig(Config):
     frames: int | None = setting(None, "End after so many decisions.", low=1, high=MOST)
 
 
+def split_name(camera: str) -> tuple[str | None, str]:
+    """The name that a camera was given ("door=rtsp://...") and the rest."""
+    match = re.fullmatch(r"([A-Za-z0-9_-]+)=(.+)", camera)
+    return (match[1], match[2]) if match and not Path(camera).exists() else (None, camera)
+
+
 def _is_same_file(path: Path, camera: str) -> bool:
-    """Whether a camera, perhaps with a name of its own in front, is this file."""
-    for text in (camera, camera.partition("=")[2]):
-        with suppress(OSError, ValueError, RuntimeError):
-            if text and path.expanduser().samefile(Path(text).expanduser()):
-                return True
+    """Whether a camera is this file."""
+    with suppress(OSError, ValueError, RuntimeError):
+        return path.expanduser().samefile(Path(split_name(camera)[1]).expanduser())
     return False
 
 

@@ -11,12 +11,12 @@ from edgecls.backends import OnProgress
 from edgecls.runtime import store
 from edgecls.runtime.classifier import load
 from edgecls.runtime.first_opening import first_verified
-from edgecls.streaming.config import StreamConfig
+from edgecls.streaming.config import StreamConfig, split_name
 from edgecls.streaming.loop import Stream, Summary
 from edgecls.streaming.sinks.base import Sink
 from edgecls.streaming.sinks.choose import make_sinks
 from edgecls.streaming.sources import Source, open_source
-from edgecls.streaming.sources.choose import DEMO, split_name
+from edgecls.streaming.sources.choose import DEMO
 
 
 def stream(

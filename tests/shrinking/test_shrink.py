@@ -31,7 +31,7 @@ from edgecls.shrinking.candidates import worth_training
 from edgecls.shrinking.config import Goal, ShrinkConfig
 from edgecls.shrinking.parent import settings_of_run, training_images
 from edgecls.shrinking.pruning import prune
-from edgecls.shrinking.search import is_hopeless, shrink
+from edgecls.shrinking.search import is_too_far_behind, shrink
 from edgecls.training.config import TrainConfig, read_config
 from edgecls.training.history import TrainingCallbacks
 from edgecls.training.loop import resume, train
@@ -272,4 +272,4 @@ class TestOrder:
      ([0.5, 0.6, 0.7, 0.8], False), ([0.88, 0.88, 0.88, 0.89], False), ([0.5] * 10, False)],
 )  # fmt: skip
 def test_a_training_is_ended_where_it_cannot_get_there(top1s: list[float], hopeless: bool):
-    assert is_hopeless(top1s, 10, 0.9) is hopeless
+    assert is_too_far_behind(top1s, 10, 0.9) is hopeless

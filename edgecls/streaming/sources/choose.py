@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -13,7 +12,7 @@ from edgecls import plugins
 from edgecls.artifact.golden import Golden
 from edgecls.errors import SourceError, UsageError
 from edgecls.imaging.decode import SUFFIXES, find_images
-from edgecls.streaming.config import CameraOptions, CaptureFormat
+from edgecls.streaming.config import CameraOptions, CaptureFormat, split_name
 from edgecls.streaming.sources.base import Source
 from edgecls.streaming.sources.camera import (
     DEMO_FPS,
@@ -35,12 +34,6 @@ from edgecls.urls import SecretUrl
 
 STDIN = ("-", "stdin")
 DEMO = "demo"
-
-
-def split_name(camera: str) -> tuple[str | None, str]:
-    """The name that a camera was given ("door=rtsp://...") and the rest."""
-    match = re.fullmatch(r"([A-Za-z0-9_-]+)=(.+)", camera)
-    return (match[1], match[2]) if match and not Path(camera).exists() else (None, camera)
 
 
 def open_source(camera: str, golden: Golden | None, options: CameraOptions = CameraOptions()) -> Source:
