@@ -215,8 +215,12 @@ def _core() -> Any:
 
 @cache
 def _only_core() -> Any:
+    import numpy as np
     import openvino
 
+    # The first arrays are handed over here, by one thread. OpenVINO's bindings look up NumPy under a lock of C++ while
+    # they let go of Python's: of two threads that were the first, each would wait for the other for good.
+    openvino.Tensor(np.zeros(1, np.uint8)).data.copy()
     return openvino.Core()
 
 

@@ -122,6 +122,42 @@ def test_a_model_can_be_closed_by_a_signal_in_the_middle_of_a_call(model: Classi
         model.predict(images[0])
 
 
+FIRST_ASKED_BY_MANY = """
+import sys
+import threading
+import numpy as np
+import edgecls
+
+sys.setswitchinterval(1e-6)  # threads take turns as often as they can
+model = edgecls.load(sys.argv[1])
+images = np.zeros((1, *model.session.card.input_shape), np.uint8)
+gate = threading.Barrier(8)
+
+def ask():
+    gate.wait()
+    print(model.session.infer(images).shape, flush=True)
+
+threads = [threading.Thread(target=ask) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+def test_the_first_answers_of_a_process_can_be_asked_for_by_many_threads(artifact: Artifact):
+    ended = subprocess.run(
+        [sys.executable, "-c", FIRST_ASKED_BY_MANY, str(artifact.path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert len(ended.stdout.splitlines()) == 8
+
+
 FORKED = """
 import os, signal, sys
 import numpy as np
