@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from edgecls.artifact.terms import Output, Precision
+from edgecls.artifact.terms import InnerTensor, Output, Precision
 from edgecls.errors import ArtifactError
 from edgecls.fields import Fields, parse_json
 from edgecls.files import read_text, sha256, write_text
@@ -119,6 +119,8 @@ class Card:
     """The contract of one artifact; see the module's text. `target` names the backend that opens it.
 
     `output` says what the network's scores are; it is decided once, when a network is trained or imported.
+    `inner_tensors` says what the graph calls its "embedding", which the last layer takes in, and its "feature_map", the
+    last one before the pooling, where it has them.
     """
 
     arch: str
@@ -132,6 +134,7 @@ class Card:
     quality: Quality = field(default_factory=Quality)
     schema: int = SCHEMA
     output: Output = "logits"
+    inner_tensors: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -185,6 +188,7 @@ class Card:
                 "output": {"name": OUTPUT_NAME, "dtype": "float32", "layout": "NC", "shape": [-1, len(self.classes)]},
             },
             "output": self.output,
+            "inner_tensors": dict(self.inner_tensors),
             "confidence": asdict(self.confidence),
             "runtime": asdict(self.runtime) if self.runtime else None,
             "lineage": asdict(self.lineage),
@@ -214,6 +218,7 @@ class Card:
             lineage=_lineage(fields.within("lineage")),
             quality=_quality(fields.within("quality")),
             output=fields.choice("output", get_args(Output), "logits"),
+            inner_tensors=_inner_tensors(fields),
         )
         if card.arch == IMPORTED and not fields.has("output"):
             fields.fail("output", "logits or probabilities, which older programs guessed: import the network again")
@@ -288,6 +293,14 @@ def _target(fields: Fields) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or name.startswith("."):
         fields.fail("target", "the name of a backend")
     return name
+
+
+def _inner_tensors(fields: Fields) -> dict[str, str]:
+    tensors = fields.mapping("inner_tensors") or {}
+    for kind, name in tensors.items():
+        if kind not in get_args(InnerTensor) or not isinstance(name, str) or not name:
+            fields.fail("inner_tensors", f"names of tensors, under {' and '.join(get_args(InnerTensor))}")
+    return dict(tensors)
 
 
 def read_confidence(fields: Fields) -> Confidence:

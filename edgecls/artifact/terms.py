@@ -6,3 +6,4 @@ from typing import Literal
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Output = Literal["logits", "probabilities"]
+InnerTensor = Literal["embedding", "feature_map"]

@@ -13,11 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import WeakSet
 
 from edgecls import cache, processor
 from edgecls.artifact.card import Card, Runtime, check_files, with_files
+from edgecls.artifact.terms import InnerTensor
 from edgecls.cache import Entry
 from edgecls.errors import ArtifactError, BackendError, MissingExtraError, UsageError
 
@@ -105,16 +106,20 @@ if hasattr(os, "register_at_fork"):
 class Pending:
     """Scores of one `Session.start`, on their way. Each belongs to the thread that started it."""
 
-    def __init__(self, session: Session, finish: Callable[[], NDArray[float32]]):
+    def __init__(self, session: Session, finish: Callable[[], tuple[NDArray[Any], ...]]):
         self._session, self._finish = session, finish
-        self._scores: NDArray[float32] | None = None
+        self._outputs: tuple[NDArray[float32], ...] = ()
 
     def result(self) -> NDArray[float32]:
         """Scores (N, C) float32, waited for if need be. Raises `BackendError` where the session is closed."""
-        if self._scores is None:
+        return self.results()[0]
+
+    def results(self) -> tuple[NDArray[float32], ...]:
+        """Scores and inner tensors as of `Session.infer_all`, waited for if need be. Raises as `result` does."""
+        if not self._outputs:
             with self._session.in_use():
-                self._scores = self._finish()
-        return self._scores
+                self._outputs = self._session._tidied(self._finish())
+        return self._outputs
 
 
 class Session(ABC):
@@ -125,9 +130,11 @@ class Session(ABC):
     """
 
     depth = 1
+    """`tensors` are those inside of the network that `infer_all` gives besides the scores."""
 
     def __init__(self, card: Card):
         self.card = card
+        self.tensors: tuple[InnerTensor, ...] = ()
         self._process = os.getpid()
         self._state = threading.Condition()
         self._calls: Counter[int] = Counter()  # by thread
@@ -140,11 +147,19 @@ class Session(ABC):
         with self.in_use():
             return self._infer(images)
 
+    def infer_all(self, images: NDArray[uint8]) -> tuple[NDArray[float32], ...]:
+        """Scores as `infer` gives them, and each of `tensors` float32: an embedding is (N, D), a feature map
+        (N, channels, height, width).
+        """
+        images = self._checked(images)
+        with self.in_use():
+            return self._tidied(self._infer_all(images))
+
     def start(self, images: NDArray[uint8]) -> Pending:
         """Start on images as for `infer`, and return what their scores come from."""
         images = self._checked(images)
         with self.in_use():
-            return Pending(self, self._start(images))
+            return Pending(self, self._start_all(images))
 
     def close(self) -> None:
         """Free what the runtime holds, after the calls that are running; nothing can be asked of it afterwards."""
@@ -202,8 +217,29 @@ class Session(ABC):
         scores = self._infer(images)
         return lambda: scores
 
+    def _infer_all(self, images: NDArray[uint8]) -> tuple[NDArray[Any], ...]:
+        """Scores, and each of `tensors` as the runtime gives it, of checked images."""
+        return (self._infer(images),)
+
+    def _start_all(self, images: NDArray[uint8]) -> Callable[[], tuple[NDArray[Any], ...]]:
+        """Start on checked images; what is returned waits for what `_infer_all` returns."""
+        finish = self._start(images)
+        return lambda: (finish(),)
+
     def _close(self) -> None:
         """Free what the runtime holds, once."""
+
+    def _tidied(self, outputs: tuple[NDArray[Any], ...]) -> tuple[NDArray[float32], ...]:
+        """Float32, and embeddings without the places of a picture, where a network has its last layer before the
+        pooling.
+        """
+        scores, *inner = outputs
+        tidy = [scores]
+        for kind, tensor in zip(self.tensors, inner, strict=True):
+            if kind == "embedding":
+                tensor = tensor.reshape(*tensor.shape[:2], -1).mean(axis=2) if tensor.ndim > 2 else tensor
+            tidy.append(tensor.astype("float32", copy=False))
+        return tuple(tidy)
 
     def _checked(self, images: NDArray[uint8]) -> NDArray[uint8]:
         import numpy as np
@@ -240,6 +276,8 @@ class Backend(ABC):
     fallback: str | None = None
     in_every_install = False
     """Whether the runtime comes with the base install, so that graphs can be run wherever the program is."""
+    gives_inner_tensors = False
+    """Whether sessions can give what is inside of a network: embeddings and feature maps."""
     survives_fork = True
     """Whether a forked process can use the runtime after its parent did."""
     _used_in: int | None = None
@@ -291,19 +329,24 @@ class Backend(ABC):
         parallelism: Parallelism = LOW_LATENCY,
         on_progress: OnProgress = lambda _: None,
         cached: bool = False,
+        tensors: tuple[InnerTensor, ...] = (),
     ) -> Session:
         """Open a bundle's folder, or a bare model file with the card that was read from it.
 
         `on_progress` hears what is built first, where that takes long. With `cached` the runtime's compiled graph is
-        kept on this machine (`edgecls.cache`) and taken from there. Raises `ArtifactError` for files that do not fit
-        the card and `BackendError` where the runtime is missing or refuses them.
+        kept on this machine (`edgecls.cache`) and taken from there. `tensors` are those inside of the network that the
+        session is to give besides scores. Raises `ArtifactError` for files that do not fit the card, `UsageError` for
+        tensors that cannot be had, and `BackendError` where the runtime is missing or refuses the files.
         """
+        self.check_tensors(card, tensors)
         parallelism.check()
         if not self.survives_fork:
             self._check_process()
         file = self._runnable(path, card)
         processor_known = processor.fingerprint()
         size_bytes = sum((path / name).stat().st_size for name in card.lineage.files) if path.is_dir() else 0
+        if tensors:
+            return self._open_with(tensors, file, card, parallelism)
         if not (cached and size_bytes and processor_known and cache.keeps(size_bytes)):
             return self._open(file, card, parallelism, on_progress)
         identity = (self.version(), processor_known, *card.lineage.files.values())
@@ -319,6 +362,18 @@ class Backend(ABC):
     def has_device(self, device: str | None) -> bool:  # noqa: ARG002
         """Whether the device of a card is on this machine, as far as the runtime knows devices."""
         return True
+
+    def check_tensors(self, card: Card, tensors: tuple[InnerTensor, ...]) -> None:
+        """Raise `UsageError` for tensors that this runtime or this network does not give."""
+        if tensors and not self.gives_inner_tensors:
+            raise UsageError(f"{self.name} gives scores alone; use a bundle for onnx or openvino")
+        for kind in tensors:
+            if not self._has_tensor(kind, card):
+                what = kind.replace("_", " ")
+                raise UsageError(f"the bundle names no {what} of its {card.arch}; export the run again")
+
+    def _has_tensor(self, kind: InnerTensor, card: Card) -> bool:
+        return kind in card.inner_tensors
 
     def _check_process(self) -> None:
         self._used_in = self._used_in or os.getpid()
@@ -368,6 +423,10 @@ class Backend(ABC):
     def read_embedded(self, file: Path) -> Card:
         """The card inside a bare model file. Raises `ArtifactError` where there is none."""
         raise ArtifactError(f"{file}: {self.name} files carry no card; give the folder that holds card.json")
+
+    def _open_with(self, tensors: tuple[InnerTensor, ...], file: Path, card: Card, parallelism: Parallelism) -> Session:
+        """As `_open`, for a session that gives these tensors too; where `gives_inner_tensors`."""
+        raise NotImplementedError
 
     @abstractmethod
     def _open(self, file: Path, card: Card, parallelism: Parallelism, on_progress: OnProgress) -> Session: ...

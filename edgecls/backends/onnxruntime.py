@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecls.artifact.card import EMBEDDED_KEY, INPUT_NAME, OUTPUT_NAME, Card, Runtime
+from edgecls.artifact.terms import InnerTensor
 from edgecls.backends.base import (
     LOW_LATENCY,
     PROCESSORS,
@@ -22,6 +23,7 @@ from edgecls.backends.base import (
     Session,
     missing_package,
 )
+from edgecls.backends.inner_tensors import with_outputs
 from edgecls.backends.onnx_graph import embed_card
 from edgecls.cache import Entry
 from edgecls.concurrency import usable_cpus
@@ -50,23 +52,40 @@ class OnnxRuntimeSession(Session):
     """One `InferenceSession`, which several threads may run at once: each of them is a stream."""
 
     def __init__(
-        self, file: Path, card: Card, parallelism: Parallelism, optimized: Entry | None = None, exact: bool = False
+        self,
+        file: Path,
+        card: Card,
+        parallelism: Parallelism,
+        optimized: Entry | None = None,
+        exact: bool = False,
+        tensors: tuple[InnerTensor, ...] = (),
     ):
         super().__init__(card)
+        self.tensors = tensors
+        self._outputs = [OUTPUT_NAME, *(card.inner_tensors[kind] for kind in tensors)]
         threads = parallelism.threads or usable_cpus()
         streams = parallelism.streams or threads
         share = parallelism.threads if streams == 1 else max(1, threads // streams)
         create = partial(_create, threads=share, spinning=parallelism.spinning, as_it_is=exact)
-        self._session = _created_once(file, create, optimized) if optimized else create(file)
+        if tensors:
+            self._session = create(with_outputs(file.read_bytes(), self._outputs[1:]))
+        else:
+            self._session = _created_once(file, create, optimized) if optimized else create(file)
         self._pool = ThreadPoolExecutor(streams, "edgecls-stream") if streams > 1 else None
         if streams > 1:
             self.depth = streams + 1  # what waits hides pre- and postprocessing
 
     def _infer(self, images: NDArray[uint8]) -> NDArray[float32]:
-        return self._session.run([OUTPUT_NAME], {INPUT_NAME: images})[0]
+        return self._infer_all(images)[0]
 
-    def _start(self, images: NDArray[uint8]) -> Callable[[], NDArray[float32]]:
-        return super()._start(images) if self._pool is None else self._pool.submit(self._infer, images).result
+    def _infer_all(self, images: NDArray[uint8]) -> tuple[NDArray[Any], ...]:
+        return tuple(self._session.run(self._outputs, {INPUT_NAME: images}))
+
+    def _start_all(self, images: NDArray[uint8]) -> Callable[[], tuple[NDArray[Any], ...]]:
+        if self._pool is not None:
+            return self._pool.submit(self._infer_all, images).result
+        outputs = self._infer_all(images)
+        return lambda: outputs
 
     def _close(self) -> None:
         if self._pool is not None:
@@ -82,6 +101,7 @@ class OnnxRuntimeBackend(Backend):
     precisions = ("fp32", "fp16", "int8")
     bare_suffix = ".onnx"
     in_every_install = True
+    gives_inner_tensors = True
 
     def buildable(self) -> str | None:
         """See `Backend.buildable`."""
@@ -117,6 +137,9 @@ class OnnxRuntimeBackend(Backend):
 
     def _open(self, file: Path, card: Card, parallelism: Parallelism, on_progress: OnProgress) -> Session:  # noqa: ARG002
         return OnnxRuntimeSession(file, card, parallelism)
+
+    def _open_with(self, tensors: tuple[InnerTensor, ...], file: Path, card: Card, parallelism: Parallelism) -> Session:
+        return OnnxRuntimeSession(file, card, parallelism, tensors=tensors)
 
     def _open_cached(self, file: Path, card: Card, parallelism: Parallelism, entry: EntryFor) -> Session:
         return OnnxRuntimeSession(file, card, parallelism, entry())

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecls.artifact.card import EMBEDDED_KEY, Card, Runtime
+from edgecls.artifact.terms import InnerTensor
 from edgecls.backends.base import (
     LOW_LATENCY,
     NO_OPTIONS,
@@ -48,19 +49,19 @@ class _Compiled:
         self.compiled = compiled
         self._idle: deque[Any] = deque(maxlen=kept)  # more than that are let go
 
-    def start(self, images: NDArray[uint8]) -> Callable[[], NDArray[float32]]:
-        """Start on images; what is returned waits for their scores."""
+    def start(self, images: NDArray[uint8]) -> Callable[[], tuple[NDArray[Any], ...]]:
+        """Start on images; what is returned waits for the outputs."""
         try:
             request = self._idle.pop()
         except IndexError:
             request = self.compiled.create_infer_request()
         request.start_async({0: images})
 
-        def finish() -> NDArray[float32]:
+        def finish() -> tuple[NDArray[Any], ...]:
             request.wait()
-            scores: NDArray[float32] = request.get_output_tensor(0).data.copy()
+            outputs = tuple(tensor.data.copy() for tensor in request.output_tensors)
             self._idle.append(request)
-            return scores
+            return outputs
 
         return finish
 
@@ -75,8 +76,10 @@ class OpenVinoSession(Session):
         parallelism: Parallelism,
         device: str,
         entry: EntryFor | None = None,
+        tensors: tuple[InnerTensor, ...] = (),
     ):
         super().__init__(card)
+        self.tensors = tensors
         self._file, self._device, self._entry = file, device, entry
         self._settings = _settings(card.precision, device, parallelism)
         compiled = self._compile(1)
@@ -88,7 +91,13 @@ class OpenVinoSession(Session):
 
     @cached_property
     def _model(self) -> Any:
-        return _read(self._file)
+        model = _read(self._file)
+        for kind in self.tensors:
+            try:
+                model.add_outputs(self.card.inner_tensors[kind])
+            except RuntimeError as error:
+                raise ArtifactError(f"{self._file} has no {kind} ({_reason(error)}); export again") from error
+        return model
 
     def _compile(self, batch: int) -> Any:
         """The model for batches of this size, from the cache where it was compiled before."""
@@ -114,9 +123,12 @@ class OpenVinoSession(Session):
             return self._batched
 
     def _infer(self, images: NDArray[uint8]) -> NDArray[float32]:
-        return self._start(images)()
+        return self._infer_all(images)[0]
 
-    def _start(self, images: NDArray[uint8]) -> Callable[[], NDArray[float32]]:
+    def _infer_all(self, images: NDArray[uint8]) -> tuple[NDArray[Any], ...]:
+        return self._start_all(images)()
+
+    def _start_all(self, images: NDArray[uint8]) -> Callable[[], tuple[NDArray[Any], ...]]:
         return self._compiled(images).start(images)
 
     def _close(self) -> None:
@@ -133,6 +145,7 @@ class OpenVinoBackend(Backend):
     precisions = ("fp32", "fp16", "bf16", "int8")
     bare_suffix = ".xml"
     survives_fork = False
+    gives_inner_tensors = True
 
     def read_embedded(self, file: Path) -> Card:
         """See `Backend.read_embedded`."""
@@ -184,6 +197,9 @@ class OpenVinoBackend(Backend):
 
     def _open(self, file: Path, card: Card, parallelism: Parallelism, on_progress: OnProgress) -> Session:  # noqa: ARG002
         return OpenVinoSession(file, card, parallelism, _device(card))
+
+    def _open_with(self, tensors: tuple[InnerTensor, ...], file: Path, card: Card, parallelism: Parallelism) -> Session:
+        return OpenVinoSession(file, card, parallelism, _device(card), tensors=tensors)
 
     def _open_cached(self, file: Path, card: Card, parallelism: Parallelism, entry: EntryFor) -> Session:
         return OpenVinoSession(file, card, parallelism, _device(card), entry)

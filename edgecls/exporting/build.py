@@ -10,6 +10,7 @@ from edgecls import backends
 from edgecls.artifact.card import Card, Quality
 from edgecls.artifact.golden import Golden
 from edgecls.backends.base import BuildOptions
+from edgecls.backends.inner_tensors import find_inner_tensors
 from edgecls.exporting.shared import SharedSteps
 from edgecls.exporting.verification import Verifier
 from edgecls.runtime import machine
@@ -49,6 +50,7 @@ class BundleBuilder:
         """The bundle of a graph, not verified yet, with the run's golden inputs."""
         self.on_progress(f"building for {card.target}")
         folder = self.scratch_folder()
+        card = replace(card, inner_tensors=find_inner_tensors(graph))
         card = backends.find(card.target).build(graph, card, folder, self.options)
         Golden.read(self.run.path, self.run.card).write(folder)
         return Artifact(folder, card)

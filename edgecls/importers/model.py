@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from edgecls import backends, models
 from edgecls.artifact.card import IMPORTED, Card, Lineage, Quality, with_files, write_card
 from edgecls.artifact.golden import Golden
+from edgecls.backends.inner_tensors import find_inner_tensors
 from edgecls.data.dataset import Dataset, open_for_classes
 from edgecls.errors import ArtifactError, MissingExtraError, first_line
 from edgecls.evaluation.inference import GOLDEN_IMAGES, golden_images, labels_of, prepared
@@ -135,7 +136,10 @@ def _graph(
     if config.size_px is None:
         on_progress(f"the graph takes images of {width}x{height} pixels")
     backend = backends.of_every_install()
-    card = Card(IMPORTED, classes, preprocess, target=backend.name, lineage=lineage, output=output)
+    card = Card(
+        IMPORTED, classes, preprocess, target=backend.name, lineage=lineage, output=output,
+        inner_tensors=find_inner_tensors(graph),
+    )  # fmt: skip
     card = backend.build(graph, card, folder)
     graph.unlink()
     return card

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from edgecls.artifact.card import Card
+    from edgecls.artifact.terms import InnerTensor
     from edgecls.backends import Session
     from edgecls.imaging.decode import ImageLike
 
@@ -130,6 +131,16 @@ class Classifier:
         label = UNSURE if unsure else self.card.classes[index]
         return Prediction(label, score, index, self.card.classes, probabilities, unsure)
 
+    def embed(self, image: NDArray[uint8]) -> tuple[Prediction, NDArray[float32]]:
+        """Classify a decoded image, BGR uint8 (H, W, 3), and give its embedding (D,) float32: what the last layer of
+        the network takes in, by which images that look alike lie close together. Of a model that was loaded with
+        "embedding" as the first of `tensors`; raises `UsageError` for others.
+        """
+        if self.session.tensors[:1] != ("embedding",):
+            raise UsageError('the model was loaded without embeddings; load it with `tensors=("embedding",)`')
+        scores, embedding, *_ = self.session.infer_all(self.card.preprocess(image)[None])
+        return self.decide(scores[0]), embedding[0]
+
     def close(self) -> None:
         """Free the runtime."""
         self.session.close()
@@ -156,19 +167,21 @@ def load(
     streams: int | None = 1,
     spinning: bool = True,
     check: bool = True,
+    tensors: tuple[InnerTensor, ...] = (),
 ) -> Classifier:
     """Open a bundle, a bare model file, or the best bundle of a run on this machine; None means the latest run.
 
     `threads`, `streams` and `spinning` are those of `backends.Parallelism`: one stream for the shortest latency, None
     for throughput. `on_progress` hears what the runtime builds first, where that takes long (TensorRT's engines). The
-    first time on a machine the bundle's golden inputs are replayed, unless `check` is false. Raises `ArtifactError` for
-    files that cannot be trusted, `BackendError` where the runtime is missing, and `VerificationError` for a bundle that
-    gives other answers here than its parent.
+    first time on a machine the bundle's golden inputs are replayed, unless `check` is false. `tensors` are those inside
+    of the network ("embedding", "feature_map") that the session gives too; see `Session.infer_all`. Raises
+    `ArtifactError` for files that cannot be trusted, `UsageError` for tensors that cannot be had, `BackendError` where
+    the runtime is missing, and `VerificationError` for a bundle that gives other answers here than its parent.
     """
     parallelism = Parallelism(threads, streams, spinning)
     parallelism.check()
-    artifacts = store.candidates(path)
+    artifacts = store.giving(tensors, store.candidates(path))
     artifact = first_verified(artifacts, parallelism, on_progress) if check else artifacts[0]
-    session = artifact.open(parallelism, on_progress, cached=True)
-    again = {"threads": threads, "streams": streams, "spinning": spinning, "check": check}
+    session = artifact.open(parallelism, on_progress, cached=True, tensors=tensors)
+    again = {"threads": threads, "streams": streams, "spinning": spinning, "check": check, "tensors": tensors}
     return Classifier(artifact.card, session, artifact.path, again)

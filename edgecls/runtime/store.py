@@ -13,6 +13,7 @@ from pathlib import Path
 from edgecls import backends
 from edgecls.artifact.card import CARD_FILE, Card, read_card
 from edgecls.artifact.measurements import read_measurements
+from edgecls.artifact.terms import InnerTensor
 from edgecls.errors import ArtifactError, UsageError
 from edgecls.files import expanded, is_folder, make_folder, require_regular, shortened, writing_to
 from edgecls.runtime.machine import this_machine
@@ -47,9 +48,10 @@ class Artifact:
         parallelism: backends.Parallelism = backends.LOW_LATENCY,
         on_progress: backends.OnProgress = lambda _: None,
         cached: bool = False,
+        tensors: tuple[InnerTensor, ...] = (),
     ) -> backends.Session:
         """Open a session; see `Backend.open`."""
-        return self.backend.open(self.path, self.card, parallelism, on_progress, cached)
+        return self.backend.open(self.path, self.card, parallelism, on_progress, cached, tensors)
 
     @property
     def is_runnable(self) -> bool:
@@ -61,6 +63,21 @@ class Artifact:
         folder = self.path if self.path.is_dir() else self.path.parent
         names = list(self.card.lineage.files) or [self.path.name]
         return sum((folder / name).stat().st_size for name in names)
+
+
+def giving(tensors: tuple[InnerTensor, ...], artifacts: list[Artifact]) -> list[Artifact]:
+    """Those of some artifacts that give these tensors inside of the network. Raises `UsageError` where none does."""
+    kept = []
+    refusal: UsageError | None = None
+    for artifact in artifacts:
+        try:
+            artifact.backend.check_tensors(artifact.card, tensors)
+            kept.append(artifact)
+        except UsageError as error:
+            refusal = refusal or error
+    if refusal and not kept:
+        raise refusal
+    return kept
 
 
 def runs_folder() -> Path:
