@@ -26,7 +26,7 @@ class CollectConfig(Config):
 
     camera: str = setting(
         "0",
-        "A camera's number or name, a URL, a video file, a GStreamer pipeline, csi:0, screen:, or demo; with `label` a "
+        "A camera's number or name, a URL, a video file, a GStreamer pipeline, csi:0, screen:, or demo; with a label a "
         "folder too. NAME=... names it.",
         secret=True,
     )

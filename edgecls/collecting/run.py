@@ -82,7 +82,7 @@ class _Page:
         self._server = Server(config.web, token)
         self._model = None
         if config.model is not None:
-            self._model = stack.enter_context(load(config.model, on_progress=on_progress, streams=1, spin=False))
+            self._model = stack.enter_context(load(config.model, on_progress=on_progress, spinning=False))
 
     def run(self, source: Source, taking: Taking, stop: threading.Event) -> None:
         """Serve the page until the end."""

@@ -1,4 +1,4 @@
-"""A camera that somebody collects from, through a page: the newest frame, what is asked for, and the state of it all."""
+"""A camera that somebody collects from, through a page: the newest frame, what is asked for, and the state."""
 
 from __future__ import annotations
 
