@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from edgecls.cli.command import Command
-from edgecls.cli.common import console, require_two_files, shown, working
+from edgecls.cli.common import console, messages, require_two_files, shown, working
+from edgecls.cli.options import Option, configured
+from edgecls.data.exchange import Exchanged, LabelExportConfig, LabelImportConfig
 from edgecls.errors import DataError, OutputError, UsageError
 
 data = typer.Typer(
     name="data",
     no_args_is_help=True,
     add_completion=False,
-    help="Check a data set before training, and divide it into splits.",
+    help="Check a data set before training, divide it into splits, and take labels from other tools and to them.",
 )
 
 DATA_HELP = "A folder of class folders, a CSV or JSONL manifest, or the name of a torchvision data set."
@@ -105,3 +108,33 @@ def split(
     groups = f", {len({group_of(sample) for sample in members})} groups" if group_by else ""
     console.print(f"{len(members)} images: {counts}{groups}", soft_wrap=True)
     console.print(f"manifest: {shown(out)}", soft_wrap=True)
+
+
+@data.command("import", cls=Command)
+@configured(labels=Option(argument="LABELS"))
+def import_(config: LabelImportConfig) -> None:
+    """Read labels from another tool, and write a manifest that training and evaluation take."""
+    from edgecls.data.exchange import import_labels
+
+    with working("reading labels"):
+        _tell(import_labels(config), "manifest")
+
+
+@data.command(cls=Command)
+@configured(data=Option(argument="DATA"))
+def export(config: LabelExportConfig) -> None:
+    """Write labelled images in the format of another tool."""
+    from edgecls.data.exchange import export_labels
+
+    with working("writing labels"):
+        _tell(export_labels(config), "written")
+
+
+def _tell(done: Exchanged, what: str) -> None:
+    for remark in done.remarks:
+        messages.print(remark, soft_wrap=True)
+    counts = Counter(image.split for image in done.images)
+    splits = "".join(f", {count} {split}" for split, count in counts.items() if split)
+    classes = len({image.label for image in done.images})
+    console.print(f"{done.format.title}: {len(done.images)} images in {classes} classes{splits}", soft_wrap=True)
+    console.print(f"{what}: {shown(done.out)}", soft_wrap=True)

@@ -18,9 +18,9 @@ from edgecls.imaging.decode import find_images
 
 QUARANTINE_FILE = "quarantine.csv"
 MANIFESTS = (".csv", ".jsonl")
-_COLUMNS = {"image": "path", "filename": "path", "filepath": "path", "class": "label"}
+COLUMNS = {"image": "path", "filename": "path", "filepath": "path", "class": "label"}
 """Other names of columns that people use, and ours."""
-_SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -79,7 +79,7 @@ def _scan(root: Path, left_out: Counter[str]) -> tuple[tuple[str, ...], dict[str
     """Class names in order, and the samples of each split folder that is there."""
     roots = {}
     if (root / "train").is_dir():
-        for split, names in _SPLIT_FOLDERS.items():
+        for split, names in SPLIT_FOLDERS.items():
             there = [root / name for name in names if (root / name).is_dir()]
             if len(there) > 1:
                 raise DataError(f"{root} has both {there[0].name}/ and {there[1].name}/; keep one of them")
@@ -106,33 +106,37 @@ def _class_folders(folder: Path) -> list[Path]:
 
 def read_manifest(file: Path) -> tuple[tuple[str, ...], dict[str, list[Sample]]]:
     """Class names in order and the samples of each split that a manifest names. Raises `DataError` with the line."""
-    rows: dict[str, tuple[str, str]] = {}
-    for number, given in _rows(file):
-        row = {_COLUMNS.get(name, name): value for name, value in given.items()} | given
+    listed: dict[str, tuple[str, str]] = {}
+    for number, given in rows(file):
+        row = {COLUMNS.get(name, name): value for name, value in given.items()} | given
         missing = [name for name in ("path", "label") if not row.get(name)]
         if missing:
             raise DataError(
                 f"{file}, line {number}: no {missing[0]}; each line needs path and label, and may have split"
             )
-        if row["path"] in rows:
+        if row["path"] in listed:
             raise DataError(f"{file}, line {number}: {row['path']} stands there twice")
-        rows[row["path"]] = row["label"], _split_named(row.get("split") or "train", file, number)
-    classes = tuple(sorted({label for label, _ in rows.values()}))
+        listed[row["path"]] = row["label"], _split_named(row.get("split") or "train", file, number)
+    classes = tuple(sorted({label for label, _ in listed.values()}))
     samples: dict[str, list[Sample]] = {"train": []}
-    for path, (label, split) in rows.items():
+    for path, (label, split) in listed.items():
         samples.setdefault(split, []).append(Sample(path, classes.index(label)))
     return classes, samples
 
 
-def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
+def rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Number and columns, by their names in small letters, of each line of a CSV or JSONL file. Raises `DataError`."""
     try:
         text = read_text(file)
     except OSError as error:
         raise DataError(f"{file} cannot be read as text in UTF-8: {error.strerror}") from error
     if file.suffix.lower() == ".csv":
         reader = csv.DictReader(text.splitlines())
-        for row in reader:
-            yield reader.line_num, {name.strip().lower(): value for name, value in row.items() if name and value}
+        try:
+            for row in reader:
+                yield reader.line_num, {name.strip().lower(): value for name, value in row.items() if name and value}
+        except csv.Error as error:
+            raise DataError(f"{file}, line {reader.line_num} is no CSV: {error}") from error
         return
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip():
@@ -146,7 +150,7 @@ def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def _split_named(name: str, file: Path, number: int) -> str:
-    for split, names in _SPLIT_FOLDERS.items():
+    for split, names in SPLIT_FOLDERS.items():
         if name.lower() in names:
             return split
     raise DataError(f"{file}, line {number}: there is no split {name!r}; there are {', '.join(SPLITS)}")
@@ -161,7 +165,7 @@ def write_manifest(layout: DatasetIndex, splits: Mapping[str, Sequence[Sample]],
             path = root / sample.key
             shown = path.relative_to(folder) if path.is_relative_to(folder) else path
             lines.append([str(shown), layout.classes[sample.label], split])
-    write_text(file, _csv(lines), errors="surrogateescape")
+    write_text(file, csv_text(lines), errors="surrogateescape")
 
 
 def read_quarantine(root: Path) -> dict[str, str]:
@@ -170,7 +174,7 @@ def read_quarantine(root: Path) -> dict[str, str]:
     if not file.is_file():
         return {}
     listed = {}
-    for number, row in _rows(file):
+    for number, row in rows(file):
         if not row.get("path"):
             raise DataError(f"{file}, line {number}: no path; each line needs path, and may have reason")
         listed[row["path"]] = row.get("reason", "in quarantine")
@@ -180,11 +184,12 @@ def read_quarantine(root: Path) -> dict[str, str]:
 def write_quarantine(root: Path, listed: Mapping[str, str]) -> Path:
     """Write the quarantine list of the images below `root`; returns its path. The images stay where they are."""
     lines = [["path", "reason"], *([path, why] for path, why in listed.items())]
-    write_text(root / QUARANTINE_FILE, _csv(lines), errors="surrogateescape")
+    write_text(root / QUARANTINE_FILE, csv_text(lines), errors="surrogateescape")
     return root / QUARANTINE_FILE
 
 
-def _csv(lines: Sequence[Sequence[str]]) -> str:
+def csv_text(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of a CSV file."""
     import io
 
     text = io.StringIO(newline="")
