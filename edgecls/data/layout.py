@@ -136,7 +136,7 @@ def rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
             for row in reader:
                 yield reader.line_num, {name.strip().lower(): value for name, value in row.items() if name and value}
         except csv.Error as error:
-            raise DataError(f"{file}, line {reader.line_num} is no CSV: {error}") from error
+            raise DataError(f"{file}, after line {reader.line_num}: no CSV: {error}") from error
         return
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip():

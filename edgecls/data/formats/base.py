@@ -4,14 +4,16 @@ clear line.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from edgecls.data.layout import COLUMNS, SPLIT_FOLDERS
+from edgecls.data.splits import SPLITS
 from edgecls.errors import DataError, MissingExtraError
 from edgecls.fields import parse_json
 from edgecls.files import read_text, shortened
@@ -148,6 +150,11 @@ def split_of(name: str | None) -> str | None:
     return known.get(spelled, None if spelled == NO_SPLIT else name)
 
 
+def split_in(stem: str) -> str | None:
+    """The split that is a word of a file's name, as in `instances_train`."""
+    return next((split for each in re.split(r"[^a-z]+", stem.lower()) if (split := split_of(each)) in SPLITS), None)
+
+
 def is_line(text: str) -> bool:
     """Whether a text can stand in a line of a file in UTF-8: no line breaks, NULs, or halves of letters."""
     return text.splitlines() == [text] and text.isprintable()
@@ -164,6 +171,14 @@ def classes_of(images: Sequence[LabelledImage]) -> list[str]:
 def column_names(images: Sequence[LabelledImage]) -> list[str]:
     """The further columns that occur, in the order in which they do."""
     return list(dict.fromkeys(name for image in images for name in image.columns))
+
+
+def key_of(name: str, taken: Container[str]) -> str:
+    """A name without its suffix, by which some formats know an image, and a number where that is taken already."""
+    number, bare = 1, str(PurePosixPath(name).with_suffix(""))
+    while (key := bare if number == 1 else f"{bare}-{number}") in taken:
+        number += 1
+    return key
 
 
 def size_of(path: Path) -> tuple[int, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,10 @@ from edgecls.data.formats.base import (
     objects,
     plain,
     size_of,
+    split_in,
     split_of,
     word,
 )
-from edgecls.data.splits import SPLITS
 from edgecls.errors import DataError
 from edgecls.files import shortened, write_text
 
@@ -42,21 +41,20 @@ def _read(path: Path) -> LabelFile:
             raise DataError(f"{shortened(path)}: an annotation has category {category}, which is not among categories")
         labels.setdefault(word(annotation, "image_id", path), []).append(names[category])
         boxes += bool(annotation.get("bbox") or annotation.get("segmentation"))
-    of_file = next(
-        (split for part in re.split(r"[^a-z]+", path.stem.lower()) if (split := split_of(part)) in SPLITS), None
-    )
+    split = split_in(path.stem)
+    within = (*(f"{folder}{split}" for folder in ("images/", "") if split), "images")
     images = [
         NamedImage(
             word(each, "file_name", path),
             tuple(dict.fromkeys(labels.get(word(each, "id", path), ()))),
-            split_of(plain(each.get("split"))) or of_file,
+            split_of(plain(each.get("split"))) or split,
             columns_of(each, _USUAL),
-            ("images",),
+            within,
         )
         for each in objects(record, "images", path)
     ]
     remarks = (f"{boxes} annotations have boxes or outlines; only their categories are read",) if boxes else ()
-    return LabelFile(path.parent, images, remarks)
+    return LabelFile(path.parent.parent if path.parent.name == "annotations" else path.parent, images, remarks)
 
 
 def _write(images: Sequence[LabelledImage], out: Path) -> list[str]:

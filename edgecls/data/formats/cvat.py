@@ -9,7 +9,6 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 from edgecls.data.formats.base import (
-    NO_SPLIT,
     Format,
     LabelFile,
     LabelledImage,
@@ -18,6 +17,7 @@ from edgecls.data.formats.base import (
     column_names,
     columns_of,
     size_of,
+    split_in,
     split_of,
     xml_of,
 )
@@ -43,14 +43,12 @@ def _read(path: Path) -> LabelFile:
 def _image(element: Element, origin: Path) -> NamedImage:
     if not element.get("name"):
         raise DataError(f"{shortened(origin)}: an image has no name")
-    labels = [tag.get("label", "") for tag in element.iter("tag")]
+    labels = dict.fromkeys(label for tag in element.iter("tag") if (label := tag.get("label")))
     attributes = {each.get("name", ""): (each.text or "").strip() for each in element.findall("tag/attribute")}
     subset = element.get("subset")
     within = (f"images/{subset}", "images") if subset else ("images",)
-    return NamedImage(
-        element.get("name", ""), tuple(dict.fromkeys(filter(None, labels))), split_of(subset), columns_of(attributes),
-        within,
-    )  # fmt: skip
+    split = split_of(subset) or split_in(origin.stem)
+    return NamedImage(element.get("name", ""), tuple(labels), split, columns_of(attributes), within)
 
 
 def _write(images: Sequence[LabelledImage], out: Path) -> list[str]:
@@ -70,10 +68,8 @@ def _write(images: Sequence[LabelledImage], out: Path) -> list[str]:
             SubElement(attribute, "values")
     for number, image in enumerate(images):
         height, width = size_of(image.path)
-        element = SubElement(
-            root, "image", id=str(number), name=image.name, subset=image.split or NO_SPLIT, width=str(width),
-            height=str(height),
-        )  # fmt: skip
+        described = {"id": str(number), "name": image.name, "width": str(width), "height": str(height)}
+        element = SubElement(root, "image", described | ({"subset": image.split} if image.split else {}))
         tag = SubElement(element, "tag", label=image.label, source="manual")
         for column, value in image.columns.items():
             SubElement(tag, "attribute", name=column).text = value

@@ -16,6 +16,7 @@ from edgecls.data.formats.base import (
     classes_of,
     columns_of,
     json_of,
+    key_of,
     objects,
     plain,
     size_of,
@@ -68,22 +69,23 @@ def _image(item: Mapping[str, Any], names: Sequence[str], file: Path) -> NamedIm
 def _write(images: Sequence[LabelledImage], out: Path) -> list[str]:
     classes = classes_of(images)
     categories = {"label": {"labels": [{"name": name, "parent": "", "attributes": []} for name in classes]}}
-    subsets: dict[str, list[dict[str, Any]]] = {}
+    subsets: dict[str, dict[str, dict[str, Any]]] = {}
     for image in images:
         subset = image.split or NO_SPLIT
         label = {"id": 0, "type": "label", "attributes": {}, "group": 0, "label_id": classes.index(image.label)}
-        subsets.setdefault(subset, []).append(
-            {
-                "id": str(Path(image.name).with_suffix("")),
-                "annotations": [label],
-                "attr": dict(image.columns),
-                "image": {"path": image.name, "size": list(size_of(image.path))},
-            }
-        )
+        items = subsets.setdefault(subset, {})
+        key = key_of(image.name, items)
+        items[key] = {
+            "id": key,
+            "annotations": [label],
+            "attr": dict(image.columns),
+            "image": {"path": image.name, "size": list(size_of(image.path))},
+        }
         copy(image.path, out / _IMAGES / subset / image.name)
     (out / _ANNOTATIONS).mkdir()
     for subset, items in subsets.items():
-        record = {"dm_format_version": "1.0", "media_type": 2, "infos": {}, "categories": categories, "items": items}
+        head = {"dm_format_version": "1.0", "media_type": 2, "infos": {}, "categories": categories}
+        record = {**head, "items": list(items.values())}
         write_text(out / _ANNOTATIONS / f"{subset}.json", json.dumps(record, ensure_ascii=False) + "\n")
     return []
 

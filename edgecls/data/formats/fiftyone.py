@@ -15,6 +15,7 @@ from edgecls.data.formats.base import (
     classes_of,
     columns_of,
     json_of,
+    key_of,
     plain,
     split_of,
 )
@@ -71,22 +72,13 @@ def _write(images: Sequence[LabelledImage], out: Path) -> list[str]:
     classes, labels = classes_of(images), dict[str, Any]()
     with_attributes = any(image.split or image.columns for image in images)
     for image in images:
-        key = _key(image.name, labels)
+        key = key_of(image.name, labels)
         attributes = {**({"split": image.split} if image.split else {}), **image.columns}
         number = classes.index(image.label)
         labels[key] = {"label": number, "attributes": attributes} if with_attributes else number
         copy(image.path, out / _DATA / f"{key}{PurePosixPath(image.name).suffix}")
     write_text(out / _LABELS, json.dumps({"classes": classes, "labels": labels}, ensure_ascii=False) + "\n")
     return []
-
-
-def _key(name: str, taken: Mapping[str, Any]) -> str:
-    """The name without its suffix, which must differ from those of all others."""
-    key = bare = str(PurePosixPath(name).with_suffix(""))
-    number = 2
-    while key in taken:
-        key, number = f"{bare}-{number}", number + 1
-    return key
 
 
 def _recognises(path: Path, content: Any) -> bool:
