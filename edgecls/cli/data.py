@@ -14,6 +14,8 @@ from edgecls.cli.common import console, messages, require_two_files, shown, work
 from edgecls.cli.options import Option, configured
 from edgecls.data.exchange import Exchanged, LabelExportConfig, LabelImportConfig
 from edgecls.errors import DataError, OutputError, UsageError
+from edgecls.evaluation.config import SuspectsConfig
+from edgecls.files import printable
 
 data = typer.Typer(
     name="data",
@@ -128,6 +130,40 @@ def export(config: LabelExportConfig) -> None:
 
     with working("writing labels"):
         _tell(export_labels(config), "written")
+
+
+@data.command(cls=Command)
+@configured(data=Option(argument="DATA"))
+def suspects(
+    config: SuspectsConfig,
+    out: Annotated[Path, typer.Option(help="The list to write as CSV.")] = Path("suspects.csv"),
+) -> None:
+    """List images whose label is likely wrong, pictures that stand in two classes, and the hardest of the others."""
+    from edgecls.evaluation.suspects import find_suspects
+
+    with working("looking at images") as spinner:
+        found = find_suspects(config, spinner.update)
+    for reason, text in _REASONS.items():
+        listed = [suspect for suspect in found.ranked if suspect.reason == reason]
+        console.print(f"{reason}: {len(listed)}, {text}", soft_wrap=True)
+        for each in listed[:_SHOWN]:
+            same = f", as {printable(each.other)}" if each.other else ""
+            line = f"{each.score:.3f}  {printable(each.key)}: {each.label}, rather {each.suggested}{same}"
+            console.print(f"    {line}", soft_wrap=True)
+    if found.skipped:
+        messages.print(
+            f"left out: {len(found.skipped)} that cannot be read, such as {next(iter(found.skipped.values()))}"
+        )
+    found.write(out)
+    console.print(f"{len(found.ranked)} of {found.images} images; list: {shown(out)}", soft_wrap=True)
+
+
+_REASONS = {
+    "duplicate": "the same picture in another class",
+    "label": "another class is more probable than this one usually is",
+    "loss": "hard for a classifier that has not seen them",
+}
+_SHOWN = 10
 
 
 def _tell(done: Exchanged, what: str) -> None:
