@@ -255,8 +255,8 @@ ANYTHING = st.recursive(
     | st.dictionaries(
         st.sampled_from(
             ["data", "image", "annotations", "result", "value", "choices", "choice", "images", "categories", "id",
-             "name", "file_name", "image_id", "category_id", "items", "label", "labels", "label_id", "type", "classes", "attr",
-             "attributes", "path", "split", "x"]
+             "name", "file_name", "image_id", "category_id", "items", "label", "labels", "label_id", "type",
+             "classes", "attr", "attributes", "path", "split", "x"]
         ), inner, max_size=5,
     ),
     max_leaves=25,
