@@ -156,6 +156,24 @@ def stream() -> str:
     return message + table(heads, rows) + after
 
 
+def suspects() -> str:
+    """What is found of labels that were made wrong."""
+    names = {
+        "length of the list / flipped": "list / flipped", "precision of the list": "precision",
+        "recall of the list": "recall", "recall of its first, as many as flipped": "recall, as many as flipped",
+        "both, ranked by normalized margin": "the same by normalized margin",
+    }  # fmt: skip
+    results = [newest(f"*-suspects-{name}.json") for name in ("sign_digits", "clothing")]
+    rows = [
+        [
+            f"{each['data'].replace('_', ' ')}, {each['images']} images",
+            *(f"{statistics.mean(each[key]):.2f} ({min(each[key]):.2f} to {max(each[key]):.2f})" for key in names),
+        ]
+        for each in results
+    ]
+    return f"{machine(results[0])}.\n\n" + table(["data", *names.values()], rows)
+
+
 def draw_peers(path: Path) -> None:
     """The rates of files and video as bars, ours and theirs."""
     from edgecls.report.figures import INK, MUTED, TARGET_COLOURS, canvas, png
@@ -178,6 +196,7 @@ def draw_peers(path: Path) -> None:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "peers": peers, "overhead": overhead, "training": training, "transfer": transfer, "stream": stream,
+    "suspects": suspects,
 }  # fmt: skip
 
 

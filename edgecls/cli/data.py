@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from edgecls.cli.command import Command
-from edgecls.cli.common import console, require_two_files, shown, working
+from edgecls.cli.common import console, messages, require_two_files, shown, working
+from edgecls.cli.options import Option, configured
+from edgecls.data.exchange import Exchanged, LabelExportConfig, LabelImportConfig
 from edgecls.errors import DataError, OutputError, UsageError
+from edgecls.evaluation.config import SuspectsConfig
+from edgecls.files import printable
 
 data = typer.Typer(
     name="data",
     no_args_is_help=True,
     add_completion=False,
-    help="Check a data set before training, and divide it into splits.",
+    help="Check a data set before training, divide it into splits, and take labels from other tools and to them.",
 )
 
 DATA_HELP = "A folder of class folders, a CSV or JSONL manifest, or the name of a torchvision data set."
@@ -105,3 +110,67 @@ def split(
     groups = f", {len({group_of(sample) for sample in members})} groups" if group_by else ""
     console.print(f"{len(members)} images: {counts}{groups}", soft_wrap=True)
     console.print(f"manifest: {shown(out)}", soft_wrap=True)
+
+
+@data.command("import", cls=Command)
+@configured(labels=Option(argument="LABELS"))
+def import_(config: LabelImportConfig) -> None:
+    """Read labels from another tool, and write a manifest that training and evaluation take."""
+    from edgecls.data.exchange import import_labels
+
+    with working("reading labels"):
+        _tell(import_labels(config), "manifest")
+
+
+@data.command(cls=Command)
+@configured(data=Option(argument="DATA"))
+def export(config: LabelExportConfig) -> None:
+    """Write labelled images in the format of another tool."""
+    from edgecls.data.exchange import export_labels
+
+    with working("writing labels"):
+        _tell(export_labels(config), "written")
+
+
+@data.command(cls=Command)
+@configured(data=Option(argument="DATA"))
+def suspects(
+    config: SuspectsConfig,
+    out: Annotated[Path, typer.Option(help="The list to write as CSV.")] = Path("suspects.csv"),
+) -> None:
+    """List images whose label is likely wrong, pictures that stand in two classes, and the hardest of the others."""
+    from edgecls.evaluation.suspects import find_suspects
+
+    with working("looking at images") as spinner:
+        found = find_suspects(config, spinner.update)
+    for reason, text in _REASONS.items():
+        listed = [suspect for suspect in found.ranked if suspect.reason == reason]
+        console.print(f"{reason}: {len(listed)}, {text}", soft_wrap=True)
+        for each in listed[:_SHOWN]:
+            same = f", as {printable(each.other)}" if each.other else ""
+            line = f"{each.score:.3f}  {printable(each.key)}: {each.label}, rather {each.suggested}{same}"
+            console.print(f"    {line}", soft_wrap=True)
+    if found.skipped:
+        messages.print(
+            f"left out: {len(found.skipped)} that cannot be read, such as {next(iter(found.skipped.values()))}"
+        )
+    found.write(out)
+    console.print(f"{len(found.ranked)} of {found.images} images; list: {shown(out)}", soft_wrap=True)
+
+
+_REASONS = {
+    "duplicate": "the same picture in another class",
+    "label": "another class is more probable than this one usually is",
+    "loss": "hard for a classifier that has not seen them",
+}
+_SHOWN = 10
+
+
+def _tell(done: Exchanged, what: str) -> None:
+    for remark in done.remarks:
+        messages.print(remark, soft_wrap=True)
+    counts = Counter(image.split for image in done.images)
+    splits = "".join(f", {count} {split}" for split, count in counts.items() if split)
+    classes = len({image.label for image in done.images})
+    console.print(f"{done.format.title}: {len(done.images)} images in {classes} classes{splits}", soft_wrap=True)
+    console.print(f"{what}: {shown(done.out)}", soft_wrap=True)

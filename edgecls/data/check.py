@@ -80,18 +80,10 @@ def check(layout: DatasetIndex, on_progress: Callable[[str], None] = lambda _: N
     if not samples:
         other = f"; its files are {counted(layout.left_out)}" if layout.left_out else ""
         raise DataError(f"{layout.source.location} holds no images in class folders{other}")
-    pictures: list[Picture] = []
-    broken: dict[str, str] = {}
-    looked = ordered_map(lambda item: _look(layout.source, *item), samples)
-    for number, ((_, sample), seen) in enumerate(zip(samples, looked, strict=True), start=1):
-        on_progress(f"looking at image {number} of {len(samples)}")
-        if isinstance(seen, Picture):
-            pictures.append(seen)
-        else:
-            broken[sample.key] = seen
+    pictures, broken = look(layout.source, samples, on_progress)
     on_progress("comparing images")
-    groups = _duplicates(pictures)
-    near = _near_duplicates(pictures, groups)
+    groups = duplicates(pictures)
+    near = near_duplicates(pictures, groups)
     quarantine = {**broken, **_to_leave_out(groups, "the same file"), **_to_leave_out(near, "nearly the same picture")}
     name_of = _names(layout)
     findings = [
@@ -118,6 +110,22 @@ def check(layout: DatasetIndex, on_progress: Callable[[str], None] = lambda _: N
         tuple(finding for finding in findings if finding is not None),
         quarantine,
     )
+
+
+def look(
+    source: Source, samples: Sequence[tuple[str, Sample]], on_progress: Callable[[str], None] = lambda _: None
+) -> tuple[list[Picture], dict[str, str]]:
+    """The images of (split, sample), and the keys of those that cannot be read with the reason."""
+    pictures: list[Picture] = []
+    broken: dict[str, str] = {}
+    looked = ordered_map(lambda item: _look(source, *item), samples)
+    for number, ((_, sample), seen) in enumerate(zip(samples, looked, strict=True), start=1):
+        on_progress(f"looking at image {number} of {len(samples)}")
+        if isinstance(seen, Picture):
+            pictures.append(seen)
+        else:
+            broken[sample.key] = seen
+    return pictures, broken
 
 
 def _look(source: Source, split: str, sample: Sample) -> Picture | str:
@@ -165,14 +173,15 @@ def _names(layout: DatasetIndex) -> Names:
     return lambda group: tuple((p.sample.key, layout.classes[p.sample.label], p.split) for p in group)
 
 
-def _duplicates(pictures: Sequence[Picture]) -> list[Group]:
+def duplicates(pictures: Sequence[Picture]) -> list[Group]:
+    """Groups of images that are the same file."""
     same: dict[str, list[Picture]] = {}
     for picture in pictures:
         same.setdefault(picture.fingerprint, []).append(picture)
     return [tuple(group) for group in same.values() if len(group) > 1]
 
 
-def _near_duplicates(pictures: Sequence[Picture], exact: Sequence[Group]) -> list[Group]:
+def near_duplicates(pictures: Sequence[Picture], exact: Sequence[Group]) -> list[Group]:
     """Groups of pictures that are linked by nearness; of files that are the same only the first one takes part."""
     later = {picture.sample.key for group in exact for picture in group[1:]}
     distinct = [picture for picture in pictures if picture.sample.key not in later]

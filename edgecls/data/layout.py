@@ -18,9 +18,9 @@ from edgecls.rows import csv_text, read_rows
 
 QUARANTINE_FILE = "quarantine.csv"
 MANIFESTS = (".csv", ".jsonl")
-_COLUMNS = {"image": "path", "filename": "path", "filepath": "path", "class": "label"}
+COLUMNS = {"image": "path", "filename": "path", "filepath": "path", "class": "label"}
 """Other names of columns that people use, and ours."""
-_SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -84,7 +84,7 @@ def _scan(root: Path, left_out: Counter[str]) -> tuple[tuple[str, ...], dict[str
     """Class names in order, and the samples of each split folder that is there."""
     roots = {}
     if (root / "train").is_dir():
-        for split, names in _SPLIT_FOLDERS.items():
+        for split, names in SPLIT_FOLDERS.items():
             there = [root / name for name in names if (root / name).is_dir()]
             if len(there) > 1:
                 raise DataError(f"{root} has both {there[0].name}/ and {there[1].name}/; keep one of them")
@@ -113,7 +113,7 @@ def read_manifest(file: Path) -> tuple[tuple[str, ...], dict[str, list[Sample]]]
     """Class names in order and the samples of each split that a manifest names. Raises `DataError` with the line."""
     rows: dict[str, tuple[str, str]] = {}
     for number, given in read_rows(file):
-        row = {_COLUMNS.get(name, name): value for name, value in given.items()} | given
+        row = {COLUMNS.get(name, name): value for name, value in given.items()} | given
         missing = [name for name in ("path", "label") if not row.get(name)]
         if missing:
             raise DataError(
@@ -142,7 +142,7 @@ def _members(rows: Mapping[str, tuple[str, str]]) -> tuple[tuple[str, ...], dict
 
 
 def _split_named(name: str, file: Path, where: str) -> str:
-    for split, names in _SPLIT_FOLDERS.items():
+    for split, names in SPLIT_FOLDERS.items():
         if name.lower() in names:
             return split
     raise DataError(f"{file}, {where}: there is no split {name!r}; there are {', '.join(SPLITS)}")

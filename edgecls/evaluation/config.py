@@ -41,3 +41,21 @@ class CompareConfig(Config):
     max_drop_points: float | None = setting(
         None, "Fail where top-1 drops by more points than this.", low=-100.0, high=100.0
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuspectsConfig(Config):
+    """Which labels are looked at, and whose features tell what an image shows."""
+
+    data: str = setting(help="A folder of class folders, a manifest, or the name of a torchvision data set.")
+    model: Path | None = setting(
+        None, "A run, a bundle or a model file that sees the images, of any classes; the latest run unless given."
+    )
+    hardest: int = setting(20, "So many of the other images too, those whose loss is largest.", low=0)
+    group_by: str | None = setting(
+        None,
+        "A regular expression on the path; images for which it finds the same never judge each other, such as the "
+        "frames of one video. The manifest's column group unless given.",
+    )
+    folds: int = setting(5, "In how many parts the images are judged.", low=2, high=50)
+    seed: int = setting(0, "Seed of the folds.", low=0)

@@ -1,0 +1,36 @@
+"""What a network sees in images, apart from the classes that it was trained for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgecls.concurrency import chunked
+from edgecls.data.sources import Source
+from edgecls.data.splits import Sample
+from edgecls.evaluation.inference import prepared
+from edgecls.runtime import store
+from edgecls.runtime.pipeline import BATCH
+
+if TYPE_CHECKING:
+    from numpy import float32
+    from numpy.typing import NDArray
+
+
+def embeddings_on(
+    model: Path | None, source: Source, samples: Iterable[Sample], on_progress: Callable[[int], None] = lambda _: None
+) -> NDArray[float32]:
+    """What the last layer of a model takes in, (N, D), by its fastest bundle that tells; see `store.candidates`.
+
+    `on_progress` hears how many images are done. Raises `UsageError` where no bundle tells, `ImageError`.
+    """
+    import numpy as np
+
+    artifact = store.giving(("embedding",), store.candidates(model))[0]
+    found: list[NDArray[float32]] = []
+    with artifact.open(tensors=("embedding",)) as session:
+        for batch in chunked(prepared(source, samples, artifact.card.preprocess), BATCH):
+            found.append(session.infer_all(np.stack(batch))[1])
+            on_progress(sum(map(len, found)))
+    return np.concatenate(found)
