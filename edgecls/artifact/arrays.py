@@ -16,9 +16,13 @@ def read_arrays(path: Path, *names: str) -> list[Any]:
 
     Raises `OSError` where it cannot be read and `ValueError` where it is no whole archive that holds them all.
     """
+    return parse_arrays(read_bytes(path), *names)
+
+
+def parse_arrays(content: bytes, *names: str) -> list[Any]:
+    """The NumPy arrays of these names in the content of an .npz file. Raises as `read_arrays` does."""
     import numpy as np
 
-    content = read_bytes(path)
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             return [arrays[name] for name in names]

@@ -21,6 +21,8 @@ from edgecls.imaging.preprocess import Preprocess
 
 SCHEMA = 2
 CARD_FILE = "card.json"
+HEAD_FILE = "head.onnx"
+"""Of a bundle that was exported with it: the last layers as a graph of their own, in float32."""
 INPUT_NAME = "image"
 OUTPUT_NAME = "scores"
 EMBEDDED_KEY = "edgecls_card"

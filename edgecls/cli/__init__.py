@@ -46,7 +46,7 @@ class _Verbs(Mapping[str, Any]):
 
     _NAMES = (
         "collect", "train", "tune", "shrink", "import", "data", "calibrate", "export", "build", "evaluate", "compare",
-        "benchmark", "predict", "stream", "cameras", "verify", "info", "doctor", "cache",
+        "benchmark", "predict", "explain", "stream", "cameras", "verify", "info", "doctor", "cache",
     )  # fmt: skip
 
     def __init__(self) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgecls import backends
-from edgecls.artifact.card import Card, Quality
+from edgecls.artifact.card import HEAD_FILE, Card, Quality, with_files
 from edgecls.artifact.golden import Golden
 from edgecls.backends.base import BuildOptions
 from edgecls.backends.inner_tensors import find_inner_tensors
@@ -22,13 +23,15 @@ from edgecls.runtime.verification import is_for_here
 class BundleBuilder:
     """Builds bundles of one run for one target in folders below `scratch`, and `float32` where exports share it.
 
-    `card` is that of the float32 bundle; the others' differ from it in precision and recipe.
+    `card` is that of the float32 bundle; the others' differ from it in precision and recipe. With `explain` the last
+    layers stand in a file of their own.
     """
 
     shared: SharedSteps
     card: Card
     options: BuildOptions
     scratch: Path
+    explain: bool = False
 
     @property
     def run(self) -> Artifact:
@@ -41,7 +44,7 @@ class BundleBuilder:
 
     def float32(self) -> Artifact:
         """The float32 bundle, not verified yet, that lower precision is timed against."""
-        key = ("float32", self.card.target, self.options)
+        key = ("float32", self.card.target, self.options, self.explain)
         return self.shared.once(
             key, lambda: replace(self, scratch=self.shared.scratch).build(self.shared.graph(), self.card)
         )
@@ -52,6 +55,9 @@ class BundleBuilder:
         folder = self.scratch_folder()
         card = replace(card, inner_tensors=find_inner_tensors(graph))
         card = backends.find(card.target).build(graph, card, folder, self.options)
+        if self.explain:
+            shutil.copyfile(self.shared.head(), folder / HEAD_FILE)
+            card = with_files(card, folder, [*card.lineage.files, HEAD_FILE])
         Golden.read(self.run.path, self.run.card).write(folder)
         return Artifact(folder, card)
 

@@ -117,7 +117,7 @@ def _export_one(config: ExportConfig, shared: SharedSteps) -> Artifact:
     run, path = shared.run, _bundle_path(shared.run, config)
     _check_replaceable(path)
     with tempfile.TemporaryDirectory(prefix="edgecls-", dir=shared.scratch) as scratch, new_folder(path) as folder:
-        builder = BundleBuilder(shared, float32_card(run, config.target), config.options, Path(scratch))
+        builder = BundleBuilder(shared, float32_card(run, config.target), config.options, Path(scratch), config.explain)
         if config.precision == "int8":
             result = search_int8(config, builder)
         else:

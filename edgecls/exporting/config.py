@@ -46,6 +46,10 @@ class ExportConfig(Config):
     max_drop_points: float = setting(1.0, "Points of top-1 that int8 may lose on held-out images.", low=0.0, high=100.0)
     require_gain: bool = setting(False, "Fail where lowered precision is not faster than float32 on this machine.")
     verify_images: int = setting(1000, "How many held-out images to compare on, at most.", low=1)
+    explain: bool = setting(
+        False,
+        "Add the last layers as a file of their own, with which the bundle shows in one pass what it looked at.",
+    )
     out: Path | None = setting(None, "Folder of the bundle; inside the run unless given.")
 
     @property

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from edgecls.exporting.graph import float_graph
+from edgecls.exporting.head import write_head
 from edgecls.exporting.verification import Verifier
 from edgecls.quantization import calibration
 from edgecls.quantization.calibration import Calibration
@@ -44,6 +45,15 @@ class SharedSteps:
         self.on_progress("tracing the graph in float16" if half else "tracing the graph")
         path = self.scratch / ("float16.onnx" if half else "float.onnx")
         float_graph(self.run.path / self.run.card.model_file, self.run.card, path, half=half)
+        return path
+
+    def head(self) -> Path:
+        """The run's last layers as a graph of their own. Raises as `write_head` does."""
+        return self.once("head", self._head_written)
+
+    def _head_written(self) -> Path:
+        path = self.scratch / "head.onnx"
+        write_head(self.graph(), path)
         return path
 
     def calibration(self, count: int, given: Path | None) -> Calibration:

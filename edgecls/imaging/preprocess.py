@@ -14,7 +14,7 @@ from edgecls.fields import Fields
 from edgecls.imaging.yuv import Picture, Yuv
 
 if TYPE_CHECKING:
-    from numpy import uint8
+    from numpy import float32, uint8
     from numpy.typing import NDArray
 
 Resize = Literal["crop", "stretch", "letterbox"]
@@ -106,13 +106,40 @@ class Preprocess:
         flags = {"area": cv2.INTER_AREA, "cubic": cv2.INTER_CUBIC, "nearest": cv2.INTER_NEAREST}
         return cv2.resize(image, (width, height), interpolation=flags.get(self.interpolation, cv2.INTER_LINEAR))
 
+    def seen(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Top, left, height and width, in pixels, of the region of an image of this size that the network gets to see.
+
+        It begins and ends at multiples of the reduction: it is the same of an image that comes reduced.
+        """
+        if self.resize != "crop":
+            return 0, 0, height, width
+        by = self.reduction(height, width)
+        keep_h, keep_w = self._kept(height // by, width // by)
+        top, left = (height // by - keep_h) // 2, (width // by - keep_w) // 2
+        return by * top, by * left, by * keep_h, by * keep_w
+
+    def laid_over(self, values: NDArray[float32], height: int, width: int) -> NDArray[float32]:
+        """A map of the network's input (height_px, width_px) as one (height, width) of an image of that size.
+
+        What the network does not see is NaN.
+        """
+        import numpy as np
+
+        from edgecls.imaging.opencv import cv2
+
+        top, left, seen_h, seen_w = self.seen(height, width)
+        scaled_h, scaled_w = self._scaled_size(seen_h, seen_w)
+        edge_y, edge_x = (self.height_px - scaled_h) // 2, (self.width_px - scaled_w) // 2
+        inside = values[edge_y : edge_y + scaled_h, edge_x : edge_x + scaled_w]
+        laid = np.full((height, width), np.nan, np.float32)
+        laid[top : top + seen_h, left : left + seen_w] = cv2.resize(
+            inside, (seen_w, seen_h), interpolation=cv2.INTER_LINEAR
+        )
+        return laid
+
     def _crop(self, image: Picture) -> Picture:
-        """The region begins and ends at multiples of the reduction: it is the same of an image that comes reduced."""
-        by = self.reduction(*image.shape[:2])
-        height, width = image.shape[0] // by, image.shape[1] // by
-        keep_h, keep_w = self._kept(height, width)
-        top, left = (height - keep_h) // 2, (width - keep_w) // 2
-        return image[by * top : by * (top + keep_h), by * left : by * (left + keep_w)]
+        top, left, height, width = self.seen(*image.shape[:2])
+        return image[top : top + height, left : left + width]
 
     def _kept(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the region that `crop` takes of an image."""

@@ -99,3 +99,20 @@ def test_record_survives_json():
 def test_an_unknown_geometry_is_refused(change: dict):
     with pytest.raises(ArtifactError, match=next(iter(change))):
         Preprocess.from_fields(Fields({**Preprocess(4, 4).to_json(), **change}, "card"))
+
+
+@pytest.mark.parametrize("resize", ["crop", "stretch", "letterbox"])
+@pytest.mark.parametrize("size", [(60, 100), (100, 60), (64, 64), (640, 300)], ids=str)
+def test_a_map_of_the_input_lies_over_the_image_where_the_input_was_taken_from(resize, size):
+    preprocess = Preprocess(32, 32, resize=resize)
+    image = np.zeros((*size, 3), np.uint8)
+    row, column = size[0] // 2, size[1] // 2 + size[0] // 8
+    reach = max(3, min(size) // 12)
+    image[row - reach : row + reach, column - reach : column + reach] = 255
+    laid = preprocess.laid_over(preprocess(image)[:, :, 0].astype(np.float32), *size)
+    assert laid.shape == size
+    rows, columns = np.nonzero(np.nan_to_num(laid) > 0.8 * np.nanmax(laid))
+    assert abs(rows.mean() - row) < reach
+    assert abs(columns.mean() - column) < reach
+    top, left, height, width = preprocess.seen(*size)
+    assert np.isfinite(laid).sum() == height * width

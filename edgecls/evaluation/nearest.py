@@ -1,0 +1,99 @@
+"""The images of a data set that a network finds most like another image."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgecls.artifact.arrays import parse_arrays
+from edgecls.cache import Entry
+from edgecls.concurrency import chunked
+from edgecls.data.sources import Source
+from edgecls.data.splits import Sample
+from edgecls.evaluation.inference import prepared
+from edgecls.runtime.pipeline import BATCH
+from edgecls.runtime.store import Artifact
+
+if TYPE_CHECKING:
+    from numpy import float32, uint8
+    from numpy.typing import NDArray
+
+    from edgecls.backends.base import Session
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """An image of the data set: its key, its class, and the cosine of the angle between its embedding and the other's,
+    1 for the same.
+    """
+
+    key: str
+    label: int
+    similarity: float
+
+
+class NearestImages:
+    """Finds images by embeddings, which are computed once for a model and images and kept on this machine.
+
+    `artifact` must give embeddings; raises as `Artifact.open` does.
+    """
+
+    def __init__(self, artifact: Artifact, source: Source, samples: Sequence[Sample]):
+        self._samples = samples
+        self._session = artifact.open(tensors=("embedding",))
+        self._embeddings = _unit(_kept_embeddings(artifact, self._session, source, samples))
+
+    def find(self, pixels: NDArray[uint8], count: int) -> list[Neighbour]:
+        """The `count` images most like a raw network input (h, w, 3), the nearest first."""
+        _, embedding = self._session.infer_all(pixels[None])
+        similarities = self._embeddings @ _unit(embedding)[0]
+        best = (-similarities).argsort(kind="stable")[:count]
+        return [
+            Neighbour(self._samples[index].key, self._samples[index].label, float(similarities[index]))
+            for index in best
+        ]
+
+    def close(self) -> None:
+        """Free the runtime."""
+        self._session.close()
+
+
+def embeddings_of(session: Session, source: Source, samples: Sequence[Sample]) -> NDArray[float32]:
+    """Embeddings (N, D) of a data set's samples, by a session that gives them first of its tensors."""
+    import numpy as np
+
+    parts = [
+        session.infer_all(np.stack(batch))[1]
+        for batch in chunked(prepared(source, samples, session.card.preprocess), BATCH)
+    ]
+    return np.concatenate(parts)
+
+
+def _kept_embeddings(
+    artifact: Artifact, session: Session, source: Source, samples: Sequence[Sample]
+) -> NDArray[float32]:
+    import numpy as np
+
+    digests = hashlib.sha256("".join(source.fingerprint(sample.key) for sample in samples).encode()).hexdigest()
+    entry = Entry.of("embeddings", *artifact.card.lineage.files.values(), artifact.card.preprocess.to_json(), digests)
+    if content := entry.read():
+        try:
+            [kept] = parse_arrays(content, "embeddings")
+            return kept
+        except ValueError:
+            entry.discard()
+    embeddings = embeddings_of(session, source, samples)
+    stored = io.BytesIO()
+    np.savez(stored, embeddings=embeddings)
+    entry.write(stored.getvalue())
+    return embeddings
+
+
+def _unit(embeddings: NDArray[float32]) -> NDArray[float32]:
+    """Embeddings (N, D) of length 1."""
+    import numpy as np
+
+    return embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
