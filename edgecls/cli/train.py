@@ -28,8 +28,8 @@ AUGMENTATION, LEARNING, COMPUTING = "Augmentation", "Learning", "Computing"
     panels={
         AUGMENTATION: ("augment", "mirror", "policy", "erase", "mixup", "cutmix"),
         LEARNING: (
-            "optimizer", "schedule", "weight_decay", "loss", "label_smoothing", "balance", "freeze", "layer_decay",
-            "dropout", "ema", "teacher", "patience", "clip",
+            "optimizer", "schedule", "weight_decay", "loss", "label_smoothing", "balance", "select_by", "freeze",
+            "layer_decay", "dropout", "ema", "teacher", "patience", "clip",
         ),
         COMPUTING: ("accumulate", "precision", "deterministic", "cache", "tensorboard"),
     },
@@ -122,9 +122,10 @@ def _callbacks(progress: Progress) -> TrainingCallbacks:
             progress.update(self.task, advance=1, description=f"epoch {epoch}/{self.epochs}", loss=f"loss {loss:.3f}")
 
         def epoch(self, epoch: Epoch) -> None:
+            chosen_by = f"val macro F1 {percent(epoch.val_macro_f1)}  " if epoch.selected_by == "macro-f1" else ""
             console.print(
                 f"epoch {epoch.epoch:3d}  train loss {epoch.train_loss:.4f}  val loss {epoch.val_loss:.4f}  "
-                f"val top-1 {percent(epoch.val_top1)}  {epoch.images_per_s:.0f} images/s"
+                f"val top-1 {percent(epoch.val_top1)}  {chosen_by}{epoch.images_per_s:.0f} images/s"
             )
 
         def stopped(self, path: Path) -> None:

@@ -54,9 +54,10 @@ def resume(path: Path | str, callbacks: TrainingCallbacks | None = None) -> tupl
 def train(config: TrainConfig | None = None, callbacks: TrainingCallbacks | None = None) -> tuple[Path, Metrics]:
     """Train, evaluate on the test split and write the run; returns its folder and the test metrics.
 
-    The epoch with the best validation accuracy is kept. After each epoch, and on Ctrl-C or SIGTERM after the running
-    step, a checkpoint stands in the run's folder, from which `resume` goes on; a training that is interrupted before
-    leaves nothing behind. Of several processes the first one writes; the others return the same.
+    The epoch with the best validation accuracy, or macro F1 where classes are uneven, is kept. After each epoch, and on
+    Ctrl-C or SIGTERM after the running step, a checkpoint stands in the run's folder, from which `resume` goes on; a
+    training that is interrupted before leaves nothing behind. Of several processes the first one writes; the others
+    return the same.
     """
     models.require_torch("training")
     config = TrainConfig.checked(config)
@@ -172,7 +173,7 @@ class Trainer:
                 self._write_checkpoint()
                 self.interruption.go()
         trained = time.perf_counter()
-        val_loss, val_top1 = _validate(setup)
+        val_loss, val = _validate(setup)
         _require_finite(val_loss, number)
         losses, progress.losses = progress.losses, []
         return Epoch(
@@ -180,7 +181,9 @@ class Trainer:
             lr=float(setup.optimization.schedule.get_last_lr()[-1]),
             train_loss=sum(losses) / len(losses),
             val_loss=val_loss,
-            val_top1=val_top1,
+            val_top1=val.top1,
+            val_macro_f1=val.macro_f1,
+            selected_by=setup.merit,
             images_per_s=(len(losses) - before) * setup.config.batch_size / (trained - begun),
             seconds=time.perf_counter() - begun,
         )
@@ -214,14 +217,14 @@ class Trainer:
         return value
 
 
-def _validate(setup: TrainingSetup) -> tuple[float, float]:
-    """Loss and top-1 of what would be kept now, on the validation split."""
+def _validate(setup: TrainingSetup) -> tuple[float, Metrics]:
+    """Loss and figures of what would be kept now, on the validation split."""
     import torch
     from torch.nn.functional import cross_entropy
 
     scores, labels = _val_scores(setup), labels_of(setup.dataset.splits["val"])
     loss = cross_entropy(torch.from_numpy(scores), torch.from_numpy(labels))
-    return float(loss), measure(scores, labels).top1
+    return float(loss), measure(scores, labels)
 
 
 def _val_scores(setup: TrainingSetup) -> NDArray[float32]:
