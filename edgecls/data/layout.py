@@ -20,6 +20,7 @@ QUARANTINE_FILE = "quarantine.csv"
 MANIFESTS = (".csv", ".jsonl")
 _COLUMNS = {"image": "path", "filename": "path", "filepath": "path", "class": "label"}
 """Other names of columns that people use, and ours."""
+_READ = {"path", "label", "split", *_COLUMNS}
 _SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -29,7 +30,7 @@ class DatasetIndex:
     """What was found: the samples of each split that is there ("train" always is), and what is in quarantine.
 
     `quarantine` maps keys to reasons; these samples are still among the others. `left_out` counts the files in class
-    folders that are no images, by suffix.
+    folders that are no images, by suffix. `columns` maps keys to what else a manifest says about them, by column.
     """
 
     source: Source
@@ -37,6 +38,7 @@ class DatasetIndex:
     splits: Mapping[str, Sequence[Sample]]
     quarantine: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, int] = field(default_factory=dict)
+    columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def index_dataset(location: str | None) -> DatasetIndex:
@@ -59,10 +61,11 @@ def index_dataset(location: str | None) -> DatasetIndex:
         }
         return DatasetIndex(named, named.classes(), splits)
     left_out: Counter[str] = Counter()
+    columns: Mapping[str, Mapping[str, str]] = {}
     if path.is_dir():
         root, (classes, members) = path, _scan(path.resolve(), left_out)
     elif path.suffix.lower() in MANIFESTS and path.is_file():
-        root, (classes, members) = path.parent, read_manifest(path)
+        root, (classes, members, columns) = path.parent, read_manifest(path)
     elif path.exists():
         raise DataError(f"{location} is a file; give a folder with one folder of images per class, or a manifest")
     else:
@@ -72,7 +75,7 @@ def index_dataset(location: str | None) -> DatasetIndex:
         )
     if wrong := [name for name in classes if not is_name(name)]:
         raise DataError(f"{location} has a class named {wrong[0]!r}; give it a name that can be read and typed")
-    return DatasetIndex(FolderSource(root), classes, members, read_quarantine(root), left_out)
+    return DatasetIndex(FolderSource(root), classes, members, read_quarantine(root), left_out, columns)
 
 
 def _scan(root: Path, left_out: Counter[str]) -> tuple[tuple[str, ...], dict[str, list[Sample]]]:
@@ -104,9 +107,13 @@ def _class_folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def read_manifest(file: Path) -> tuple[tuple[str, ...], dict[str, list[Sample]]]:
-    """Class names in order and the samples of each split that a manifest names. Raises `DataError` with the line."""
+def read_manifest(file: Path) -> tuple[tuple[str, ...], dict[str, list[Sample]], dict[str, dict[str, str]]]:
+    """Class names in order, the samples of each split that a manifest names, and each one's other columns by its key.
+
+    Raises `DataError` with the line.
+    """
     rows: dict[str, tuple[str, str]] = {}
+    columns: dict[str, dict[str, str]] = {}
     for number, given in _rows(file):
         row = {_COLUMNS.get(name, name): value for name, value in given.items()} | given
         missing = [name for name in ("path", "label") if not row.get(name)]
@@ -117,11 +124,12 @@ def read_manifest(file: Path) -> tuple[tuple[str, ...], dict[str, list[Sample]]]
         if row["path"] in rows:
             raise DataError(f"{file}, line {number}: {row['path']} stands there twice")
         rows[row["path"]] = row["label"], _split_named(row.get("split") or "train", file, number)
+        columns[row["path"]] = {name: value for name, value in given.items() if name not in _READ}
     classes = tuple(sorted({label for label, _ in rows.values()}))
     samples: dict[str, list[Sample]] = {"train": []}
     for path, (label, split) in rows.items():
         samples.setdefault(split, []).append(Sample(path, classes.index(label)))
-    return classes, samples
+    return classes, samples, columns
 
 
 def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
