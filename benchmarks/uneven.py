@@ -1,6 +1,6 @@
 """What balances uneven classes best: each way on uneven subsets of real sets, judged on an even test split.
 
-    python benchmarks/uneven.py PHOTOS... --arch mobilenet_v2 --weights FILE --size 96 --epochs 10 [--seeds 3] [--out FILE]
+    python benchmarks/uneven.py PHOTOS... --arch mobilenet_v2 --weights FILE --size 96 --epochs 10 [--out FILE]
 
 Of each folder of class folders (in `train/`, `val/`, `test/` or not) two subsets are made: "long tail", 30 : 1 in
 geometric steps, and "one large", all images of one class and 10 of each other. Which classes are large is drawn by the
@@ -88,11 +88,14 @@ def main() -> None:
                     for way in options.ways.split(","):
                         config = TrainConfig(
                             data=str(manifest), arch=options.arch, weights=options.weights, size_px=options.size,
-                            epochs=options.epochs, freeze=options.freeze, seed=seed, out=Path(folder) / way, **WAYS[way],
+                            epochs=options.epochs, freeze=options.freeze, seed=seed, out=Path(folder) / way,
+                            **WAYS[way],
                         )  # fmt: skip
                         _, metrics = train(config)
-                        rows.append({"data": photos.name, "subset": kind, "counts": counts, "seed": seed, "way": way,
-                                     "top1": metrics.top1, "macro_f1": metrics.macro_f1, "images": metrics.images})  # fmt: skip
+                        figures = {"top1": metrics.top1, "macro_f1": metrics.macro_f1, "images": metrics.images}
+                        rows.append(
+                            {"data": photos.name, "subset": kind, "counts": counts, "seed": seed, "way": way, **figures}
+                        )
                         print(json.dumps(rows[-1]), flush=True)
     print_table(rows)
     if options.out:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -85,6 +86,12 @@ class TrainConfig(Config):
         None, "Keep an average of the weights that decays so, such as 0.999.", low=0.0, high=0.9999999
     )
     teacher: str | None = setting(None, "A run whose answers are learned too (distillation).")
+    folds: int | None = setting(
+        None,
+        "Cross-validation: train so many further models on training and validation images, each judged on the part "
+        "that it has not seen; the run itself is trained as without.",
+        low=2, high=100,
+    )  # fmt: skip
     patience: int | None = setting(None, "Early stopping: epochs without improvement.", low=1)
     clip: float = setting(5.0, "Largest norm of the gradient.", low=1e-12)
     accumulate: int = setting(1, "Gradient accumulation steps, for less memory.", low=1)
@@ -128,6 +135,8 @@ class TrainConfig(Config):
             raise UsageError(f"`freeze` takes {', '.join(FREEZES)} or a number of blocks, not {self.freeze!r}")
         if self.balance == "logit-adjustment" and self.loss == "bce":
             raise UsageError("`balance` logit-adjustment is for scores that compete, not for `loss` bce; take sampling")
+        if self.folds and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UsageError("`folds` trains in one process; leave torchrun out, or `folds`")
         if self.accumulate > self.batch_size // 2:
             raise UsageError(
                 f"`accumulate` is at most half of `batch_size`, {self.batch_size // 2}, not {self.accumulate}"

@@ -51,6 +51,9 @@ class TrainingCallbacks:
     def remark(self, line: str) -> None:
         """Something that the person should know."""
 
+    def fold(self, number: int, folds: int, epochs: int, batches: int) -> None:
+        """The model of a fold begins to learn, in `epochs` times `batches` steps, before the run itself is started."""
+
     def batch(self, epoch: int, loss: float) -> None:
         """One optimizer step was taken."""
 

@@ -53,7 +53,7 @@ def prepare(
         )
     counts = Counts.of(dataset)
     balance, merit = balancing.resolved(config.balance, config.select_by, counts, config.loss)
-    for line in counts.remarks(balance, merit, None):
+    for line in counts.remarks(balance, merit, config.folds):
         callbacks.remark(line)
     model = _model(config, dataset, fabric, checkpoint)
     epochs = config.epochs or _default_epochs(model.initial, dataset)
