@@ -38,6 +38,9 @@ def evaluate(
             f"{confidence.threshold:.1%}; kept in {shown(report.artifact.path)}",
             soft_wrap=True,
         )
+        if config.class_thresholds:
+            own = ", ".join(f"{name} {value:.1%}" for name, value in confidence.thresholds.items()) or "none"
+            console.print(f"classes with a threshold of their own: {own}", soft_wrap=True)
     figures = report.figures
     (low, high), metrics, macro = figures.top1_interval, figures.metrics, figures.macro
     console.print(
@@ -52,10 +55,10 @@ def evaluate(
     )
     if report.answered:
         share, right = report.answered
-        threshold = report.artifact.card.confidence.threshold
+        confidence = report.artifact.card.confidence
+        which = "thresholds of the classes" if confidence.thresholds else f"threshold of {confidence.threshold:.1%}"
         console.print(
-            f"above the threshold of {threshold:.1%}: {percent(share)} of the images, of which {percent(right)} right",
-            soft_wrap=True,
+            f"above the {which}: {percent(share)} of the images, of which {percent(right)} right", soft_wrap=True
         )
     for truth, predicted, images in figures.confused[:3]:
         names = report.artifact.card.classes

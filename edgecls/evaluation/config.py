@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgecls.errors import UsageError
 from edgecls.settings import Config, setting
 
 
@@ -25,7 +26,16 @@ class EvaluateConfig(Config):
         "run's validation images; kept beside the card, in measurements.json.",
         low=1e-6, high=1.0,
     )  # fmt: skip
+    class_thresholds: bool = setting(
+        False, "With a precision: fit a threshold for each class that the validation images show often enough."
+    )
     seed: int = setting(0, "Seed of the bootstrap intervals.", low=0)
+
+    def check(self) -> None:
+        """Raise `UsageError` for values that make no sense, alone or together."""
+        super().check()
+        if self.class_thresholds and self.precision is None:
+            raise UsageError("`class_thresholds` needs `precision`, how often the answers of each class shall be right")
 
 
 @dataclass(frozen=True, kw_only=True)

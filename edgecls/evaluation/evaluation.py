@@ -13,7 +13,7 @@ from edgecls.data.dataset import open_recorded
 from edgecls.data.sources import Source
 from edgecls.data.splits import Sample
 from edgecls.errors import DataError, UsageError, VerificationError
-from edgecls.evaluation.confidence import answered, fit_temperature, fit_threshold
+from edgecls.evaluation.confidence import answered, fit_class_thresholds, fit_temperature, fit_threshold
 from edgecls.evaluation.config import EvaluateConfig
 from edgecls.evaluation.detail import Evaluation, evaluate_scores
 from edgecls.evaluation.images import UNLABELLED, images_for, run_of
@@ -45,8 +45,11 @@ class EvaluationReport:
     @property
     def answered(self) -> tuple[float, float | None] | None:
         """See the class."""
-        threshold = self.artifact.card.confidence.threshold
-        return answered(self.scores, self.labels, threshold) if threshold else None
+        import numpy as np
+
+        card = self.artifact.card
+        least = np.array([card.confidence.threshold_of(name) for name in card.classes], np.float32)
+        return answered(self.scores, self.labels, least) if least.any() else None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: the model, all figures, and every mistake by its file."""
@@ -87,7 +90,7 @@ def evaluate(
     fitted_on = None
     if config.precision is not None:
         on_progress("fitting the confidence")
-        artifact, fitted_on = _fitted(artifact, config.precision)
+        artifact, fitted_on = _fitted(artifact, config.precision, config.class_thresholds)
     on_progress("classifying")
     scores, labels = _scores(artifact, source, samples), labels_of(samples)
     on_progress(f"evaluating {len(samples)} answers")
@@ -96,11 +99,11 @@ def evaluate(
     )
 
 
-def _fitted(artifact: Artifact, precision: float) -> tuple[Artifact, int]:
+def _fitted(artifact: Artifact, precision: float, each_class: bool) -> tuple[Artifact, int]:
     """The artifact with the confidence that its validation images call for, kept beside its card; their number."""
     if not artifact.path.is_dir():
         raise UsageError("`precision` is kept beside the card; give the bundle's folder, not the model file")
-    confidence, images = fit_confidence(artifact, precision)
+    confidence, images = fit_confidence(artifact, precision, each_class)
     keep_confidence(artifact.path, confidence)
     return Artifact(artifact.path, replace(artifact.card, confidence=confidence)), images
 
@@ -127,10 +130,11 @@ def _scores(artifact: Artifact, source: Source, samples: Sequence[Sample]) -> ND
     return scaled(scores_on(artifact, source, samples), artifact.card.confidence.temperature)
 
 
-def fit_confidence(artifact: Artifact, precision: float) -> tuple[Confidence, int]:
+def fit_confidence(artifact: Artifact, precision: float, each_class: bool = False) -> tuple[Confidence, int]:
     """Temperature, and threshold for a wanted precision, fitted on the run's validation images; and their number.
 
-    Raises `DataError` where the run has none or no threshold makes answers right that often.
+    With `each_class` those classes that are answered often enough get a threshold of their own. Raises `DataError`
+    where the run has no such images or no threshold makes answers right that often.
     """
     run = run_of(artifact)
     dataset = open_recorded(run.path)
@@ -144,4 +148,6 @@ def fit_confidence(artifact: Artifact, precision: float) -> tuple[Confidence, in
         raise DataError(
             f"no threshold makes {precision:.2%} of the answers on {len(samples)} validation images right; ask for less"
         )
-    return Confidence(temperature, round(threshold, 4)), len(samples)
+    own = fit_class_thresholds(scaled(scores, temperature), labels, precision) if each_class else {}
+    thresholds = {artifact.card.classes[index]: round(value, 4) for index, value in own.items()}
+    return Confidence(temperature, round(threshold, 4), thresholds), len(samples)
