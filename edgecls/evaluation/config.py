@@ -26,6 +26,9 @@ class EvaluateConfig(Config):
         "run's validation images; kept beside the card, in measurements.json.",
         low=1e-6, high=1.0,
     )  # fmt: skip
+    by: tuple[str, ...] = setting(
+        (), "Columns of the manifest, such as camera,light: figures for each slice of the images, by value."
+    )
     class_thresholds: bool = setting(
         False, "With a precision: fit a threshold for each class that the validation images show often enough."
     )
@@ -45,6 +48,10 @@ class CompareConfig(Config):
     first: Path = setting(help="The baseline: a run, bundle or model file.")
     second: Path = setting(help="The candidate, of the same classes.")
     data: Path | None = setting(None, "Folder of images to compare on; the run's test split unless given.")
+    by: tuple[str, ...] = setting(
+        (),
+        "Columns of the manifest, such as camera,light: the candidate's loss for each slice of the images, by value.",
+    )
     min_agreement: float | None = setting(
         None, "Fail where fewer answers agree: a fraction such as 0.98.", low=0.0, high=1.0
     )

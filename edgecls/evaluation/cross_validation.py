@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgecls.evaluation.detail import macro_averages
 from edgecls.evaluation.metrics import Metrics
 from edgecls.files import read_text
 
@@ -44,8 +45,8 @@ class Fold:
     def of(cls, metrics: Metrics, classes: Sequence[str]) -> Fold:
         """From the figures on its images."""
         present = [index for index, count in enumerate(metrics.confusion.sum(axis=1)) if count]
-        macro_f1 = statistics.mean(metrics.f1[index] for index in present)
-        return cls(metrics.images, metrics.top1, macro_f1, {classes[index]: metrics.recall[index] for index in present})
+        recall = {classes[index]: metrics.recall[index] for index in present}
+        return cls(metrics.images, metrics.top1, macro_averages(metrics).f1, recall)
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,11 @@ from edgecls.data.splits import Sample
 from edgecls.errors import DataError, UsageError, VerificationError
 from edgecls.evaluation.confidence import answered, fit_class_thresholds, fit_temperature, fit_threshold
 from edgecls.evaluation.config import EvaluateConfig
+from edgecls.evaluation.cross_validation import CrossValidation, cross_validation_of
 from edgecls.evaluation.detail import Evaluation, evaluate_scores
 from edgecls.evaluation.images import UNLABELLED, images_for, run_of
 from edgecls.evaluation.inference import labels_of, scores_on
+from edgecls.evaluation.slices import Slice, cuts_of, evaluate_slices
 from edgecls.runtime.scores import scaled
 from edgecls.runtime.store import Artifact, find, latest_run
 
@@ -31,7 +33,8 @@ class EvaluationReport:
     """A model's figures on labelled images: `scores` (N, C) are scaled, `labels` (N,) the positions of true classes.
 
     `answered` is the share of images above the model's threshold, and the share of right answers among them; None where
-    it has no threshold. `fitted_on` is the number of images that the threshold was fitted on, if it was.
+    it has no threshold. `fitted_on` is the number of images that the threshold was fitted on, if it was. `slices` are
+    those that were asked for, the worst first, `remarks` what to know of them, and `folds` the run's cross-validation.
     """
 
     artifact: Artifact
@@ -41,6 +44,9 @@ class EvaluationReport:
     scores: NDArray[float32]
     labels: NDArray[int64]
     fitted_on: int | None = None
+    slices: tuple[Slice, ...] = ()
+    remarks: tuple[str, ...] = ()
+    folds: CrossValidation | None = None
 
     @property
     def answered(self) -> tuple[float, float | None] | None:
@@ -68,6 +74,8 @@ class EvaluationReport:
             "name": self.artifact.card.name,
             **self.figures.to_json(classes),
             "mistakes": mistakes,
+            "slices": [each.to_json() for each in self.slices],
+            "cross_validation": self.folds.to_json() if self.folds else None,
         }
 
     def require(self, config: EvaluateConfig) -> None:
@@ -87,6 +95,7 @@ def evaluate(
     config = EvaluateConfig.checked(config)
     artifact = find(latest_run() if config.model is None else config.model)
     source, samples = _labelled_images(artifact, config.data)  # without any, nothing is fitted and kept either
+    cuts, remarks = cuts_of(config.data, samples, config.by) if config.by else ([], [])
     fitted_on = None
     if config.precision is not None:
         on_progress("fitting the confidence")
@@ -94,8 +103,10 @@ def evaluate(
     on_progress("classifying")
     scores, labels = _scores(artifact, source, samples), labels_of(samples)
     on_progress(f"evaluating {len(samples)} answers")
+    figures, slices = evaluate_scores(scores, labels, config.seed), evaluate_slices(cuts, scores, labels, config.seed)
+    folds = cross_validation_of(artifact.path) if artifact.is_run and config.data is None else None
     return EvaluationReport(
-        artifact, evaluate_scores(scores, labels, config.seed), source, samples, scores, labels, fitted_on
+        artifact, figures, source, samples, scores, labels, fitted_on, slices, tuple(remarks), folds
     )
 
 
