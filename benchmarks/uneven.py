@@ -5,6 +5,7 @@
 Of each folder of class folders (in `train/`, `val/`, `test/` or not) two subsets are made: "long tail", 30 : 1 in
 geometric steps, and "one large", all images of one class and 10 of each other. Which classes are large is drawn by the
 seed. Prints top-1 and macro F1 on as many held-out images of each class, mean and standard deviation over the seeds.
+Started again with the same `--out` it goes on.
 """
 
 from __future__ import annotations
@@ -79,13 +80,16 @@ def main() -> None:
     parser.add_argument("--ways", default=",".join(WAYS))
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = json.loads(options.out.read_text())["rows"] if have(options.out) else []
     for photos in options.photos:
         for kind in SUBSETS:
             for seed in range(options.seeds):
                 with tempfile.TemporaryDirectory(prefix="edgecls-") as folder:
                     manifest, counts = subset(photos, kind, seed, Path(folder))
                     for way in options.ways.split(","):
+                        case = {"data": photos.name, "subset": kind, "counts": counts, "seed": seed, "way": way}
+                        if any(case.items() <= row.items() for row in rows):
+                            continue
                         config = TrainConfig(
                             data=str(manifest), arch=options.arch, weights=options.weights, size_px=options.size,
                             epochs=options.epochs, freeze=options.freeze, seed=seed, out=Path(folder) / way,
@@ -93,17 +97,24 @@ def main() -> None:
                         )  # fmt: skip
                         _, metrics = train(config)
                         figures = {"top1": metrics.top1, "macro_f1": metrics.macro_f1, "images": metrics.images}
-                        rows.append(
-                            {"data": photos.name, "subset": kind, "counts": counts, "seed": seed, "way": way, **figures}
-                        )
+                        rows.append({**case, **figures})
                         print(json.dumps(rows[-1]), flush=True)
+                        if options.out:
+                            write(options, rows)
     print_table(rows)
-    if options.out:
-        settings = {name: str(value) for name, value in vars(options).items() if name not in ("photos", "out", "ways")}
-        settings["weights"] = Path(options.weights).name
-        result = {"machine": machine.this_machine().to_json(), "versions": machine.versions(), "settings": settings,
-                  "rows": rows}  # fmt: skip
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def have(out: Path | None) -> bool:
+    """Whether there are results to go on with."""
+    return out is not None and out.exists()
+
+
+def write(options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    """Write what was found so far."""
+    settings = {name: getattr(options, name) for name in ("arch", "size", "epochs", "freeze")}
+    settings["weights"] = Path(options.weights).name
+    result = {"machine": machine.this_machine().to_json(), "versions": machine.versions(), "settings": settings}
+    options.out.write_text(json.dumps({**result, "rows": rows}, indent=1) + "\n")
 
 
 def summary(rows: list[dict[str, Any]], data: str, subset: str, way: str, figure: str) -> tuple[float, float]:

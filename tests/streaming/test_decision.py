@@ -67,9 +67,9 @@ def test_confidence_around_the_threshold_does_not_flicker():
 def test_a_class_may_need_more_confidence_than_others(least: float | None):
     smoothing = Smoothing(smooth_s=0.0, hysteresis=0.0, dwell_s=0.0, min_confidence=least)
     smoother = Smoother(smoothing, CLASSES, Confidence(threshold=0.5, thresholds={"dog": 0.8, "fox": 0.0}))
-    seen = [("cat", 0.6), ("dog", 0.6), ("dog", 0.8), ("fox", 0.4), ("cat", 0.4)]
+    seen = [("cat", 0.6), ("dog", 0.6), ("dog", 0.8), ("fox", 0.4), ("dog", 0.9)]
     found = [smoother.decide(sure_of(*each), index)[0] for index, each in enumerate(seen)]
-    assert found == (["cat", "dog", "dog", "unsure", "unsure"] if least else ["cat", "unsure", "dog", "fox", "unsure"])
+    assert found == (["cat", "dog", "dog", "unsure", "dog"] if least else ["cat", "unsure", "dog", "fox", "dog"])
 
 
 def test_the_majority_of_the_latest_frames_decides():
