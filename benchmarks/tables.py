@@ -142,8 +142,8 @@ def uneven() -> str:
             rows.append([data, *(_spread([row for row in mine if row["way"] == way]) for way in UNEVEN)])
     heads = ["", *UNEVEN.values()]
     message = (
-        f"{'; '.join(sorted(machines))}; MobileNetV2 with ImageNet weights, at 64 (sign digits) and 96 pixels. Long tail: "
-        "30 : 1 in geometric steps; one large: all images of one class, 10 of each other.\n\n"
+        f"{'; '.join(sorted(machines))}; MobileNetV2 with ImageNet weights, at 64 (sign digits) and 96 pixels. "
+        "Long tail: 30 : 1 in geometric steps; one large: all images of one class, 10 of each other.\n\n"
     )
     return message + table(heads, rows)
 
