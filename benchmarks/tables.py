@@ -127,6 +127,41 @@ def transfer() -> str:
     return table(["data", "network", "top-1 with ImageNet weights (%)", "from scratch"], rows)
 
 
+def uneven() -> str:
+    """Ways to balance uneven classes."""
+    rows, machines = [], set()
+    for file in sorted(RESULTS.glob("*-uneven-*.json")):
+        result = json.loads(file.read_text())
+        settings, found = result["settings"], result["rows"]
+        machines.add(machine(result))
+        learned = "frozen backbone" if settings["freeze"] == "backbone" else "fine-tuned"
+        for kind in dict.fromkeys(row["subset"] for row in found):
+            mine = [row for row in found if row["subset"] == kind]
+            seeds = len({row["seed"] for row in mine})
+            data = f"{found[0]['data'].replace('_', ' ')}, {kind}; {learned}, {seeds} seeds"
+            rows.append([data, *(_spread([row for row in mine if row["way"] == way]) for way in UNEVEN)])
+    heads = ["", *UNEVEN.values()]
+    message = (
+        f"{'; '.join(sorted(machines))}; MobileNetV2 with ImageNet weights, at 64 (sign digits) and 96 pixels. "
+        "Long tail: 30 : 1 in geometric steps; one large: all images of one class, 10 of each other.\n\n"
+    )
+    return message + table(heads, rows)
+
+
+UNEVEN = {
+    "before": "nothing, top-1 selects", "sampling": "`sampling`", "weights": "`weights`",
+    "logit-adjustment": "`logit-adjustment`",
+}  # fmt: skip
+
+
+def _spread(rows: list[dict[str, Any]]) -> str:
+    """Macro F1 with its standard deviation, and top-1."""
+    if len(rows) < 2:
+        return ""
+    f1, top1 = ([100 * row[figure] for row in rows] for figure in ("macro_f1", "top1"))
+    return f"{statistics.mean(f1):.1f} ± {statistics.stdev(f1):.1f} ({statistics.mean(top1):.1f})"
+
+
 def stream() -> str:
     """Frame age without and with somebody slow, and the soak."""
     result, soak = newest("*-stream-latency-*.json"), newest("*-stream-soak-*.json")
@@ -195,8 +230,8 @@ def draw_peers(path: Path) -> None:
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
-    "peers": peers, "overhead": overhead, "training": training, "transfer": transfer, "stream": stream,
-    "suspects": suspects,
+    "peers": peers, "overhead": overhead, "training": training, "transfer": transfer, "uneven": uneven,
+    "stream": stream, "suspects": suspects,
 }  # fmt: skip
 
 

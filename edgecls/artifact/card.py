@@ -109,11 +109,22 @@ class Quality:
 @dataclass(frozen=True)
 class Confidence:
     """How scores become an answer: divided by `temperature` before they are made probabilities; an answer whose
-    probability is below `threshold` is "unsure". Both are fitted on validation images.
+    probability is below `threshold` is "unsure". A class in `thresholds` has one of its own in place of that. All are
+    fitted on validation images.
     """
 
     temperature: float = 1.0
     threshold: float = 0.0
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+
+    def threshold_of(self, name: str) -> float:
+        """The probability from which on the answer is this class."""
+        return self.thresholds.get(name, self.threshold)
+
+    def require_known(self, classes: Sequence[str], origin: str) -> None:
+        """Raise `ArtifactError` for the threshold of a class that there is not."""
+        if strange := sorted(set(self.thresholds) - set(classes)):
+            raise ArtifactError(f"{origin}: confidence.thresholds names {strange[0]!r}, which is none of its classes")
 
 
 @dataclass(frozen=True)
@@ -222,6 +233,7 @@ class Card:
             output=fields.choice("output", get_args(Output), "logits"),
             inner_tensors=_inner_tensors(fields),
         )
+        card.confidence.require_known(card.classes, origin)
         if card.arch == IMPORTED and not fields.has("output"):
             fields.fail("output", "logits or probabilities, which older programs guessed: import the network again")
         if fields.has("io") and record["io"] != card.to_json()["io"]:
@@ -306,8 +318,13 @@ def _inner_tensors(fields: Fields) -> dict[str, str]:
 
 
 def read_confidence(fields: Fields) -> Confidence:
-    """Temperature and threshold from the fields of an object."""
-    return Confidence(fields.number("temperature", 1e-3, 1e3, 1.0), fields.number("threshold", 0.0, 1.0, 0.0))
+    """Temperature and thresholds from the fields of an object."""
+    by_class = fields.within("thresholds")
+    return Confidence(
+        fields.number("temperature", 1e-3, 1e3, 1.0),
+        fields.number("threshold", 0.0, 1.0, 0.0),
+        {name: by_class.number(name, 0.0, 1.0) for name, _ in fields.items("thresholds")},
+    )
 
 
 def _runtime(fields: Fields) -> Runtime:

@@ -44,8 +44,9 @@ class Measurements:
     confidence: Confidence | None = None
 
     def applied_to(self, card: Card, machine: str) -> Card:
-        """The card as it holds on this machine, in memory only."""
+        """The card as it holds on this machine, in memory only. Raises `ArtifactError` for another's confidence."""
         if self.confidence is not None:
+            self.confidence.require_known(card.classes, MEASUREMENTS_FILE)
             card = replace(card, confidence=self.confidence)
         if (timing := self.timings.get(machine)) is None:
             return card

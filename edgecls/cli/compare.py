@@ -9,11 +9,15 @@ from typing import Annotated
 import typer
 
 from edgecls.cli.common import console, percent, require_two_files, shown, working
-from edgecls.cli.options import Option, configured
+from edgecls.cli.options import Option, configured, listed
 from edgecls.evaluation.config import CompareConfig
 
 
-@configured(first=Option(argument="FIRST"), second=Option(argument="SECOND"))
+@configured(
+    first=Option(argument="FIRST"),
+    second=Option(argument="SECOND"),
+    by=Option(parse=listed, text=",".join, metavar="COLUMN,..."),
+)
 def compare(
     config: CompareConfig,
     html: Annotated[Path, typer.Option(help="The page to write.")] = Path("comparison.html"),
@@ -44,6 +48,17 @@ def compare(
             f"calibration error {percent(a.calibration_error)} → {percent(b.calibration_error)}",
             soft_wrap=True,
         )
+    for line in comparison.remarks:
+        console.print(line, soft_wrap=True)
+    for each in comparison.slices:
+        if each.verdict != "not decided":
+            console.print(
+                f"{each.verdict} in {each.name}: top-1 {percent(each.first)} → {percent(each.second)} on {each.images} "
+                f"images, a drop of {each.drop}",
+                soft_wrap=True,
+            )
+    if undecided := [each.name for each in comparison.slices if each.verdict == "not decided"]:
+        console.print(f"no difference that these images could show in {', '.join(undecided)}", soft_wrap=True)
     if comparison.speedup is not None:
         console.print(f"latency {a.latency_ms:.2f} → {b.latency_ms:.2f} ms: {comparison.speedup:.2f}x as fast")
     if comparison.layers:

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgecls.cli.common import console, percent, require_two_files, shown, working
-from edgecls.cli.options import Option, configured
+from edgecls.cli.common import console, percent, points, require_two_files, shown, working
+from edgecls.cli.options import Option, configured, listed
 from edgecls.evaluation.config import EvaluateConfig
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-@configured(model=Option(argument="MODEL"), data=Option(argument="DATA"))
+    from rich.table import Table
+
+    from edgecls.evaluation.slices import Slice
+
+
+@configured(
+    model=Option(argument="MODEL"),
+    data=Option(argument="DATA"),
+    by=Option(parse=listed, text=",".join, metavar="COLUMN,..."),
+)
 def evaluate(
     config: EvaluateConfig,
     html: Annotated[Path, typer.Option(help="The report to write.")] = Path("evaluation.html"),
@@ -38,6 +49,9 @@ def evaluate(
             f"{confidence.threshold:.1%}; kept in {shown(report.artifact.path)}",
             soft_wrap=True,
         )
+        if config.class_thresholds:
+            own = ", ".join(f"{name} {value:.1%}" for name, value in confidence.thresholds.items()) or "none"
+            console.print(f"classes with a threshold of their own: {own}", soft_wrap=True)
     figures = report.figures
     (low, high), metrics, macro = figures.top1_interval, figures.metrics, figures.macro
     console.print(
@@ -52,13 +66,34 @@ def evaluate(
     )
     if report.answered:
         share, right = report.answered
-        threshold = report.artifact.card.confidence.threshold
+        confidence = report.artifact.card.confidence
+        which = "thresholds of the classes" if confidence.thresholds else f"threshold of {confidence.threshold:.1%}"
         console.print(
-            f"above the threshold of {threshold:.1%}: {percent(share)} of the images, of which {percent(right)} right",
-            soft_wrap=True,
+            f"above the {which}: {percent(share)} of the images, of which {percent(right)} right", soft_wrap=True
         )
+    for line in report.remarks:
+        console.print(line, soft_wrap=True)
+    if report.slices:
+        console.print(_slices_table(report.slices))
+    if report.folds:
+        console.print(f"{report.folds} (mean ± standard deviation)", soft_wrap=True)
     for truth, predicted, images in figures.confused[:3]:
         names = report.artifact.card.classes
         console.print(f"confused: {names[truth]} taken for {names[predicted]}, {images} times", soft_wrap=True)
     console.print(f"written: {shown(html)}" + (f", {shown(json_file)}" if json_file else ""), soft_wrap=True)
     report.require(config)
+
+
+def _slices_table(slices: Sequence[Slice]) -> Table:
+    """The slices, the worst first."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("slice", "images", "top-1 %", "95 %", "macro F1 %", "95 %"):
+        table.add_column(heading, justify="left" if heading == "slice" else "right", no_wrap=heading != "slice")
+    for each in slices:
+        intervals = [f"{100 * low:.1f}…{100 * high:.1f}" for low, high in (each.top1_interval, each.macro_f1_interval)]
+        top1, macro_f1 = points(each.top1), points(each.macro_f1)
+        table.add_row(Text(each.name), str(each.images), top1, intervals[0], macro_f1, intervals[1])
+    return table

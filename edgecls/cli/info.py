@@ -132,6 +132,8 @@ def _lines(card: Card) -> list[tuple[str, Any]]:
         lines.append(("verified", "no"))
     if card.confidence.threshold:
         lines.append(("unsure", f"below a confidence of {card.confidence.threshold:.1%}"))
+    if own := card.confidence.thresholds:
+        lines.append(("unsure of", ", ".join(f"{name} below {threshold:.1%}" for name, threshold in own.items())))
     if quality.drop_points is not None:
         interval = f" ± {quality.drop_interval_points:.2f}" if quality.drop_interval_points is not None else ""
         if quality.drop_low_points is not None and quality.drop_high_points is not None:

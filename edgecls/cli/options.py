@@ -17,6 +17,11 @@ _UNITS = ("_s", "_px", "_mib", "_points")
 _SMALL, _FAR = 1e-3, 1e6
 
 
+def listed(text: str) -> tuple[str, ...]:
+    """What commas separate."""
+    return tuple(part for part in map(str.strip, text.split(",")) if part)
+
+
 @dataclass(frozen=True)
 class Option:
     """What an option is called and how it is read, where the setting's own name and type do not say it.

@@ -28,8 +28,8 @@ AUGMENTATION, LEARNING, COMPUTING = "Augmentation", "Learning", "Computing"
     panels={
         AUGMENTATION: ("augment", "mirror", "policy", "erase", "mixup", "cutmix"),
         LEARNING: (
-            "optimizer", "schedule", "weight_decay", "loss", "label_smoothing", "balance", "freeze", "layer_decay",
-            "dropout", "ema", "teacher", "patience", "clip",
+            "optimizer", "schedule", "weight_decay", "loss", "label_smoothing", "balance", "select_by", "freeze",
+            "layer_decay", "dropout", "ema", "teacher", "patience", "folds", "clip",
         ),
         COMPUTING: ("accumulate", "precision", "deterministic", "cache", "tensorboard"),
     },
@@ -112,19 +112,29 @@ def _callbacks(progress: Progress) -> TrainingCallbacks:
             console.print(start.line, soft_wrap=True)
             going_on = f", {done / batches:.3g} of them done" if done else ""
             console.print(f"training {epochs} epochs on the {device}{going_on}")
-            self.epochs = epochs
+            self._watch("", epochs, batches, done)
+
+        def fold(self, number: int, folds: int, epochs: int, batches: int) -> None:
+            self._watch(f"fold {number} of {folds}, ", epochs, batches, 0)
+
+        def _watch(self, what: str, epochs: int, batches: int, done: int) -> None:
+            for task in progress.task_ids:
+                progress.remove_task(task)
+            self.what, self.epochs = what, epochs
             self.task = progress.add_task("", total=epochs * batches, completed=done, loss="")
 
         def remark(self, line: str) -> None:
             console.print(line, soft_wrap=True)
 
         def batch(self, epoch: int, loss: float) -> None:
-            progress.update(self.task, advance=1, description=f"epoch {epoch}/{self.epochs}", loss=f"loss {loss:.3f}")
+            step = f"{self.what}epoch {epoch}/{self.epochs}"
+            progress.update(self.task, advance=1, description=step, loss=f"loss {loss:.3f}")
 
         def epoch(self, epoch: Epoch) -> None:
+            chosen_by = f"val macro F1 {percent(epoch.val_macro_f1)}  " if epoch.selected_by == "macro-f1" else ""
             console.print(
                 f"epoch {epoch.epoch:3d}  train loss {epoch.train_loss:.4f}  val loss {epoch.val_loss:.4f}  "
-                f"val top-1 {percent(epoch.val_top1)}  {epoch.images_per_s:.0f} images/s"
+                f"val top-1 {percent(epoch.val_top1)}  {chosen_by}{epoch.images_per_s:.0f} images/s"
             )
 
         def stopped(self, path: Path) -> None:

@@ -32,6 +32,12 @@ class Row:
     group: str = ""
     further: Mapping[str, str] = field(default_factory=lambda: NONE)
 
+    @property
+    def others(self) -> dict[str, str]:
+        """What is known of the image besides label and split, by column; without what is empty."""
+        known = {"source": self.source, "time": self.time, "group": self.group, **self.further}
+        return {name: value for name, value in known.items() if value}
+
     def values(self, header: Iterable[str]) -> list[str]:
         """The values in the order of a header."""
         return [getattr(self, name) if name in COLUMNS else self.further.get(name, "") for name in header]

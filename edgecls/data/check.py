@@ -303,7 +303,7 @@ def _imbalance(layout: DatasetIndex) -> Finding | None:
     (most, many), (least, few) = counts.most_common(1)[0], counts.most_common()[-1]
     if many <= MAX_IMBALANCE * few:
         return None
-    text = f"{layout.classes[most]} has {many} training images, {layout.classes[least]} {few}; train with class weights"
+    text = f"{layout.classes[most]} has {many} training images, {layout.classes[least]} {few}; training balances them"
     return Finding("imbalance", text, 1, False)
 
 

@@ -27,13 +27,18 @@ DATA_FILE = "data.json"
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images with classes and splits. `skipped` maps the keys of unusable images to the reason."""
+    """Images with classes and splits.
+
+    `skipped` maps the keys of unusable images to the reason, `columns` those of all images to what else a manifest says
+    about them, by column.
+    """
 
     source: Source
     classes: tuple[str, ...]
     splits: Mapping[str, Sequence[Sample]]
     seed: int
     skipped: Mapping[str, str] = field(default_factory=dict)
+    columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def read(self, sample: Sample) -> NDArray[uint8]:
         """Decode one sample to BGR uint8 (H, W, 3)."""
@@ -60,7 +65,8 @@ def open_dataset(location: str | None, seed: int) -> Dataset:
     layout = index_dataset(location)
     usable, skipped = _usable(layout)
     _check_classes(layout, usable["train"], skipped)
-    return Dataset(layout.source, layout.classes, complete(usable, layout.classes, seed), seed, skipped)
+    splits = complete(usable, layout.classes, seed)
+    return Dataset(layout.source, layout.classes, splits, seed, skipped, layout.columns)
 
 
 def open_for_classes(location: str, classes: Sequence[str], seed: int) -> Dataset:
@@ -87,7 +93,7 @@ def open_for_classes(location: str, classes: Sequence[str], seed: int) -> Datase
         splits = {"train": everything[:half], "test": everything[half:]}
     if not splits["train"] or not splits["test"]:
         raise DataError(f"{location} holds too few usable images of these classes; two are the least")
-    return Dataset(layout.source, tuple(classes), {"val": [], **splits}, seed, skipped)
+    return Dataset(layout.source, tuple(classes), {"val": [], **splits}, seed, skipped, layout.columns)
 
 
 def open_recorded(folder: Path) -> Dataset:

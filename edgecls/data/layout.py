@@ -20,6 +20,7 @@ QUARANTINE_FILE = "quarantine.csv"
 MANIFESTS = (".csv", ".jsonl")
 COLUMNS = {"image": "path", "filename": "path", "filepath": "path", "class": "label"}
 """Other names of columns that people use, and ours."""
+_READ = {"path", "label", "split", *COLUMNS}
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -30,6 +31,7 @@ class DatasetIndex:
 
     `quarantine` maps keys to reasons; these samples are still among the others. `left_out` counts the files in class
     folders that are no images, by suffix. `unlisted` are the images that a folder's own `data.csv` does not list.
+    `columns` maps keys to what else a manifest says about them, by column.
     """
 
     source: Source
@@ -38,6 +40,7 @@ class DatasetIndex:
     quarantine: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, int] = field(default_factory=dict)
     unlisted: Sequence[str] = ()
+    columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def index_dataset(location: str | None) -> DatasetIndex:
@@ -62,12 +65,13 @@ def index_dataset(location: str | None) -> DatasetIndex:
         return DatasetIndex(named, named.classes(), splits)
     left_out: Counter[str] = Counter()
     unlisted: Sequence[str] = ()
+    columns: Mapping[str, Mapping[str, str]] = {}
     if path.is_dir() and holds_labels(path):
-        root, (classes, members, unlisted) = path, _listed(path)
+        root, (classes, members, columns, unlisted) = path, _listed(path)
     elif path.is_dir():
         root, (classes, members) = path, _scan(path.resolve(), left_out)
     elif path.suffix.lower() in MANIFESTS and path.is_file():
-        root, (classes, members) = path.parent, read_manifest(path)
+        root, (classes, members, columns) = path.parent, read_manifest(path)
     elif path.exists():
         raise DataError(f"{location} is a file; give a folder with one folder of images per class, or a manifest")
     else:
@@ -77,7 +81,7 @@ def index_dataset(location: str | None) -> DatasetIndex:
         )
     if wrong := [name for name in classes if not is_name(name)]:
         raise DataError(f"{location} has a class named {wrong[0]!r}; give it a name that can be read and typed")
-    return DatasetIndex(FolderSource(root), classes, members, read_quarantine(root), left_out, unlisted)
+    return DatasetIndex(FolderSource(root), classes, members, read_quarantine(root), left_out, unlisted, columns)
 
 
 def _scan(root: Path, left_out: Counter[str]) -> tuple[tuple[str, ...], dict[str, list[Sample]]]:
@@ -109,9 +113,13 @@ def _class_folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def read_manifest(file: Path) -> tuple[tuple[str, ...], dict[str, list[Sample]]]:
-    """Class names in order and the samples of each split that a manifest names. Raises `DataError` with the line."""
+def read_manifest(file: Path) -> tuple[tuple[str, ...], dict[str, list[Sample]], dict[str, dict[str, str]]]:
+    """Class names in order, the samples of each split that a manifest names, and each one's other columns by its key.
+
+    Raises `DataError` with the line.
+    """
     rows: dict[str, tuple[str, str]] = {}
+    columns: dict[str, dict[str, str]] = {}
     for number, given in read_rows(file):
         row = {COLUMNS.get(name, name): value for name, value in given.items()} | given
         missing = [name for name in ("path", "label") if not row.get(name)]
@@ -122,14 +130,18 @@ def read_manifest(file: Path) -> tuple[tuple[str, ...], dict[str, list[Sample]]]
         if row["path"] in rows:
             raise DataError(f"{file}, line {number}: {row['path']} stands there twice")
         rows[row["path"]] = row["label"], _split_named(row.get("split") or "train", file, f"line {number}")
-    return _members(rows)
+        columns[row["path"]] = {name: value for name, value in given.items() if name not in _READ}
+    return *_members(rows), columns
 
 
-def _listed(root: Path) -> tuple[tuple[str, ...], dict[str, list[Sample]], list[str]]:
-    """Class names, the samples of each split that a folder's `data.csv` names, and the images that it does not."""
+def _listed(
+    root: Path,
+) -> tuple[tuple[str, ...], dict[str, list[Sample]], dict[str, dict[str, str]], list[str]]:
+    """What `read_manifest` gives of a folder's `data.csv`, and the images that it does not list."""
     rows, unlisted = read_labelled(root)
     splits = {row.path: _split_named(row.split or "train", root / DATA_FILE, row.path) for row in rows}
-    return *_members({row.path: (row.label, splits[row.path]) for row in rows}), unlisted
+    members = _members({row.path: (row.label, splits[row.path]) for row in rows})
+    return *members, {row.path: row.others for row in rows}, unlisted
 
 
 def _members(rows: Mapping[str, tuple[str, str]]) -> tuple[tuple[str, ...], dict[str, list[Sample]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgecls.errors import UsageError
 from edgecls.settings import Config, setting
 
 
@@ -25,7 +26,19 @@ class EvaluateConfig(Config):
         "run's validation images; kept beside the card, in measurements.json.",
         low=1e-6, high=1.0,
     )  # fmt: skip
+    by: tuple[str, ...] = setting(
+        (), "Columns of the manifest, such as camera,light: figures for each slice of the images, by value."
+    )
+    class_thresholds: bool = setting(
+        False, "With a precision: fit a threshold for each class that the validation images show often enough."
+    )
     seed: int = setting(0, "Seed of the bootstrap intervals.", low=0)
+
+    def check(self) -> None:
+        """Raise `UsageError` for values that make no sense, alone or together."""
+        super().check()
+        if self.class_thresholds and self.precision is None:
+            raise UsageError("`class_thresholds` needs `precision`, how often the answers of each class shall be right")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +48,10 @@ class CompareConfig(Config):
     first: Path = setting(help="The baseline: a run, bundle or model file.")
     second: Path = setting(help="The candidate, of the same classes.")
     data: Path | None = setting(None, "Folder of images to compare on; the run's test split unless given.")
+    by: tuple[str, ...] = setting(
+        (),
+        "Columns of the manifest, such as camera,light: the candidate's loss for each slice of the images, by value.",
+    )
     min_agreement: float | None = setting(
         None, "Fail where fewer answers agree: a fraction such as 0.98.", low=0.0, high=1.0
     )

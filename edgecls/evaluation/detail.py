@@ -102,14 +102,14 @@ def evaluate_scores(scores: NDArray[float32], labels: NDArray[int64], seed: int 
 
     metrics, probabilities = measure(scores, labels), softmax(scores)
     counts = metrics.confusion.sum(axis=1)
-    top1_interval, macro_f1_interval = _bootstrap(scores, labels, seed)
+    top1_interval, macro_f1_interval = bootstrap(scores, labels, seed)
     ranks = (scores > scores[np.arange(len(labels)), labels][:, None]).sum(axis=1)
     return Evaluation(
         metrics=metrics,
         top5=float((ranks < TOP_K).mean()),
         top1_interval=top1_interval,
         macro_f1_interval=macro_f1_interval,
-        macro=_macro(metrics),
+        macro=macro_averages(metrics),
         weighted=_averaged(metrics, counts / max(counts.sum(), 1)),
         calibration_error=calibration_error(scores, labels),
         log_loss=float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12)).mean()),
@@ -120,7 +120,8 @@ def evaluate_scores(scores: NDArray[float32], labels: NDArray[int64], seed: int 
     )
 
 
-def _macro(metrics: Metrics) -> Averages:
+def macro_averages(metrics: Metrics) -> Averages:
+    """Unweighted means over the classes that have images."""
     present = metrics.confusion.sum(axis=1) > 0
     return _averaged(metrics, present / max(present.sum(), 1))
 
@@ -131,7 +132,7 @@ def _averaged(metrics: Metrics, weights: NDArray[Any]) -> Averages:
     return Averages(*(float(np.dot(weights, values)) for values in (metrics.precision, metrics.recall, metrics.f1)))
 
 
-def _bootstrap(
+def bootstrap(
     scores: NDArray[float32], labels: NDArray[int64], seed: int
 ) -> tuple[tuple[float, float], tuple[float, float]]:
     """The percentile intervals of top-1 and macro F1 over images drawn with replacement (Efron 1979)."""
@@ -141,7 +142,7 @@ def _bootstrap(
     draws = (generator.integers(0, count, count) for _ in range(BOOTSTRAP_ROUNDS))
     resampled = [measure(scores[draw], labels[draw]) for draw in draws]
     top1 = np.percentile([metrics.top1 for metrics in resampled], (2.5, 97.5))
-    macro_f1 = np.percentile([_macro(metrics).f1 for metrics in resampled], (2.5, 97.5))
+    macro_f1 = np.percentile([macro_averages(metrics).f1 for metrics in resampled], (2.5, 97.5))
     return (float(top1[0]), float(top1[1])), (float(macro_f1[0]), float(macro_f1[1]))
 
 

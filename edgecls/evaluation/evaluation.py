@@ -13,11 +13,13 @@ from edgecls.data.dataset import open_recorded
 from edgecls.data.sources import Source
 from edgecls.data.splits import Sample
 from edgecls.errors import DataError, UsageError, VerificationError
-from edgecls.evaluation.confidence import answered, fit_temperature, fit_threshold
+from edgecls.evaluation.confidence import answered, fit_class_thresholds, fit_temperature, fit_threshold
 from edgecls.evaluation.config import EvaluateConfig
+from edgecls.evaluation.cross_validation import CrossValidation, cross_validation_of
 from edgecls.evaluation.detail import Evaluation, evaluate_scores
 from edgecls.evaluation.images import UNLABELLED, images_for, run_of
 from edgecls.evaluation.inference import labels_of, scores_on
+from edgecls.evaluation.slices import Slice, cuts_of, evaluate_slices
 from edgecls.runtime.scores import scaled
 from edgecls.runtime.store import Artifact, find, latest_run
 
@@ -31,7 +33,8 @@ class EvaluationReport:
     """A model's figures on labelled images: `scores` (N, C) are scaled, `labels` (N,) the positions of true classes.
 
     `answered` is the share of images above the model's threshold, and the share of right answers among them; None where
-    it has no threshold. `fitted_on` is the number of images that the threshold was fitted on, if it was.
+    it has no threshold. `fitted_on` is the number of images that the threshold was fitted on, if it was. `slices` are
+    those that were asked for, the worst first, `remarks` what to know of them, and `folds` the run's cross-validation.
     """
 
     artifact: Artifact
@@ -41,12 +44,18 @@ class EvaluationReport:
     scores: NDArray[float32]
     labels: NDArray[int64]
     fitted_on: int | None = None
+    slices: tuple[Slice, ...] = ()
+    remarks: tuple[str, ...] = ()
+    folds: CrossValidation | None = None
 
     @property
     def answered(self) -> tuple[float, float | None] | None:
         """See the class."""
-        threshold = self.artifact.card.confidence.threshold
-        return answered(self.scores, self.labels, threshold) if threshold else None
+        import numpy as np
+
+        card = self.artifact.card
+        least = np.array([card.confidence.threshold_of(name) for name in card.classes], np.float32)
+        return answered(self.scores, self.labels, least) if least.any() else None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: the model, all figures, and every mistake by its file."""
@@ -65,6 +74,8 @@ class EvaluationReport:
             "name": self.artifact.card.name,
             **self.figures.to_json(classes),
             "mistakes": mistakes,
+            "slices": [each.to_json() for each in self.slices],
+            "cross_validation": self.folds.to_json() if self.folds else None,
         }
 
     def require(self, config: EvaluateConfig) -> None:
@@ -84,23 +95,26 @@ def evaluate(
     config = EvaluateConfig.checked(config)
     artifact = find(latest_run() if config.model is None else config.model)
     source, samples = _labelled_images(artifact, config.data)  # without any, nothing is fitted and kept either
+    cuts, remarks = cuts_of(config.data, samples, config.by) if config.by else ([], [])
     fitted_on = None
     if config.precision is not None:
         on_progress("fitting the confidence")
-        artifact, fitted_on = _fitted(artifact, config.precision)
+        artifact, fitted_on = _fitted(artifact, config.precision, config.class_thresholds)
     on_progress("classifying")
     scores, labels = _scores(artifact, source, samples), labels_of(samples)
     on_progress(f"evaluating {len(samples)} answers")
+    figures, slices = evaluate_scores(scores, labels, config.seed), evaluate_slices(cuts, scores, labels, config.seed)
+    folds = cross_validation_of(artifact.path) if artifact.is_run and config.data is None else None
     return EvaluationReport(
-        artifact, evaluate_scores(scores, labels, config.seed), source, samples, scores, labels, fitted_on
+        artifact, figures, source, samples, scores, labels, fitted_on, slices, tuple(remarks), folds
     )
 
 
-def _fitted(artifact: Artifact, precision: float) -> tuple[Artifact, int]:
+def _fitted(artifact: Artifact, precision: float, each_class: bool) -> tuple[Artifact, int]:
     """The artifact with the confidence that its validation images call for, kept beside its card; their number."""
     if not artifact.path.is_dir():
         raise UsageError("`precision` is kept beside the card; give the bundle's folder, not the model file")
-    confidence, images = fit_confidence(artifact, precision)
+    confidence, images = fit_confidence(artifact, precision, each_class)
     keep_confidence(artifact.path, confidence)
     return Artifact(artifact.path, replace(artifact.card, confidence=confidence)), images
 
@@ -127,10 +141,11 @@ def _scores(artifact: Artifact, source: Source, samples: Sequence[Sample]) -> ND
     return scaled(scores_on(artifact, source, samples), artifact.card.confidence.temperature)
 
 
-def fit_confidence(artifact: Artifact, precision: float) -> tuple[Confidence, int]:
+def fit_confidence(artifact: Artifact, precision: float, each_class: bool = False) -> tuple[Confidence, int]:
     """Temperature, and threshold for a wanted precision, fitted on the run's validation images; and their number.
 
-    Raises `DataError` where the run has none or no threshold makes answers right that often.
+    With `each_class` those classes that are answered often enough get a threshold of their own. Raises `DataError`
+    where the run has no such images or no threshold makes answers right that often.
     """
     run = run_of(artifact)
     dataset = open_recorded(run.path)
@@ -144,4 +159,6 @@ def fit_confidence(artifact: Artifact, precision: float) -> tuple[Confidence, in
         raise DataError(
             f"no threshold makes {precision:.2%} of the answers on {len(samples)} validation images right; ask for less"
         )
-    return Confidence(temperature, round(threshold, 4)), len(samples)
+    own = fit_class_thresholds(scaled(scores, temperature), labels, precision) if each_class else {}
+    thresholds = {artifact.card.classes[index]: round(value, 4) for index, value in own.items()}
+    return Confidence(temperature, round(threshold, 4), thresholds), len(samples)

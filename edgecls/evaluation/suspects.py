@@ -5,14 +5,13 @@ and those that a classifier finds hardest.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgecls.data.check import duplicates, look, near_duplicates
-from edgecls.data.formats import manifest
-from edgecls.data.layout import MANIFESTS, index_dataset
+from edgecls.data.layout import index_dataset
 from edgecls.data.sources import Source
 from edgecls.data.splits import Sample, grouped_by
 from edgecls.errors import DataError
@@ -21,7 +20,7 @@ from edgecls.evaluation.config import SuspectsConfig
 from edgecls.evaluation.embeddings import embeddings_on
 from edgecls.evaluation.inference import labels_of
 from edgecls.files import write_text
-from edgecls.rows import csv_text, read_rows
+from edgecls.rows import csv_text
 
 if TYPE_CHECKING:
     from numpy import float64, int64
@@ -91,7 +90,7 @@ def find_suspects(config: SuspectsConfig, on_progress: Callable[[str], None] = l
     position_of = {picture.sample.key: position for position, picture in enumerate(pictures)}
     alike = [[position_of[p.sample.key] for p in group] for group in (*exact, *near_duplicates(pictures, exact))]
     usable = [picture.sample for picture in pictures]
-    group_of = grouped_by(config.group_by) if config.group_by else _groups_named(config.data)
+    group_of = grouped_by(config.group_by) if config.group_by else _groups_named(layout.columns)
     groups = merged([group_of(sample) for sample in usable], alike)
     count = len(usable)
     features = embeddings_on(
@@ -113,12 +112,9 @@ def find_suspects(config: SuspectsConfig, on_progress: Callable[[str], None] = l
     return Suspects(layout.source, count, ranked, broken)
 
 
-def _groups_named(location: str) -> Callable[[Sample], str]:
+def _groups_named(columns: Mapping[str, Mapping[str, str]]) -> Callable[[Sample], str]:
     """The group that a manifest names for each image; those without one are alone."""
-    file = Path(location) / manifest.DATA_CSV if Path(location).is_dir() else Path(location)
-    named = {}
-    if file.suffix.lower() in MANIFESTS and file.is_file():
-        named = {row.get("path", ""): f"group {row['group']}" for _, row in read_rows(file) if "group" in row}
+    named = {key: f"group {values['group']}" for key, values in columns.items() if values.get("group")}
     return lambda sample: named.get(sample.key, sample.key)
 
 

@@ -17,6 +17,7 @@ from edgecls.evaluation.config import CompareConfig
 from edgecls.evaluation.images import UNLABELLED, images_for, run_of
 from edgecls.evaluation.inference import scores_on
 from edgecls.evaluation.metrics import calibration_error, drop, measure, wilson
+from edgecls.evaluation.slices import SliceChange, compare_slices, cuts_of
 from edgecls.exporting.graph import float_graph
 from edgecls.quantization.qdq import QuantizedGraph, layer_noise_db
 from edgecls.quantization.quantize import prepare
@@ -63,7 +64,8 @@ class Comparison:
     `drop_points` is what the second loses of the first's top-1, with 95 % confidence from `drop_low_points` to
     `drop_high_points`, which are twice `drop_interval_points` apart. `speedup` is how many times as fast the second is,
     timed in turn. `layers` are (name, signal-to-noise in dB) of the second's graph against its run's in float, empty
-    for `layers_reason`. `source` holds the images.
+    for `layers_reason`. `source` holds the images. `slices` are those that were asked for, the largest loss first, and
+    `remarks` what to know of them.
     """
 
     first: Side
@@ -81,12 +83,14 @@ class Comparison:
     layers: tuple[tuple[str, float], ...]
     layers_reason: str | None
     source: Source
+    slices: tuple[SliceChange, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, without the source of the images."""
         values = asdict(replace(self, source=None))  # type: ignore[arg-type]
         del values["source"]
-        return values
+        return {**values, "slices": [each.to_json() for each in self.slices]}
 
     def require(self, min_agreement: float | None = None, max_drop_points: float | None = None) -> None:
         """Raise `VerificationError` where the second model changed too much."""
@@ -104,16 +108,21 @@ class Comparison:
 def compare(config: CompareConfig, on_progress: Callable[[str], None] = lambda _: None) -> Comparison:
     """See `compare_artifacts`."""
     config = CompareConfig.checked(config)
-    return compare_artifacts(find(config.first), find(config.second), config.data, on_progress)
+    return compare_artifacts(find(config.first), find(config.second), config.data, on_progress, config.by)
 
 
 def compare_artifacts(
-    first: Artifact, second: Artifact, data: Path | None = None, on_progress: Callable[[str], None] = lambda _: None
+    first: Artifact,
+    second: Artifact,
+    data: Path | None = None,
+    on_progress: Callable[[str], None] = lambda _: None,
+    by: Sequence[str] = (),
 ) -> Comparison:
     """Compare two models on a folder of images, or on the first one's held-out split.
 
-    Each model sees the images through its own preprocessing; classes are matched by name. Raises `UsageError` for
-    models of different classes and `DataError` where there are no images.
+    Each model sees the images through its own preprocessing; classes are matched by name. With `by` the slices by these
+    columns of a manifest are compared too. Raises `UsageError` for models of different classes and `DataError` where
+    there are no images.
     """
     import numpy as np
 
@@ -123,6 +132,9 @@ def compare_artifacts(
     source, samples = images_for(first, data)
     labels = np.array([sample.label for sample in samples])
     labelled = bool(len(labels)) and bool((labels != UNLABELLED).all())
+    if by and not labelled:
+        raise DataError(f"`by` compares accuracies, and {data} holds images without classes")
+    cuts, remarks = cuts_of(data, samples, by) if by else ([], [])
     scores = []
     for artifact in (first, second):
         on_progress(f"asking {artifact.card.name}")
@@ -154,6 +166,8 @@ def compare_artifacts(
         layers=layers,
         layers_reason=reason,
         source=source,
+        slices=compare_slices(cuts, scores[0], scores[1], labels),
+        remarks=tuple(remarks),
     )
 
 

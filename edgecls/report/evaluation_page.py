@@ -24,6 +24,8 @@ def write_page(report: EvaluationReport, path: Path) -> None:
         "evaluation",
         artifact=report.artifact,
         source=report.source,
+        report=report,
+        folds=_folds(report),
         figures=evaluation,
         rows=_rows(evaluation, classes),
         confusion=page.data_url("png", figures.confusion_matrix(evaluation.metrics.confusion, classes)),
@@ -35,6 +37,15 @@ def write_page(report: EvaluationReport, path: Path) -> None:
             for each, key in shown
         ],
     )
+
+
+def _folds(report: EvaluationReport) -> list[tuple[int, int, str, str]]:
+    """Number, images, top-1 and macro F1 of each fold of the run's cross-validation."""
+    folds = report.folds.folds if report.folds else ()
+    return [
+        (number, fold.images, page.percent(fold.top1), page.percent(fold.macro_f1))
+        for number, fold in enumerate(folds, start=1)
+    ]
 
 
 def _rows(evaluation: Evaluation, classes: Sequence[str]) -> list[Row]:

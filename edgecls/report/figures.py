@@ -41,11 +41,16 @@ def training_curves(run: Path) -> Path:
     left.plot(epochs, [epoch.val_loss for epoch in history], color=TARGET_COLOURS[1], label="validation")
     left.set_title("Cross-entropy loss", loc="left", color=INK)
     left.legend(frameon=False)
-    right.plot(epochs, [100 * epoch.val_top1 for epoch in history], color=TARGET_COLOURS[2])
     best = max(history, key=lambda epoch: epoch.merit)
-    right.plot([best.epoch], [100 * best.val_top1], "o", color=TARGET_COLOURS[2])
-    right.set_title(f"Validation accuracy: {best.val_top1:.1%} in epoch {best.epoch}", loc="left", color=INK)
-    right.set_ylabel("top-1 (%)")
+    by_f1 = best.selected_by == "macro-f1"
+    right.plot(epochs, [100 * epoch.val_top1 for epoch in history], color=TARGET_COLOURS[2], label="top-1")
+    if by_f1:
+        right.plot(epochs, [100 * epoch.val_macro_f1 for epoch in history], color=TARGET_COLOURS[3], label="macro F1")
+        right.legend(frameon=False)
+    right.plot([best.epoch], [100 * best.merit[0]], "o", color=TARGET_COLOURS[3 if by_f1 else 2])
+    what = "macro F1" if by_f1 else "accuracy"
+    right.set_title(f"Validation {what}: {best.merit[0]:.1%} in epoch {best.epoch}", loc="left", color=INK)
+    right.set_ylabel("%" if by_f1 else "top-1 (%)")
     for axes in (left, right):
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)

@@ -32,8 +32,8 @@ UNSURE = "unsure"
 class Prediction:
     """The answer for one image: `probabilities` (C,) float32 of `classes`.
 
-    `label` is the best class and `score` its probability, unless that lies below the card's threshold: then `label` is
-    "unsure" and `unsure` is true. `index` is that of the best class in any case.
+    `label` is the best class and `score` its probability, unless that lies below the card's threshold for this class:
+    then `label` is "unsure" and `unsure` is true. `index` is that of the best class in any case.
     """
 
     label: str
@@ -127,8 +127,9 @@ class Classifier:
         probabilities = softmax(scaled(as_logits(scores, self.card.output), confidence.temperature))
         index = int(probabilities.argmax())
         score = float(probabilities[index])
-        unsure = score < confidence.threshold
-        label = UNSURE if unsure else self.card.classes[index]
+        best = self.card.classes[index]
+        unsure = score < confidence.threshold_of(best)
+        label = UNSURE if unsure else best
         return Prediction(label, score, index, self.card.classes, probabilities, unsure)
 
     def embed(self, image: NDArray[uint8]) -> tuple[Prediction, NDArray[float32]]:

@@ -21,7 +21,7 @@ def settings_of_run(run: Artifact) -> TrainConfig:
             "run",
         )
     settings = read_config(run.path / CONFIG_FILE)
-    for name in ("lr", "freeze", "layer_decay", "dropout", "patience", "tensorboard"):
+    for name in ("lr", "freeze", "layer_decay", "dropout", "patience", "folds", "tensorboard"):
         settings.pop(name, None)
     return TrainConfig(**settings)
 

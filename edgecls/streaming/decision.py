@@ -10,6 +10,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgecls.artifact.card import Confidence
 from edgecls.runtime.classifier import UNSURE, Prediction
 from edgecls.streaming.config import Smoothing
 
@@ -103,12 +104,16 @@ class StateChange:
 
 
 class Smoother:
-    """Turns the answers for a camera's frames into a steady decision."""
+    """Turns the answers for a camera's frames into a steady decision.
 
-    def __init__(self, smoothing: Smoothing, classes: tuple[str, ...], threshold: float):
+    `confidence` says from which probability on a class is one, unless the smoothing does.
+    """
+
+    def __init__(self, smoothing: Smoothing, classes: tuple[str, ...], confidence: Confidence):
         self._how = smoothing
         self._classes = classes
-        self._threshold = threshold if smoothing.min_confidence is None else smoothing.min_confidence
+        least = smoothing.min_confidence
+        self._least = [confidence.threshold_of(name) if least is None else least for name in classes]
         self._votes: deque[int] = deque(maxlen=smoothing.majority or 1)
         self.reset()
 
@@ -158,11 +163,11 @@ class Smoother:
     def _candidate(self, average: NDArray[float32], best: int) -> int | None:
         """The class that would be right if it held; None for "unsure". Who holds already needs less."""
         if self._held is None:
-            return best if average[best] >= self._threshold else None
-        stays = average[self._held] >= self._threshold - self._how.hysteresis
+            return best if average[best] >= self._least[best] else None
+        stays = average[self._held] >= self._least[self._held] - self._how.hysteresis
         if best == self._held:
             return best if stays else None
-        if average[best] >= max(self._threshold, average[self._held] + self._how.hysteresis):
+        if average[best] >= max(self._least[best], average[self._held] + self._how.hysteresis):
             return best
         return self._held if stays else None
 

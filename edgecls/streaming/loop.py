@@ -66,7 +66,6 @@ class Stream:
         self.sinks = (*sinks, snapshots) if snapshots else tuple(sinks)
         self._outboxes = [Outbox(sink) for sink in self.sinks]
         begun = utc_now()
-        threshold = classifier.card.confidence.threshold
         self._cameras = [
             Camera(
                 source,
@@ -75,7 +74,7 @@ class Stream:
                     if source.sequence
                     else replace(EACH_FRAME, min_confidence=config.smoothing.min_confidence),
                     classifier.card.classes,
-                    threshold,
+                    classifier.card.confidence,
                 ),
                 EventLog(source.name, begun),
                 since=begun,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Batch = tuple[torch.Tensor, torch.Tensor]
+    Draw = Callable[[Sequence[int]], NDArray[int64]]
 
 PREVIEW_FILE = "augmented.jpg"
 PREVIEW_COLUMNS = 8
@@ -32,22 +33,28 @@ class Order:
     """Which training images come when: a new random order each epoch, the same for the same seed.
 
     Of `processes` that train together each takes its share of every batch, by its `rank`. An incomplete last batch is
-    left out; a data set smaller than one batch gives one smaller batch.
+    left out; a data set smaller than one batch gives one smaller batch. `draw` makes another order of an epoch's visits
+    from a seed.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int, rank: int = 0, processes: int = 1):
+    def __init__(
+        self, count: int, batch_size: int, seed: int, rank: int = 0, processes: int = 1, draw: Draw | None = None
+    ):
         self._count, self._batch_size, self._seed = count, min(batch_size, count), seed
-        self._rank, self._processes = rank, processes
+        self._rank, self._processes, self._draw = rank, processes, draw
 
     def __len__(self) -> int:
         """Batches of an epoch."""
         return max(1, self._count // self._batch_size)
 
     def batches(self, epoch: int, skip: int = 0) -> Iterator[NDArray[int64]]:
-        """The positions of the images in each batch but the first `skip`."""
+        """Visits in each batch but the first `skip`: a position, plus the count for each time that it came before."""
         import numpy as np
 
-        order = np.random.default_rng((self._seed, epoch)).permutation(self._count)
+        if self._draw:
+            order = self._draw((self._seed, epoch))
+        else:
+            order = np.random.default_rng((self._seed, epoch)).permutation(self._count)
         for start in range(skip * self._batch_size, len(self) * self._batch_size, self._batch_size):
             yield order[start : start + self._batch_size][self._rank :: self._processes]
 
@@ -68,13 +75,14 @@ class TrainingBatches:
         rank: int = 0,
         processes: int = 1,
         keeping: Keeping = "auto",
+        draw: Draw | None = None,
     ):
         self._dataset = dataset
         self._preprocess = preprocess
         self._augmentation = augmentation
         self._seed = seed
         self._samples: Sequence[Sample] = dataset.splits["train"]
-        self._order = Order(len(self._samples), batch_size, seed, rank, processes)
+        self._order = Order(len(self._samples), batch_size, seed, rank, processes, draw)
         self._mix = _mixer(augmentation, len(dataset.classes))
         self._least = Preprocess(
             math.ceil(SPARE * preprocess.height_px), math.ceil(SPARE * preprocess.width_px), resize="stretch"
@@ -93,12 +101,12 @@ class TrainingBatches:
         import torch
 
         def picked() -> Iterator[int]:
-            for positions in self._order.batches(number, skip):
-                yield from positions.tolist()
+            for visits in self._order.batches(number, skip):
+                yield from visits.tolist()
 
-        def view(index: int) -> tuple[NDArray[uint8], int]:
-            sample = self._samples[index]
-            generator = np.random.default_rng((self._seed, number, index))
+        def view(visit: int) -> tuple[NDArray[uint8], int]:
+            sample = self._samples[visit % len(self._samples)]
+            generator = np.random.default_rng((self._seed, number, visit))
             image = self._augmentation(self._image(sample), self._preprocess, generator)
             return self._preprocess(image), sample.label
 

@@ -19,6 +19,7 @@ from edgecls.training.history import Epoch
 from edgecls.training.setup import TrainingSetup
 
 CHECKPOINT_FILE = "checkpoint.pt"
+FOLDS_FILE = "folds.json"
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ def unfinished(given: Path) -> Path:
     """The folder of a training to go on with: the one given or, for `last`, the newest. Raises `ArtifactError`."""
     if given != Path("last"):
         return given
-    checkpoints = sorted(runs_folder().glob(f"*/{CHECKPOINT_FILE}"), key=lambda file: file.stat().st_mtime)
+    found = (file for name in (CHECKPOINT_FILE, FOLDS_FILE) for file in runs_folder().glob(f"*/{name}"))
+    checkpoints = sorted(found, key=lambda file: file.stat().st_mtime)
     if not checkpoints:
         raise ArtifactError(f"no training in {runs_folder()}/ is unfinished")
     return checkpoints[-1].parent

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
+from edgecls.data.check import MAX_IMBALANCE
 from edgecls.errors import OutputError, UsageError, first_line
 from edgecls.files import parse_toml, read_text, shortened, write_text
 from edgecls.settings import Config, setting, settings_of
+from edgecls.training.balance import Balance
 from edgecls.training.kept import Keeping
 
 CONFIG_FILE = "config.toml"
@@ -21,6 +24,9 @@ Loss = Literal["cross-entropy", "focal", "bce"]
 Preset = Literal["none", "light", "medium", "strong"]
 Policy = Literal["none", "trivial", "rand"]
 TrainingPrecision = Literal["auto", "fp32", "bf16", "fp16"]
+SelectBy = Literal["auto", "top1", "macro-f1"]
+_BALANCE_WAS = {False: "none", True: "weights"}
+"""What was a switch in earlier versions."""
 FREEZES = ("none", "backbone", "gradual")
 
 
@@ -60,7 +66,15 @@ class TrainConfig(Config):
     weight_decay: float = setting(0.02, "Of weights; norms and biases are left alone.", low=0.0)
     loss: Loss = setting("cross-entropy", "What is minimized; bce asks about each class by itself.")
     label_smoothing: float = setting(0.1, "Share of each label spread over all classes.", low=0.0, high=0.9999)
-    balance: bool = setting(False, "Class weights in the loss, for rare classes.")
+    balance: Balance = setting(
+        "auto",
+        "For uneven classes: draw rare ones more often (sampling, or milder by the square root), class weights, logit "
+        "adjustment, or none; auto takes what measured best where the largest class has over "
+        f"{MAX_IMBALANCE:g} times the images of the smallest.",
+    )
+    select_by: SelectBy = setting(
+        "auto", "Figure of the validation split by which the epoch is chosen; auto is macro F1 for uneven classes."
+    )
     freeze: str = setting(
         "none",
         "Layers to freeze: none; backbone, all but the last layer; a number of blocks from the front; or gradual, "
@@ -72,6 +86,12 @@ class TrainConfig(Config):
         None, "Keep an average of the weights that decays so, such as 0.999.", low=0.0, high=0.9999999
     )
     teacher: str | None = setting(None, "A run whose answers are learned too (distillation).")
+    folds: int | None = setting(
+        None,
+        "Cross-validation: train so many further models on training and validation images, each judged on the part "
+        "that it has not seen; the run itself is trained as without.",
+        low=2, high=100,
+    )  # fmt: skip
     patience: int | None = setting(None, "Early stopping: epochs without improvement.", low=1)
     clip: float = setting(5.0, "Largest norm of the gradient.", low=1e-12)
     accumulate: int = setting(1, "Gradient accumulation steps, for less memory.", low=1)
@@ -83,6 +103,12 @@ class TrainConfig(Config):
         "A share of what is free is used, and nothing stays behind.",
     )
     tensorboard: bool = setting(False, "Write curves to tensorboard/ beside the run.")
+
+    def __post_init__(self) -> None:
+        given: Any = self.balance
+        if isinstance(given, bool):
+            object.__setattr__(self, "balance", _BALANCE_WAS[given])
+        super().__post_init__()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -107,6 +133,10 @@ class TrainConfig(Config):
         check_optimizer(self.optimizer)
         if self.freeze not in FREEZES and not self.freeze.isdecimal():
             raise UsageError(f"`freeze` takes {', '.join(FREEZES)} or a number of blocks, not {self.freeze!r}")
+        if self.balance == "logit-adjustment" and self.loss == "bce":
+            raise UsageError("`balance` logit-adjustment is for scores that compete, not for `loss` bce; take sampling")
+        if self.folds and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UsageError("`folds` trains in one process; leave torchrun out, or `folds`")
         if self.accumulate > self.batch_size // 2:
             raise UsageError(
                 f"`accumulate` is at most half of `batch_size`, {self.batch_size // 2}, not {self.accumulate}"
@@ -122,6 +152,8 @@ def read_config(file: Path) -> dict[str, Any]:
         settings = parse_toml(read_text(file), str(file))
     except OSError as error:
         raise UsageError(f"cannot read the settings in {shortened(file)}: {error.strerror}") from error
+    if isinstance(settings.get("balance"), bool):
+        settings["balance"] = _BALANCE_WAS[settings["balance"]]
     for name, value in settings.items():
         if name not in known:
             near = get_close_matches(name, known, 1) or get_close_matches(f"{name}_px", known, 1)

@@ -80,9 +80,11 @@ class FrozenFeatures:
         """Yield features (N, ...) with labels (N,), all but the first `skip` batches of an epoch."""
         import numpy as np
 
-        views = np.random.default_rng((self._seed, number, 0)).integers(len(self._views), size=len(self._labels))
-        for positions in self._order.batches(number, skip):
-            yield self._views[views[positions], positions], self._labels[positions]
+        drawn = np.random.default_rng((self._seed, number, 0)).integers(len(self._views), size=len(self._labels))
+        for visits in self._order.batches(number, skip):
+            turns, positions = np.divmod(visits, len(self._labels))
+            views = (drawn[positions] + turns) % len(self._views)  # who comes again comes from the other side
+            yield self._views[views, positions], self._labels[positions]
 
     def val_scores(self, head: Any) -> NDArray[float32]:
         """Scores (N, C) of a last layer for the validation images."""

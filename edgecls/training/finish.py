@@ -10,6 +10,7 @@ from edgecls import models
 from edgecls.artifact.card import Confidence, Quality, with_files, write_card
 from edgecls.artifact.golden import Golden
 from edgecls.evaluation.confidence import fit_temperature
+from edgecls.evaluation.cross_validation import EVALUATION_FILE, CrossValidation
 from edgecls.evaluation.inference import golden_images, labels_of, prepared
 from edgecls.evaluation.metrics import Metrics, measure
 from edgecls.files import write_text
@@ -19,11 +20,12 @@ from edgecls.training.batches import TrainingBatches, write_preview
 from edgecls.training.history import write_history
 from edgecls.training.setup import TrainingSetup
 
-EVALUATION_FILE = "evaluation.json"
 
+def finish(setup: TrainingSetup, folder: Path | None, folds: CrossValidation | None = None) -> Metrics:
+    """Evaluate on the test split, fit the temperature on the validation split, and write the run to `folder`.
 
-def finish(setup: TrainingSetup, folder: Path | None) -> Metrics:
-    """Evaluate on the test split, fit the temperature on the validation split, and write the run to `folder`."""
+    The figures of its cross-validation, if there was one, stand beside its own.
+    """
     model, dataset = setup.model, setup.dataset
     session, source, preprocess = model.session(model.network), dataset.source, model.card.preprocess
     test, val = dataset.splits["test"], dataset.splits["val"]
@@ -36,7 +38,10 @@ def finish(setup: TrainingSetup, folder: Path | None) -> Metrics:
     models.write_weights(model.network, folder / MODEL_FILE)
     images = golden_images(dataset, preprocess)
     Golden(images, session.infer(images)).write(folder)
-    write_text(folder / EVALUATION_FILE, json.dumps(metrics.to_json(dataset.classes), indent=2) + "\n")
+    figures = metrics.to_json(dataset.classes)
+    if folds is not None:
+        figures["cross_validation"] = folds.to_json()
+    write_text(folder / EVALUATION_FILE, json.dumps(figures, indent=2) + "\n")
     quality = Quality(split="test", images=metrics.images, top1=metrics.top1, macro_f1=metrics.macro_f1)
     write_card(with_files(replace(model.card, quality=quality, confidence=confidence), folder, [MODEL_FILE]), folder)
     write_history(setup.progress.history, folder)

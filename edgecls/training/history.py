@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from edgecls.data.dataset import Dataset
 from edgecls.errors import MissingExtraError
 from edgecls.files import write_text
+from edgecls.training.balance import Merit
 from edgecls.training.weights import InitialWeights
 
 HISTORY_FILE = "metrics.csv"
@@ -20,7 +22,7 @@ TENSORBOARD_FOLDER = "tensorboard"
 
 @dataclass(frozen=True)
 class Epoch:
-    """One line of the history; `val_top1` is a fraction."""
+    """One line of the history; `val_top1` and `val_macro_f1` are fractions, and `selected_by` names one of the two."""
 
     epoch: int
     lr: float
@@ -29,11 +31,13 @@ class Epoch:
     val_top1: float
     images_per_s: float
     seconds: float
+    val_macro_f1: float = math.nan
+    selected_by: Merit = "top1"
 
     @property
     def merit(self) -> tuple[float, float]:
-        """What epochs are compared by: validation accuracy, then validation loss."""
-        return self.val_top1, -self.val_loss
+        """What epochs are compared by: validation accuracy, or macro F1, then validation loss."""
+        return self.val_macro_f1 if self.selected_by == "macro-f1" else self.val_top1, -self.val_loss
 
 
 class TrainingCallbacks:
@@ -46,6 +50,9 @@ class TrainingCallbacks:
 
     def remark(self, line: str) -> None:
         """Something that the person should know."""
+
+    def fold(self, number: int, folds: int, epochs: int, batches: int) -> None:
+        """The model of a fold begins to learn, in `epochs` times `batches` steps, before the run itself is started."""
 
     def batch(self, epoch: int, loss: float) -> None:
         """One optimizer step was taken."""
@@ -93,6 +100,7 @@ class TensorBoardLog(TrainingCallbacks):
             ("loss/train", epoch.train_loss),
             ("loss/val", epoch.val_loss),
             ("top1/val", epoch.val_top1),
+            ("macro_f1/val", epoch.val_macro_f1),
             ("lr", epoch.lr),
             ("images_per_s", epoch.images_per_s),
         ):
@@ -115,12 +123,14 @@ def write_history(history: Sequence[Epoch], folder: Path) -> None:
     write_text(folder / HISTORY_FILE, text.getvalue())
 
 
-def _rounded(value: float) -> float | str:
-    return value if isinstance(value, int) else f"{value:.6g}"
+def _rounded(value: float | str) -> float | str:
+    return f"{value:.6g}" if isinstance(value, float) else value
 
 
 def read_history(run: Path) -> list[Epoch]:
-    """The epochs of a run, from its `metrics.csv`."""
+    """The epochs of a run, from its `metrics.csv`, in which columns of later versions may be missing."""
     with (run / HISTORY_FILE).open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
-    return [Epoch(int(row["epoch"]), *(float(row[field.name]) for field in fields(Epoch)[1:])) for row in rows]
+    kinds: dict[str, Any] = {"epoch": int, "selected_by": str}
+    named = [field.name for field in fields(Epoch)]
+    return [Epoch(**{name: kinds.get(name, float)(row[name]) for name in named if name in row}) for row in rows]

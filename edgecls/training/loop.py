@@ -7,22 +7,25 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecls import models
 from edgecls.data.dataset import Dataset, open_dataset
 from edgecls.errors import UsageError
+from edgecls.evaluation.cross_validation import CrossValidation, Fold
 from edgecls.evaluation.inference import labels_of
 from edgecls.evaluation.metrics import Metrics, measure
 from edgecls.files import half_written, make_folder, new_folder
 from edgecls.runtime import store
 from edgecls.runtime.pipeline import scores_of
 from edgecls.training import optimize
-from edgecls.training.checkpoint import CHECKPOINT_FILE, Checkpoint, read_checkpoint, write_checkpoint
+from edgecls.training.checkpoint import CHECKPOINT_FILE, FOLDS_FILE, Checkpoint, read_checkpoint, write_checkpoint
 from edgecls.training.config import TrainConfig
 from edgecls.training.features import FrozenFeatures
 from edgecls.training.finish import finish
+from edgecls.training.folds import FoldCallbacks, FoldsDone, digest_of, folds_of, read_folds
 from edgecls.training.history import Epoch, TensorBoardLog, TrainingCallbacks
 from edgecls.training.interrupt import Interruption, deferred_signals
 from edgecls.training.parallel import gathered, launched
@@ -31,6 +34,7 @@ from edgecls.training.setup import TrainingSetup
 
 if TYPE_CHECKING:
     import torch
+    from lightning_fabric import Fabric
     from numpy import float32
     from numpy.typing import NDArray
 
@@ -44,8 +48,10 @@ def resume(path: Path | str, callbacks: TrainingCallbacks | None = None) -> tupl
     if not isinstance(path, (str, Path)):
         raise UsageError(f"a training is named by its folder, not by {type(path).__name__}")
     path = Path(path)
-    checkpoint = read_checkpoint(path)
-    config = TrainConfig(**{**checkpoint.settings, "out": path})
+    folds = read_folds(path)
+    checkpoint = None if folds and not (path / CHECKPOINT_FILE).exists() else read_checkpoint(path)
+    settings = checkpoint.settings if checkpoint else folds.settings if folds else {}
+    config = TrainConfig(**{**settings, "out": path})
     for left in half_written(path):  # SIGKILL while the finished run was being written
         shutil.rmtree(left, ignore_errors=True)
     return _train(config, callbacks or TrainingCallbacks(), lambda _: nullcontext(path), checkpoint)
@@ -54,9 +60,10 @@ def resume(path: Path | str, callbacks: TrainingCallbacks | None = None) -> tupl
 def train(config: TrainConfig | None = None, callbacks: TrainingCallbacks | None = None) -> tuple[Path, Metrics]:
     """Train, evaluate on the test split and write the run; returns its folder and the test metrics.
 
-    The epoch with the best validation accuracy is kept. After each epoch, and on Ctrl-C or SIGTERM after the running
-    step, a checkpoint stands in the run's folder, from which `resume` goes on; a training that is interrupted before
-    leaves nothing behind. Of several processes the first one writes; the others return the same.
+    The epoch with the best validation accuracy, or macro F1 where classes are uneven, is kept. After each epoch, and on
+    Ctrl-C or SIGTERM after the running step, a checkpoint stands in the run's folder, from which `resume` goes on; a
+    training that is interrupted before leaves nothing behind. Of several processes the first one writes; the others
+    return the same.
     """
     models.require_torch("training")
     config = TrainConfig.checked(config)
@@ -92,27 +99,65 @@ def _train(
         fabric = stack.enter_context(launched(config.precision, config.deterministic))
         dataset = open_dataset(config.data, config.seed)
         path = stack.enter_context(reserve(dataset)) if fabric.is_global_zero else None
+        heard = callbacks
         if path is None:
             callbacks = TrainingCallbacks()
         elif config.tensorboard:
             callbacks = TensorBoardLog(callbacks, path)
-        torch.manual_seed(config.seed + fabric.global_rank)
-        setup = prepare(config, dataset, callbacks, fabric, checkpoint)
         try:
+            folds = _cross_validate(config, dataset, heard, fabric, path) if config.folds and path else None
+            torch.manual_seed(config.seed + fabric.global_rank)
+            setup = prepare(config, dataset, callbacks, fabric, checkpoint)
             with deferred_signals() as interruption, single_threaded():
                 Trainer(setup, callbacks, path, interruption).fit()
         except UsageError:
-            if path:
-                (path / CHECKPOINT_FILE).unlink(missing_ok=True)  # what cannot go on is not worth keeping
+            for file in _left_behind(path):
+                file.unlink()  # what cannot go on is not worth keeping
             raise
         except KeyboardInterrupt:
-            if path and (path / CHECKPOINT_FILE).exists():
+            if path and _left_behind(path):
                 callbacks.stopped(path)
             raise
         with new_folder(path) if path else nullcontext() as folder:
-            metrics = finish(setup, folder)
+            metrics = finish(setup, folder, folds)
         written: Path = fabric.broadcast(path)
     return written, metrics
+
+
+def _left_behind(path: Path | None) -> list[Path]:
+    """The files in a run's folder by which a training goes on."""
+    return [path / name for name in (CHECKPOINT_FILE, FOLDS_FILE) if (path / name).exists()] if path else []
+
+
+def _cross_validate(
+    config: TrainConfig, dataset: Dataset, callbacks: TrainingCallbacks, fabric: Fabric, path: Path
+) -> CrossValidation:
+    """Train a model for each fold that is not done yet, and note each one's figures in the run's folder."""
+    import torch
+
+    from edgecls.imaging.opencv import single_threaded
+
+    folds = folds_of(dataset, config.folds or 0)
+    done = read_folds(path) or FoldsDone(config.to_json(), digest_of(dataset), CrossValidation(()))
+    done.require_same_images(dataset)
+    for number, fold in enumerate(folds, start=1):
+        if number <= len(done.result.folds):
+            continue
+        torch.manual_seed(config.seed + number)
+        told = FoldCallbacks(callbacks)
+        setup = prepare(config, fold, told, fabric)
+        callbacks.fold(number, len(folds), setup.epochs, len(setup.batches))
+        with deferred_signals() as interruption, single_threaded():
+            Trainer(setup, told, None, interruption).fit()
+        result = Fold.of(finish(setup, None), dataset.classes)
+        done = replace(done, result=CrossValidation((*done.result.folds, result)))
+        done.write(path)
+        callbacks.remark(
+            f"fold {number} of {len(folds)}: top-1 {100 * result.top1:.2f} %, macro F1 {100 * result.macro_f1:.2f} % "
+            f"over {result.images} images"
+        )
+    callbacks.remark(f"{done.result} (mean ± standard deviation)")
+    return done.result
 
 
 class Trainer:
@@ -172,7 +217,7 @@ class Trainer:
                 self._write_checkpoint()
                 self.interruption.go()
         trained = time.perf_counter()
-        val_loss, val_top1 = _validate(setup)
+        val_loss, val = _validate(setup)
         _require_finite(val_loss, number)
         losses, progress.losses = progress.losses, []
         return Epoch(
@@ -180,7 +225,9 @@ class Trainer:
             lr=float(setup.optimization.schedule.get_last_lr()[-1]),
             train_loss=sum(losses) / len(losses),
             val_loss=val_loss,
-            val_top1=val_top1,
+            val_top1=val.top1,
+            val_macro_f1=val.macro_f1,
+            selected_by=setup.merit,
             images_per_s=(len(losses) - before) * setup.config.batch_size / (trained - begun),
             seconds=time.perf_counter() - begun,
         )
@@ -214,14 +261,14 @@ class Trainer:
         return value
 
 
-def _validate(setup: TrainingSetup) -> tuple[float, float]:
-    """Loss and top-1 of what would be kept now, on the validation split."""
+def _validate(setup: TrainingSetup) -> tuple[float, Metrics]:
+    """Loss and figures of what would be kept now, on the validation split."""
     import torch
     from torch.nn.functional import cross_entropy
 
     scores, labels = _val_scores(setup), labels_of(setup.dataset.splits["val"])
     loss = cross_entropy(torch.from_numpy(scores), torch.from_numpy(labels))
-    return float(loss), measure(scores, labels).top1
+    return float(loss), measure(scores, labels)
 
 
 def _val_scores(setup: TrainingSetup) -> NDArray[float32]:

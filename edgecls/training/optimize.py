@@ -10,8 +10,6 @@ from edgecls.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
     import torch
-    from numpy import int64
-    from numpy.typing import NDArray
 
     Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -62,16 +60,6 @@ def loss_for(name: str, smoothing: float, class_weights: torch.Tensor | None) ->
         return (weights_of(targets) * losses).mean()
 
     return {"cross-entropy": cross, "focal": focal, "bce": bce}[name]
-
-
-def balanced_weights(labels: NDArray[int64], classes: int) -> torch.Tensor:
-    """Class weights (C,) that balance the classes, 1 on average over images (scikit-learn's "balanced")."""
-    import numpy as np
-    import torch
-
-    counts = np.bincount(labels, minlength=classes)
-    weights = len(labels) / (max(int((counts > 0).sum()), 1) * np.maximum(counts, 1))
-    return torch.from_numpy(weights.astype(np.float32))
 
 
 def blocks(network: torch.nn.Module, head: str) -> list[list[str]]:

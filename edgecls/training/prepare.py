@@ -13,8 +13,10 @@ from edgecls.errors import UsageError
 from edgecls.evaluation.inference import golden_images, labels_of
 from edgecls.models.torch_backend import BACKEND as REFERENCE
 from edgecls.runtime import machine
+from edgecls.training import balance as balancing
 from edgecls.training import optimize
 from edgecls.training.augment import PRESETS, Augmentation
+from edgecls.training.balance import Balance, Counts
 from edgecls.training.batches import Order, TrainingBatches
 from edgecls.training.checkpoint import Checkpoint, restore
 from edgecls.training.config import TrainConfig
@@ -28,6 +30,8 @@ from edgecls.training.weights import InitialWeights, start
 if TYPE_CHECKING:
     import torch
     from lightning_fabric import Fabric
+
+    from edgecls.training.batches import Draw
 
 
 def prepare(
@@ -47,15 +51,21 @@ def prepare(
             f"`batch_size` {config.batch_size} must be a multiple of the {fabric.world_size} processes times the "
             f"{config.accumulate} pieces that each computes it in"
         )
+    counts = Counts.of(dataset)
+    balance, merit = balancing.resolved(config.balance, config.select_by, counts, config.loss)
+    for line in counts.remarks(balance, merit, config.folds):
+        callbacks.remark(line)
     model = _model(config, dataset, fabric, checkpoint)
     epochs = config.epochs or _default_epochs(model.initial, dataset)
-    batches = _batches(config, dataset, fabric, model, callbacks)
+    draw = balancing.drawing(labels_of(dataset.splits["train"]), counts.images, balance)
+    batches = _batches(config, dataset, fabric, model, callbacks, draw)
     models.visit_batch_norms(model.network, _fitting_momentum(len(batches)))
     optimize.frozen_blocks(config.freeze, len(model.blocks), 1, epochs)
     progress = Progress()
     trained = model.network.get_submodule(model.head) if isinstance(batches, FrozenFeatures) else model.module
-    optimization = _optimization(config, dataset, fabric, model, trained, epochs * len(batches), progress)
-    setup = TrainingSetup(config, dataset, fabric, epochs, model, batches, optimization, progress)
+    loss = _loss(config, balance, counts, fabric)
+    optimization = _optimization(config, dataset, fabric, model, trained, epochs * len(batches), progress, loss)
+    setup = TrainingSetup(config, dataset, fabric, epochs, merit, model, batches, optimization, progress)
     if checkpoint:
         restore(setup, checkpoint)
     return setup
@@ -105,19 +115,24 @@ def _default_epochs(start: InitialWeights, dataset: Dataset) -> int:
 
 
 def _batches(
-    config: TrainConfig, dataset: Dataset, fabric: Fabric, model: Model, callbacks: TrainingCallbacks
+    config: TrainConfig,
+    dataset: Dataset,
+    fabric: Fabric,
+    model: Model,
+    callbacks: TrainingCallbacks,
+    draw: Draw | None,
 ) -> TrainingBatches | FrozenFeatures:
     """Augmented images, or, where nothing in front of the last layer changes, what comes out of it, once."""
     preprocess = model.card.preprocess
     shared = (config.batch_size, config.seed, fabric.global_rank, fabric.world_size)
-    images = TrainingBatches(dataset, preprocess, _augmentation(config, dataset), *shared, config.cache)
+    images = TrainingBatches(dataset, preprocess, _augmentation(config, dataset), *shared, config.cache, draw)
     varied = (config.augment, config.policy, config.erase, config.mixup, config.cutmix, config.teacher)
     if config.freeze != "backbone" or any(varied):
         return images
     backbone = Backbone(model.module, model.network, model.head)
     if not backbone.ends_with_head(golden_images(dataset, preprocess)[:2]):
         return images
-    order = Order(len(dataset.splits["train"]), *shared)
+    order = Order(len(dataset.splits["train"]), *shared, draw)
     mirror = config.mirror and dataset.source.horizontal_flip_safe
     callbacks.remark("the backbone is frozen: its features are computed once, without augmentation")
     return FrozenFeatures(backbone, dataset, preprocess, mirror, order, config.seed)
@@ -154,6 +169,7 @@ def _optimization(
     trained: torch.nn.Module,
     steps: int,
     progress: Progress,
+    loss: optimize.Loss,
 ) -> Optimization:
     """`trained` is what the batches go into; the schedule spans `steps` and may go by the validation losses so far."""
     import torch
@@ -169,14 +185,22 @@ def _optimization(
         plain_optimizer,
         lambda step: optimize.schedule_for(config.schedule, step, steps, [e.val_loss for e in progress.history]),
     )
-    weights = None
-    if config.balance:
-        labels = labels_of(dataset.splits["train"])
-        weights = optimize.balanced_weights(labels, len(dataset.classes)).to(fabric.device)
-    loss = optimize.loss_for(config.loss, config.label_smoothing, weights)
     teacher = Teacher(config.teacher, dataset.classes, fabric.device) if config.teacher else None
     average = AveragedModel(model.network, avg_fn=_decaying(config.ema), use_buffers=True) if config.ema else None
     return Optimization(learner, optimizer, plain_optimizer, schedule, loss, teacher, average)
+
+
+def _loss(config: TrainConfig, balance: Balance, counts: Counts, fabric: Fabric) -> optimize.Loss:
+    """What is minimized, with what balances the classes in it."""
+    import torch
+
+    weights = None
+    if balance == "weights":
+        weights = torch.from_numpy(balancing.effective_weights(counts.images)).float().to(fabric.device)
+    loss = optimize.loss_for(config.loss, config.label_smoothing, weights)
+    if balance == "logit-adjustment":
+        loss = balancing.adjusted(loss, torch.from_numpy(balancing.log_priors(counts.images)).to(fabric.device))
+    return loss
 
 
 def _decaying(decay: float) -> Callable[[torch.Tensor, torch.Tensor, Any], torch.Tensor]:

@@ -9,6 +9,7 @@ from edgecls import models
 from edgecls.artifact.card import Card
 from edgecls.data.dataset import Dataset
 from edgecls.models.torch_backend import TorchSession
+from edgecls.training.balance import Merit
 from edgecls.training.batches import TrainingBatches
 from edgecls.training.config import TrainConfig
 from edgecls.training.features import FrozenFeatures
@@ -69,12 +70,13 @@ class Progress:
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """One training; see `prepare`."""
+    """One training; see `prepare`. `merit` is the figure by which the epoch is chosen."""
 
     config: TrainConfig
     dataset: Dataset
     fabric: Fabric
     epochs: int
+    merit: Merit
     model: Model
     batches: TrainingBatches | FrozenFeatures
     optimization: Optimization

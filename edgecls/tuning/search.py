@@ -179,7 +179,7 @@ class _Search:
         path = self._config.out / f"trial-{trial.number}"
         callbacks = _Reporting(self._config, trial, self._callbacks, self._latency_ms)
         try:
-            train(replace(self._config.base, **settings, out=path), callbacks)
+            train(replace(self._config.base, **settings, folds=None, out=path), callbacks)
         except UsageError as error:  # the loss ran away, or these settings do not go together
             trial.set_user_attr(FAILURE, str(error))
             raise optuna.TrialPruned from error

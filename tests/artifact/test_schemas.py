@@ -97,7 +97,7 @@ class TestSchemas:
         record = CARD.to_json() if name == "card" else suite.record(rows, BenchmarkConfig(), conditions.now())
         assert_described(name, record)
         for path, part in parts(record):
-            if path not in ("/lineage/files", "/versions"):  # whose keys are names
+            if path not in ("/lineage/files", "/versions", "/confidence/thresholds"):  # whose keys are names
                 part["undescribed"] = 1
                 with pytest.raises(AssertionError):
                     assert_described(name, record)
@@ -203,6 +203,7 @@ BEYOND_JSON_SCHEMA: list[tuple[str, object]] = [
     ("runtime.batch", [3, 2, 1]),
     ("preprocess.height_px", 48.0),
     ("preprocess.width_px", 63),
+    ("confidence.thresholds", {"nobody": 0.5}),
     ("classes", ["a", "b", "c"]),
     ("schema", 2.0),
 ]
@@ -217,6 +218,7 @@ MORE_WRONG: dict[str, list[object]] = {
     "output": ["", "Logits", True],
     "confidence.temperature": [0.0009, 1001, -1.0],
     "confidence.threshold": [1.0001, False],
+    "confidence.thresholds": [[], 0.5, {"zero": None}, {"zero": 1.1}, {"zero": -0.1}, {"zero": "high"}],
     "runtime": [[], "", "onnxruntime", False],
     "runtime.version": [1.0, []],
     "runtime.batch": [[1, 1, 65537], [1, 1, None], [1, 1, 1, 1], {}, [True, 1, 1]],
@@ -255,6 +257,7 @@ RIGHT: dict[str, list[object]] = {
     "confidence": [None, {}],
     "confidence.temperature": [0.001, 1000, None],
     "confidence.threshold": [0, 1, None],
+    "confidence.thresholds": [None, {}, {"zero": 0, "one": 1, "two": 0.5}],
     "runtime": [None, {}],
     "runtime.name": ["", None],
     "runtime.batch": [[1, 1, 65536], [1.0, 2.0, 2.0], None],

@@ -34,16 +34,21 @@ class TestManifests:
     @pytest.mark.parametrize("header", ["image,label", "Path,Class", "filename,label", "filepath, class"])
     def test_columns_may_have_the_names_that_people_use(self, photos: Path, header: str):
         (photos / "m.csv").write_text(f"{header}\ndark/00.jpg,night\nbright/00.jpg,day\n")
-        classes, samples = read_manifest(photos / "m.csv")
+        classes, samples, _ = read_manifest(photos / "m.csv")
         assert (classes, len(samples["train"])) == (("day", "night"), 2)
 
     def test_our_own_names_of_columns_come_first(self, photos: Path):
         (photos / "m.csv").write_text(
             "filename,path,class,label\nx.jpg,dark/00.jpg,3,night\ny.jpg,bright/00.jpg,5,day\n"
         )
-        classes, samples = read_manifest(photos / "m.csv")
+        classes, samples, _ = read_manifest(photos / "m.csv")
         assert classes == ("day", "night")
         assert samples["train"][0].key == "dark/00.jpg"
+
+    def test_further_columns_are_known_of_each_image(self, photos: Path):
+        (photos / "m.csv").write_text("image,label,Camera,note\ndark/00.jpg,night,2,\nbright/00.jpg,day,1,a b\n")
+        expected = {"dark/00.jpg": {"camera": "2"}, "bright/00.jpg": {"camera": "1", "note": "a b"}}
+        assert read_manifest(photos / "m.csv")[2] == index_dataset(str(photos / "m.csv")).columns == expected
 
     def test_a_jsonl_may_name_files_anywhere(self, photos: Path, tmp_path: Path):
         lines = [f'{{"path": "{photos / path}", "label": "{label}"}}' for path, label in self.rows(photos)]
@@ -179,7 +184,7 @@ class TestDividing:
         result = cli("data", "split", photos, "--out", photos / "split.csv", "--group-by", r"(\d\d)\.jpg")
         assert result.exit_code == 0, result.output
         assert ", 12 groups" in result.output
-        classes, splits = read_manifest(photos / "split.csv")
+        classes, splits, _ = read_manifest(photos / "split.csv")
         assert classes == ("bright", "dark")
         frames = {name: {sample.key[-6:] for sample in samples} for name, samples in splits.items()}
         assert not frames["train"] & (frames["val"] | frames["test"])

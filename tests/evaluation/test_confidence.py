@@ -13,7 +13,8 @@ from typer.testing import Result
 from edgecls.artifact.card import Confidence, read_card, write_card
 from edgecls.artifact.golden import Golden
 from edgecls.artifact.measurements import keep_confidence
-from edgecls.evaluation.confidence import answered, fit_temperature, fit_threshold
+from edgecls.errors import ArtifactError
+from edgecls.evaluation.confidence import MIN_ANSWERED, answered, fit_class_thresholds, fit_temperature, fit_threshold
 from edgecls.evaluation.metrics import calibration_error
 from edgecls.runtime import store
 from edgecls.runtime.classifier import load
@@ -57,6 +58,29 @@ def test_the_threshold_gives_the_wanted_precision_and_no_more_silence_than_neede
     assert fit_threshold(scores, labels, 0.2) == 0.0
 
 
+def test_a_class_that_is_often_mistaken_gets_a_higher_threshold_than_others(honest):
+    scores, labels = honest
+    mistaken = labels.copy()
+    third = np.flatnonzero((scores.argmax(axis=1) == 2) & (labels == 2))
+    mistaken[third[::3]] = 3
+    own = fit_class_thresholds(scores, mistaken, 0.8)
+    assert set(own) == {0, 1, 2, 3, 4}
+    assert own[2] > max(own[index] for index in (0, 1, 3, 4)) + 0.1
+    least = np.array([own[index] for index in range(5)])
+    predicted, confidence = scores.argmax(axis=1), softmax(scores).max(axis=1)
+    for index in (0, 1, 3, 4):
+        answers = (predicted == index) & (confidence >= least[index])
+        assert (mistaken[answers] == index).mean() >= 0.8
+    assert answered(scores, mistaken, least)[1] >= 0.8
+
+
+def test_classes_that_are_hardly_answered_or_never_right_are_told_apart():
+    scores = np.zeros((40, 3), np.float32)
+    scores[: MIN_ANSWERED - 1, 0] = scores[MIN_ANSWERED - 1 : 25, 1] = scores[25:, 2] = 3
+    labels = np.where(scores.argmax(axis=1) == 1, 0, scores.argmax(axis=1))
+    assert fit_class_thresholds(scores, labels, 0.9) == {1: 1.0, 2: 0.0}
+
+
 def test_an_unreachable_precision_gives_none(honest):
     scores, _ = honest
     assert fit_threshold(scores, (scores.argmax(1) + 1) % 5, 0.5) is None
@@ -89,6 +113,29 @@ def test_below_the_threshold_the_answer_is_unsure(
         assert after.unsure == (after.score < threshold)
 
 
+def test_a_class_may_have_a_threshold_of_its_own(
+    bundle: Callable[[str, str], Artifact], copy_of: Callable[[Artifact], Path]
+):
+    path = copy_of(bundle("onnx", "fp32"))
+    scores = Golden.read(path).scores
+    keep_confidence(path, Confidence(thresholds={"zero": 1.0}))
+    with load(path) as model:
+        found = [model.decide(row) for row in scores]
+    zeros = [prediction.unsure for prediction in found if prediction.ranking[0][0] == "zero"]
+    assert zeros
+    assert all(zeros)
+    assert not any(prediction.unsure for prediction in found if prediction.ranking[0][0] != "zero")
+
+
+def test_the_threshold_of_an_unknown_class_is_refused(
+    bundle: Callable[[str, str], Artifact], copy_of: Callable[[Artifact], Path]
+):
+    path = copy_of(bundle("onnx", "fp32"))
+    keep_confidence(path, Confidence(thresholds={"nobody": 0.5}))
+    with pytest.raises(ArtifactError, match=r"measurements.json: confidence.thresholds names 'nobody'"):
+        load(path)
+
+
 def test_a_card_without_confidence_is_read(trained: Artifact):
     record = trained.card.to_json()
     del record["confidence"]
@@ -114,6 +161,22 @@ class TestCommand:
         assert "unsure: " in cli("predict", digit_images, "--model", run).output
         assert '"label": "unsure"' in cli("predict", digit_images, "--model", run, "--json").output
 
+    def test_thresholds_of_classes_are_fitted_kept_and_told(
+        self, cli: Callable[..., Result], copy_of, trained: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.chdir(tmp_path)
+        run = copy_of(trained)
+        result = cli("evaluate", run, "--precision", "0.999", "--class-thresholds")
+        assert result.exit_code == 0, result.output
+        assert "classes with a threshold of their own: zero " in result.output
+        assert "above the thresholds of the classes: " in result.output
+        thresholds = store.find(run).card.confidence.thresholds
+        assert set(thresholds) == set(trained.card.classes)  # 26 or so validation images of each
+        assert read_card(run) == trained.card
+        assert "zero below " in cli("info", run).output
+        assert not cli("evaluate", run, "--precision", "0.9").exit_code
+        assert store.find(run).card.confidence.thresholds == {}
+
     def test_what_cannot_be_is_one_line(
         self, cli: Callable[..., Result], bundle: Callable[[str, str], Artifact], tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
@@ -123,6 +186,7 @@ class TestCommand:
         for arguments, code, words in (
             ((path, "--precision", "99"), 2, "--precision"),
             ((path / "model.onnx", "--precision", "0.9"), 2, "give the bundle's folder"),
+            ((path, "--class-thresholds"), 2, "--class-thresholds needs --precision"),
         ):
             result = cli("evaluate", *arguments)
             assert (result.exit_code, len(result.stderr.splitlines())) == (code, 1), result.stderr

@@ -177,7 +177,7 @@ def test_a_manifest_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory,
     file = tmp_path_factory.getbasetemp() / name
     file.write_bytes(content)
     try:
-        classes, samples = read_manifest(file)
+        classes, samples, _ = read_manifest(file)
     except DataError:
         return
     assert all(0 <= sample.label < len(classes) for split in samples.values() for sample in split)

@@ -114,5 +114,5 @@ def test_a_map_of_the_input_lies_over_the_image_where_the_input_was_taken_from(r
     rows, columns = np.nonzero(np.nan_to_num(laid) > 0.8 * np.nanmax(laid))
     assert abs(rows.mean() - row) < reach
     assert abs(columns.mean() - column) < reach
-    top, left, height, width = preprocess.seen(*size)
+    _, _, height, width = preprocess.seen(*size)
     assert np.isfinite(laid).sum() == height * width

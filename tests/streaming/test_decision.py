@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from edgecls.artifact.card import Confidence
 from edgecls.errors import UsageError
 from edgecls.runtime.classifier import Prediction
 from edgecls.streaming.config import EACH_FRAME, Smoothing
@@ -20,7 +21,7 @@ def sure_of(name: str, score: float = 0.9) -> np.ndarray:
 
 
 def labels(smoothing: Smoothing, seen: list[np.ndarray], threshold: float = 0.0, fps: float = 10.0) -> list[str]:
-    smoother = Smoother(smoothing, CLASSES, threshold)
+    smoother = Smoother(smoothing, CLASSES, Confidence(threshold=threshold))
     return [smoother.decide(probabilities, index / fps)[0] for index, probabilities in enumerate(seen)]
 
 
@@ -62,10 +63,19 @@ def test_confidence_around_the_threshold_does_not_flicker():
     assert labels(smoothing, seen) == ["cat", "cat", "cat", "cat", "unsure", "unsure", "cat"]
 
 
+@pytest.mark.parametrize("least", [None, 0.5])
+def test_a_class_may_need_more_confidence_than_others(least: float | None):
+    smoothing = Smoothing(smooth_s=0.0, hysteresis=0.0, dwell_s=0.0, min_confidence=least)
+    smoother = Smoother(smoothing, CLASSES, Confidence(threshold=0.5, thresholds={"dog": 0.8, "fox": 0.0}))
+    seen = [("cat", 0.6), ("dog", 0.6), ("dog", 0.8), ("fox", 0.4), ("dog", 0.9)]
+    found = [smoother.decide(sure_of(*each), index)[0] for index, each in enumerate(seen)]
+    assert found == (["cat", "dog", "dog", "unsure", "dog"] if least else ["cat", "unsure", "dog", "fox", "dog"])
+
+
 def test_the_majority_of_the_latest_frames_decides():
     smoothing = Smoothing(majority=5, hysteresis=0.0, dwell_s=0.0)
     seen = [sure_of(name) for name in ("cat", "cat", "cat", "dog", "dog", "dog")]
-    smoother = Smoother(smoothing, CLASSES, 0.0)
+    smoother = Smoother(smoothing, CLASSES, Confidence())
     found = [smoother.decide(probabilities, index / 10) for index, probabilities in enumerate(seen)]
     assert [label for label, _ in found] == ["cat", "cat", "cat", "cat", "cat", "dog"]
     assert found[-1][1] == pytest.approx(0.6)
@@ -81,7 +91,7 @@ def test_smoothing_is_a_matter_of_seconds_not_of_frames():
 
 
 def test_after_an_outage_the_past_is_forgotten():
-    smoother = Smoother(Smoothing(smooth_s=60.0), CLASSES, 0.0)
+    smoother = Smoother(Smoothing(smooth_s=60.0), CLASSES, Confidence())
     for index in range(50):
         smoother.decide(sure_of("cat"), index / 10)
     smoother.reset()

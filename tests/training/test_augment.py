@@ -124,7 +124,7 @@ def test_mixtures_blend_images_and_share_labels(photos: Path):
 @pytest.mark.parametrize(
     "change",
     [{"augment": "strong"}, {"augment": "none"}, {"policy": "rand", "erase": 0.5}, {"mixup": 0.4, "loss": "bce"},
-     {"cutmix": 1.0, "loss": "focal", "balance": True}],
+     {"cutmix": 1.0, "loss": "focal", "balance": "sqrt-sampling"}],
     ids=lambda change: "-".join(map(str, change)),
 )  # fmt: skip
 def test_it_learns_from_what_is_varied_and_shows_it(photos: Path, tmp_path: Path, change: dict):

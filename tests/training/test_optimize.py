@@ -21,7 +21,6 @@ from edgecls.training.history import TrainingCallbacks, read_history
 from edgecls.training.loop import train
 from edgecls.training.optimize import (
     OPTIMIZERS,
-    balanced_weights,
     blocks,
     freeze,
     frozen_blocks,
@@ -66,13 +65,6 @@ class TestLosses:
         plain = loss_for(name, 0.1, None)(*batch)
         assert loss_for(name, 0.1, torch.ones(4))(*batch) == pytest.approx(float(plain), rel=1e-5)
         assert loss_for(name, 0.1, torch.tensor([4.0, 1, 1, 0.1]))(*batch) != pytest.approx(float(plain), rel=1e-3)
-
-    def test_balanced_weights_are_scikit_learns(self):
-        from sklearn.utils.class_weight import compute_class_weight
-
-        labels = np.array([0] * 90 + [1] * 9 + [2])
-        expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
-        np.testing.assert_allclose(balanced_weights(labels, 3).numpy(), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", get_args(Schedule))
