@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from numpy import float32
     from numpy.typing import NDArray
 
+    from edgecls.backends import Session
+
 
 def embeddings_on(
     model: Path | None, source: Source, samples: Iterable[Sample], on_progress: Callable[[int], None] = lambda _: None
@@ -25,12 +27,19 @@ def embeddings_on(
 
     `on_progress` hears how many images are done. Raises `UsageError` where no bundle tells, `ImageError`.
     """
+    artifact = store.giving(("embedding",), store.candidates(model))[0]
+    with artifact.open(tensors=("embedding",)) as session:
+        return embeddings_of(session, source, samples, on_progress)
+
+
+def embeddings_of(
+    session: Session, source: Source, samples: Iterable[Sample], on_progress: Callable[[int], None] = lambda _: None
+) -> NDArray[float32]:
+    """The same by a session that gives embeddings first of its tensors."""
     import numpy as np
 
-    artifact = store.giving(("embedding",), store.candidates(model))[0]
     found: list[NDArray[float32]] = []
-    with artifact.open(tensors=("embedding",)) as session:
-        for batch in chunked(prepared(source, samples, artifact.card.preprocess), BATCH):
-            found.append(session.infer_all(np.stack(batch))[1])
-            on_progress(sum(map(len, found)))
+    for batch in chunked(prepared(source, samples, session.card.preprocess), BATCH):
+        found.append(session.infer_all(np.stack(batch))[1])
+        on_progress(sum(map(len, found)))
     return np.concatenate(found)

@@ -10,18 +10,16 @@ from typing import TYPE_CHECKING
 
 from edgecls.artifact.arrays import parse_arrays
 from edgecls.cache import Entry
-from edgecls.concurrency import chunked
 from edgecls.data.sources import Source
 from edgecls.data.splits import Sample
-from edgecls.evaluation.inference import prepared
-from edgecls.runtime.pipeline import BATCH
+from edgecls.evaluation.embeddings import embeddings_of
 from edgecls.runtime.store import Artifact
 
 if TYPE_CHECKING:
     from numpy import float32, uint8
     from numpy.typing import NDArray
 
-    from edgecls.backends.base import Session
+    from edgecls.backends import Session
 
 
 @dataclass(frozen=True)
@@ -59,17 +57,6 @@ class NearestImages:
     def close(self) -> None:
         """Free the runtime."""
         self._session.close()
-
-
-def embeddings_of(session: Session, source: Source, samples: Sequence[Sample]) -> NDArray[float32]:
-    """Embeddings (N, D) of a data set's samples, by a session that gives them first of its tensors."""
-    import numpy as np
-
-    parts = [
-        session.infer_all(np.stack(batch))[1]
-        for batch in chunked(prepared(source, samples, session.card.preprocess), BATCH)
-    ]
-    return np.concatenate(parts)
 
 
 def _kept_embeddings(
