@@ -96,6 +96,7 @@ def check(layout: DatasetIndex, on_progress: Callable[[str], None] = lambda _: N
     name_of = _names(layout)
     findings = [
         _left_out(layout),
+        _unlisted(layout),
         _unreadable(broken, samples, layout),
         _leaks([*groups, *near], name_of),
         _contradictions([*groups, *near], name_of),
@@ -231,6 +232,13 @@ def _left_out(layout: DatasetIndex) -> Finding | None:
         return None
     text = f"no images that can be read: {counted(layout.left_out)}"
     return Finding("files left out", text, sum(layout.left_out.values()), False)
+
+
+def _unlisted(layout: DatasetIndex) -> Finding | None:
+    if not layout.unlisted:
+        return None
+    named = tuple(((key, "", ""),) for key in layout.unlisted[:MAX_GROUPS])
+    return Finding("unlisted", "images that data.csv does not list", len(layout.unlisted), False, named)
 
 
 def _leaks(groups: Sequence[Group], name_of: Names) -> Finding | None:

@@ -142,6 +142,7 @@ def _usable(layout: DatasetIndex) -> tuple[dict[str, list[Sample]], dict[str, st
 
     everything = (sample for samples in layout.splits.values() for sample in samples)
     skipped = {key: why for key, why in ordered_map(reason, everything) if why is not None}
+    skipped |= {key: f"{key} does not stand in the data.csv of its folder" for key in layout.unlisted}
     return {split: [s for s in samples if s.key not in skipped] for split, samples in layout.splits.items()}, skipped
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edgecls.collecting.labelled import DATA_FILE, holds_labels, read_labelled
 from edgecls.data.sources import DIGITS, TORCHVISION, DigitsSource, FolderSource, Source, TorchvisionSource
 from edgecls.data.splits import SPLITS, Sample
 from edgecls.errors import DataError
 from edgecls.fields import is_name
-from edgecls.files import expanded, read_text, write_text
+from edgecls.files import expanded, write_text
 from edgecls.imaging.decode import find_images
+from edgecls.rows import csv_text, read_rows
 
 QUARANTINE_FILE = "quarantine.csv"
 MANIFESTS = (".csv", ".jsonl")
@@ -29,7 +29,7 @@ class DatasetIndex:
     """What was found: the samples of each split that is there ("train" always is), and what is in quarantine.
 
     `quarantine` maps keys to reasons; these samples are still among the others. `left_out` counts the files in class
-    folders that are no images, by suffix.
+    folders that are no images, by suffix. `unlisted` are the images that a folder's own `data.csv` does not list.
     """
 
     source: Source
@@ -37,13 +37,15 @@ class DatasetIndex:
     splits: Mapping[str, Sequence[Sample]]
     quarantine: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, int] = field(default_factory=dict)
+    unlisted: Sequence[str] = ()
 
 
 def index_dataset(location: str | None) -> DatasetIndex:
     """Look at a folder, a CSV or JSONL manifest, a torchvision data set by name, or, for None, the embedded digits.
 
     A folder holds one folder per class, or `train/`, `val/` (or `valid/`, `validation/`) and `test/` with one folder
-    per class inside. A manifest names `path` (relative to itself) and `label` of each image, and may name its `split`.
+    per class inside; where it has a `data.csv` with path and label, that says what its images are. A manifest
+    names `path` (relative to itself) and `label` of each image, and may name its `split`.
     Raises `DataError`.
     """
     path = expanded(location or DIGITS)
@@ -59,7 +61,10 @@ def index_dataset(location: str | None) -> DatasetIndex:
         }
         return DatasetIndex(named, named.classes(), splits)
     left_out: Counter[str] = Counter()
-    if path.is_dir():
+    unlisted: Sequence[str] = ()
+    if path.is_dir() and holds_labels(path):
+        root, (classes, members, unlisted) = path, _listed(path)
+    elif path.is_dir():
         root, (classes, members) = path, _scan(path.resolve(), left_out)
     elif path.suffix.lower() in MANIFESTS and path.is_file():
         root, (classes, members) = path.parent, read_manifest(path)
@@ -72,7 +77,7 @@ def index_dataset(location: str | None) -> DatasetIndex:
         )
     if wrong := [name for name in classes if not is_name(name)]:
         raise DataError(f"{location} has a class named {wrong[0]!r}; give it a name that can be read and typed")
-    return DatasetIndex(FolderSource(root), classes, members, read_quarantine(root), left_out)
+    return DatasetIndex(FolderSource(root), classes, members, read_quarantine(root), left_out, unlisted)
 
 
 def _scan(root: Path, left_out: Counter[str]) -> tuple[tuple[str, ...], dict[str, list[Sample]]]:
@@ -107,7 +112,7 @@ def _class_folders(folder: Path) -> list[Path]:
 def read_manifest(file: Path) -> tuple[tuple[str, ...], dict[str, list[Sample]]]:
     """Class names in order and the samples of each split that a manifest names. Raises `DataError` with the line."""
     rows: dict[str, tuple[str, str]] = {}
-    for number, given in _rows(file):
+    for number, given in read_rows(file):
         row = {_COLUMNS.get(name, name): value for name, value in given.items()} | given
         missing = [name for name in ("path", "label") if not row.get(name)]
         if missing:
@@ -116,7 +121,19 @@ def read_manifest(file: Path) -> tuple[tuple[str, ...], dict[str, list[Sample]]]
             )
         if row["path"] in rows:
             raise DataError(f"{file}, line {number}: {row['path']} stands there twice")
-        rows[row["path"]] = row["label"], _split_named(row.get("split") or "train", file, number)
+        rows[row["path"]] = row["label"], _split_named(row.get("split") or "train", file, f"line {number}")
+    return _members(rows)
+
+
+def _listed(root: Path) -> tuple[tuple[str, ...], dict[str, list[Sample]], list[str]]:
+    """Class names, the samples of each split that a folder's `data.csv` names, and the images that it does not."""
+    rows, unlisted = read_labelled(root)
+    splits = {row.path: _split_named(row.split or "train", root / DATA_FILE, row.path) for row in rows}
+    return *_members({row.path: (row.label, splits[row.path]) for row in rows}), unlisted
+
+
+def _members(rows: Mapping[str, tuple[str, str]]) -> tuple[tuple[str, ...], dict[str, list[Sample]]]:
+    """Class names in order, and the samples of each split, from the label and split of each path."""
     classes = tuple(sorted({label for label, _ in rows.values()}))
     samples: dict[str, list[Sample]] = {"train": []}
     for path, (label, split) in rows.items():
@@ -124,32 +141,11 @@ def read_manifest(file: Path) -> tuple[tuple[str, ...], dict[str, list[Sample]]]
     return classes, samples
 
 
-def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    try:
-        text = read_text(file)
-    except OSError as error:
-        raise DataError(f"{file} cannot be read as text in UTF-8: {error.strerror}") from error
-    if file.suffix.lower() == ".csv":
-        reader = csv.DictReader(text.splitlines())
-        for row in reader:
-            yield reader.line_num, {name.strip().lower(): value for name, value in row.items() if name and value}
-        return
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{file}, line {number} is not JSON") from error
-            if not isinstance(row, dict):
-                raise DataError(f"{file}, line {number} is not a JSON object")
-            yield number, {name.strip().lower(): str(value) for name, value in row.items() if value is not None}
-
-
-def _split_named(name: str, file: Path, number: int) -> str:
+def _split_named(name: str, file: Path, where: str) -> str:
     for split, names in _SPLIT_FOLDERS.items():
         if name.lower() in names:
             return split
-    raise DataError(f"{file}, line {number}: there is no split {name!r}; there are {', '.join(SPLITS)}")
+    raise DataError(f"{file}, {where}: there is no split {name!r}; there are {', '.join(SPLITS)}")
 
 
 def write_manifest(layout: DatasetIndex, splits: Mapping[str, Sequence[Sample]], file: Path) -> None:
@@ -161,7 +157,7 @@ def write_manifest(layout: DatasetIndex, splits: Mapping[str, Sequence[Sample]],
             path = root / sample.key
             shown = path.relative_to(folder) if path.is_relative_to(folder) else path
             lines.append([str(shown), layout.classes[sample.label], split])
-    write_text(file, _csv(lines), errors="surrogateescape")
+    write_text(file, csv_text(lines), errors="surrogateescape")
 
 
 def read_quarantine(root: Path) -> dict[str, str]:
@@ -170,7 +166,7 @@ def read_quarantine(root: Path) -> dict[str, str]:
     if not file.is_file():
         return {}
     listed = {}
-    for number, row in _rows(file):
+    for number, row in read_rows(file):
         if not row.get("path"):
             raise DataError(f"{file}, line {number}: no path; each line needs path, and may have reason")
         listed[row["path"]] = row.get("reason", "in quarantine")
@@ -180,13 +176,5 @@ def read_quarantine(root: Path) -> dict[str, str]:
 def write_quarantine(root: Path, listed: Mapping[str, str]) -> Path:
     """Write the quarantine list of the images below `root`; returns its path. The images stay where they are."""
     lines = [["path", "reason"], *([path, why] for path, why in listed.items())]
-    write_text(root / QUARANTINE_FILE, _csv(lines), errors="surrogateescape")
+    write_text(root / QUARANTINE_FILE, csv_text(lines), errors="surrogateescape")
     return root / QUARANTINE_FILE
-
-
-def _csv(lines: Sequence[Sequence[str]]) -> str:
-    import io
-
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue()

@@ -1,0 +1,1 @@
+"""Collecting labelled images from a camera."""
