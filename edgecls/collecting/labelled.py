@@ -174,9 +174,13 @@ class LabelledFolder:
                     if before is None:
                         deleted.append(after.path)
                 elif after is None and before is not None and before.path not in table.rows:
+                    changes[before.path] = before
                     kept = f"{REMOVED_FOLDER}/{before.path}"
-                    if (self.root / kept).is_file() and not (self.root / before.path).exists():
-                        changes[before.path], restored[before.path] = before, kept
+                    if _is_below(before.path) and (self.root / kept).is_file():
+                        if (self.root / before.path).exists():
+                            del changes[before.path]
+                        else:
+                            restored[before.path] = kept
             self._apply(table, changes, restored, deleted)
         return len(changes)
 
@@ -290,11 +294,18 @@ class LabelledFolder:
             raise
         for origin in (*origins.values(), *deleted):
             (self.root / origin).unlink(missing_ok=True)
-        for gone in (path for path, row in changes.items() if row is None and (self.root / path).is_file()):
+        for gone in (path for path, row in changes.items() if row is None and _is_below(path)):
+            if not (self.root / gone).is_file():
+                continue
             kept = self.root / REMOVED_FOLDER / gone
             make_folder(kept.parent)
             take_name(self.root / gone, kept)
         return Change(pairs)
+
+
+def _is_below(path: str) -> bool:
+    """Whether a path of a list that somebody may have edited stays in the folder."""
+    return not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts
 
 
 def _numbered(folder: str, stem: str, suffix: str) -> Iterator[str]:

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from edgecls.imaging.small import small_grey
+
 if TYPE_CHECKING:
     from numpy import float32, uint8
     from numpy.typing import NDArray
 
-SMALL_PX = 32
 HASH_SIDE = 8
 MAX_DISTANCE_BITS = 6
 """Of 64. Copies in another size or quality differ in fewer, different photographs of one thing in more."""
@@ -33,7 +34,7 @@ def perceptual_hash(image: NDArray[uint8]) -> PerceptualHash:
 
     from edgecls.imaging.opencv import cv2
 
-    grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), (SMALL_PX, SMALL_PX), interpolation=cv2.INTER_AREA)
+    grey = small_grey(image)
     low = cv2.dct(grey.astype(np.float32))[:HASH_SIDE, :HASH_SIDE].ravel()
     bits = np.where(low > np.median(low[1:]), 1, -1).astype(np.float32)
     return PerceptualHash(bits, grey.ravel().astype(np.uint8, copy=False))

@@ -66,12 +66,12 @@ def page(package: str, name: str = "page.html") -> str:
 
 
 def updates(content: Callable[[], Any], closing: Callable[[], bool]) -> Response:
-    """The endless answer of server-sent events: what `content` gives, as JSON, several times a second."""
+    """The endless answer of server-sent events: what `content` gives, in a thread, as JSON, several times a second."""
     from starlette.responses import StreamingResponse
 
     async def events() -> AsyncIterator[str]:
         while not closing():
-            yield f"data: {json.dumps(content(), ensure_ascii=False)}\n\n"
+            yield f"data: {json.dumps(await asyncio.to_thread(content), ensure_ascii=False)}\n\n"
             await asyncio.sleep(1 / UPDATES_PER_S)
 
     return StreamingResponse(events(), media_type="text/event-stream")

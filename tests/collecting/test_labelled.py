@@ -258,6 +258,17 @@ class TestWhatPeopleWrite:
         assert folder.file.read_text() == text
         assert images(folder) == set()
 
+    @pytest.mark.parametrize("inside", [True, False])
+    def test_images_elsewhere_are_left_where_they_are(self, folder: LabelledFolder, tmp_path: Path, inside: bool):
+        (tmp_path / "mine.jpg").write_bytes(JPEG)
+        path = "../mine.jpg" if inside else str(tmp_path / "mine.jpg")
+        folder.root.mkdir()
+        folder.file.write_text(f"path,label\n{path},ok\n")
+        removed = folder.remove([path])
+        assert (folder.rows(), (tmp_path / "mine.jpg").read_bytes()) == ([], JPEG)
+        assert folder.undo(removed) == 1
+        assert [row.path for row in folder.rows()] == [path]
+
 
 class TestTraining:
     def test_takes_the_splits_of_the_list(self, folder: LabelledFolder):
