@@ -13,7 +13,7 @@ from edgecls.backends import OnProgress
 from edgecls.clock import milliseconds_since, now_ns
 from edgecls.collecting.config import CollectConfig
 from edgecls.collecting.labelled import Counts, LabelledFolder
-from edgecls.collecting.session import Session
+from edgecls.collecting.session import Session, newest_frames
 from edgecls.collecting.taking import Taking
 from edgecls.errors import UsageError
 from edgecls.runtime import store
@@ -28,7 +28,6 @@ EVERY_S = 1.0
 """Of a camera without a page, unless told otherwise."""
 SLACK_S = 1e-3
 """Of times in a video, which are not exact."""
-TICK_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -139,14 +138,6 @@ def _frames(source: Source, stop: threading.Event, duration_s: float | None) -> 
     def over() -> bool:
         return stop.is_set() or (duration_s is not None and milliseconds_since(begun_ns) >= duration_s * 1000)
 
-    if not isinstance(source, LiveSource):
-        yield from takewhile(lambda _: not over(), source)
-        return
-    changed = threading.Condition()
-    source.start(changed)
-    while not (over() or source.ended):
-        source.watch()
-        with changed:
-            changed.wait_for(lambda: source.ready, TICK_S)
-        if (frame := source.take()) is not None:
-            yield frame
+    if isinstance(source, LiveSource):
+        return newest_frames(source, over)
+    return takewhile(lambda _: not over(), source)

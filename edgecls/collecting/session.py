@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from edgecls.clock import milliseconds_since, now_ns
@@ -23,6 +23,19 @@ NEXT_FRAME_S = 0.5
 """How long a press waits for a frame that nobody took yet."""
 
 
+def newest_frames(source: LiveSource, over: Callable[[], bool]) -> Iterator[Frame]:
+    """The newest frame each time, until `over` or the end. Raises `SourceError` where the source cannot go on."""
+    changed = threading.Condition()
+    source.start(changed)
+    while not (over() or source.ended):
+        source.watch()
+        with changed:
+            changed.wait_for(lambda: source.ready, TICK_S)
+        if (frame := source.take()) is not None:
+            yield frame
+    source.watch()
+
+
 class Session:
     """Shows a live source and takes pictures of it. `run` belongs to one thread, everything else to any."""
 
@@ -40,16 +53,9 @@ class Session:
     def run(self, stop: threading.Event) -> None:
         """Look at the camera until `stop` is set, or the configuration says so. Raises `SourceError` where it ends."""
         begun_ns = now_ns()
-        source = self._source
-        changed = threading.Condition()
-        source.start(changed)
-        while not (stop.is_set() or source.ended or self._is_over(begun_ns)):
-            source.watch()
-            with changed:
-                changed.wait_for(lambda: source.ready, TICK_S)
-            if (frame := source.take()) is not None:
-                self._show(frame)
-                self._look_at(frame)
+        for frame in newest_frames(self._source, lambda: stop.is_set() or self._is_over(begun_ns)):
+            self._show(frame)
+            self._look_at(frame)
 
     def _show(self, frame: Frame) -> None:
         self.picture.put(frame.index, lambda: frame.image)

@@ -41,6 +41,7 @@ class MjpegServer(http.server.ThreadingHTTPServer):
         self.frames = frames
         self.interval_s = interval_s
         self.size = (64, 48)
+        self.picture: Callable[[int], np.ndarray] = lambda index: numbered(100 + index % 100, self.size)
         self.frozen = False
         self.cut = False
         self.served = 0
@@ -76,7 +77,7 @@ class MjpegHandler(http.server.BaseHTTPRequestHandler):
             time.sleep(server.interval_s)
             if server.frozen:
                 continue
-            jpeg = cv2.imencode(".jpg", numbered(100 + index % 100, server.size))[1].tobytes()
+            jpeg = cv2.imencode(".jpg", server.picture(index))[1].tobytes()
             head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
             try:
                 self.wfile.write(head.encode() + jpeg + b"\r\n")
