@@ -46,6 +46,7 @@ class Session:
         self._source, self._config, self._model = source, config, model
         self._frame: Frame | None = None
         self._arrived = threading.Condition()
+        self._one_at_a_time = threading.Lock()
         self._guess: tuple[str, float] | None = None
         self._guessed_ns = 0
         self._error: str | None = None
@@ -80,20 +81,25 @@ class Session:
 
         Waits for a frame that nobody took. Raises `SourceError` while the camera is away, and what `Taking.take` does.
         """
+        with self._one_at_a_time:
+            frame = self._new_frame()
+            try:
+                taken = self.taking.take(frame, label, press, client)
+            except EdgeclsError as error:
+                self._error = str(error)
+                raise
+            self._error = None
+        return "still" if taken is None else "taken"
+
+    def _new_frame(self) -> Frame:
+        """The newest frame, if nobody took it, or else the next."""
+        last = self.taking.last_frame
         with self._arrived:
             if self._source.state is not State.LIVE or self._frame is None:
                 raise SourceError(self._source.reason or "the camera gives no picture yet")
-            before = self.taking.last_frame
-            if not self._arrived.wait_for(lambda: self._frame is not None and self._frame.index > before, NEXT_FRAME_S):
+            if not self._arrived.wait_for(lambda: self._frame is not None and self._frame.index > last, NEXT_FRAME_S):
                 raise SourceError("the camera gives no new picture")
-            frame = self._frame
-        try:
-            taken = self.taking.take(frame, label, press, client)
-        except EdgeclsError as error:
-            self._error = str(error)
-            raise
-        self._error = None
-        return "still" if taken is None else "taken"
+            return self._frame
 
     def state(self, client: str) -> dict[str, Any]:
         """What the page shows, for one browser. Errors of the folder are part of it."""

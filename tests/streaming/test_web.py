@@ -24,11 +24,11 @@ from edgecls.streaming.decision import Health
 from edgecls.streaming.loop import Stream
 from edgecls.streaming.sinks.web import WebSink
 from edgecls.streaming.sources import open_source
-from tests.streaming.cameras import MjpegServer, found, free_port, until
+from tests.browsing import chromium
+from tests.streaming.cameras import MjpegServer, free_port, until
 
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """The usual opener keeps the proxy of the environment that it was first used in, which may be another test's."""
-CHROMIUM, CHROMEDRIVER = found("chromium"), found("chromedriver")
 
 
 class Serving:
@@ -153,20 +153,8 @@ def test_secrets_can_come_from_the_environment(
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    if CHROMIUM is None or CHROMEDRIVER is None:
-        pytest.skip("Chromium and its driver are not installed")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in (
-        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-        "--disable-background-networking", "--disable-component-update", "--window-size=1200,900",
-    ):  # fmt: skip
-        options.add_argument(argument)
-    driver = webdriver.Chrome(options, webdriver.ChromeService(CHROMEDRIVER))
-    yield driver
-    driver.quit()
+    with chromium() as driver:
+        yield driver
 
 
 def text(browser: Any, selector: str, number: int = 0) -> str:
