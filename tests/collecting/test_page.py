@@ -232,15 +232,37 @@ def button(browser: Any, number: int) -> Any:
     return browser.find_element("css selector", f"#class-{number}")
 
 
-def pointing(browser: Any) -> Any:
-    """A mouse, or a finger on a phone."""
+def press(browser: Any, number: int) -> None:
+    """Press a button with the mouse, or on a phone with a finger that does not keep still."""
     from selenium.webdriver.common.action_chains import ActionChains
-    from selenium.webdriver.common.actions.interaction import POINTER_MOUSE, POINTER_TOUCH
-    from selenium.webdriver.common.actions.pointer_input import PointerInput
 
-    touch = browser.execute_script("return matchMedia('(pointer: coarse)').matches")
-    pointer = PointerInput(POINTER_TOUCH, "finger") if touch else PointerInput(POINTER_MOUSE, "mouse")
-    return ActionChains(browser, 50, [pointer])
+    if not has_touch(browser):
+        ActionChains(browser).click_and_hold(button(browser, number)).perform()
+        return
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", button(browser, number))
+    place = browser.execute_script(
+        "const r = arguments[0].getBoundingClientRect(); return {x: r.x + r.width / 2, y: r.y + r.height / 2}",
+        button(browser, number),
+    )
+    touch(browser, "touchStart", place)
+    touch(browser, "touchMove", {"x": place["x"] + 5, "y": place["y"] + 25})
+
+
+def release(browser: Any) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    if has_touch(browser):
+        touch(browser, "touchEnd")
+    else:
+        ActionChains(browser).release().perform()
+
+
+def has_touch(browser: Any) -> bool:
+    return browser.execute_script("return matchMedia('(pointer: coarse)').matches")
+
+
+def touch(browser: Any, kind: str, *points: dict[str, float]) -> None:
+    browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
 
 
 def opened(browser: Any, page: Page) -> None:
@@ -254,11 +276,11 @@ def text(browser: Any, name: str) -> str:
 
 
 def hold(browser: Any, page: Page, number: int, label: str, more: int = 3) -> None:
-    """Hold a button until so many more pictures of a class were taken, with an unsteady finger where there is touch."""
+    """Hold a button until so many more pictures of a class were taken."""
     before = page.images().get(label, 0)
-    pointing(browser).click_and_hold(button(browser, number)).move_by_offset(3, 25).perform()
+    press(browser, number)
     until(lambda: page.images()[label] >= before + more)
-    pointing(browser).release().perform()
+    release(browser)
 
 
 def settled(page: Page) -> dict[str, int]:
@@ -280,9 +302,8 @@ class TestInABrowser:
         assert (counts["ok"], counts["empty"]) == (0, 0)
         assert len({row.group for row in LabelledFolder(page.out).rows()}) == 1
         until(lambda: text(browser, "count-2") == f"{counts['scratched']} of 50 images")
-        until(
-            lambda: text(browser, "counts").startswith(f"scratched: {counts['scratched']} of 50 images")
-        )  # is read out
+        read_out = f"scratched: {counts['scratched']} of 50 images"
+        until(lambda: text(browser, "counts").startswith(read_out))
         until(lambda: len(browser.find_elements("css selector", "#recent img")) == min(8, counts["scratched"]))
         browser.find_element("id", "undo").click()
         until(lambda: page.images()["scratched"] == 0)
@@ -321,12 +342,12 @@ class TestInABrowser:
 
         page = serve()
         opened(browser, page)
-        pointing(browser).click_and_hold(button(browser, 1)).perform()
+        press(browser, 1)
         until(lambda: page.images()["ok"] >= 2)
         opened(browser, page)  # in the middle of it
         count = settled(page)["ok"]
         until(lambda: text(browser, "count-1") == f"{count} of 50 images")
-        pointing(browser).release().perform()
+        release(browser)
         browser.find_element("id", "undo").click()
         until(lambda: page.images()["ok"] == 0)
 
@@ -342,7 +363,7 @@ class TestInABrowser:
         own = camera()
         page = serve(f"gate={own.url}")
         opened(browser, page)
-        pointing(browser).click_and_hold(button(browser, 1)).perform()
+        press(browser, 1)
         until(lambda: page.images()["ok"] >= 2)
         own.stop()
         until(lambda: text(browser, "away") == "camera is away")
@@ -352,7 +373,7 @@ class TestInABrowser:
         again = camera(own.port)
         again.picture = lambda index: scene(index + 1000)
         until(lambda: page.images()["ok"] > before)
-        pointing(browser).release().perform()
+        release(browser)
         settled(page)
         page.require_nothing_doubled()
         again.stop()
@@ -383,11 +404,11 @@ class TestInABrowser:
         features = [{"name": "prefers-color-scheme", "value": colours}]
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
         opened(browser, page)
-        pointing(browser).click_and_hold(button(browser, 1)).perform()
+        press(browser, 1)
         until(lambda: page.images()["ok"] >= 3)
         assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
         contrasts = browser.execute_script(CONTRAST)
-        pointing(browser).release().perform()
+        release(browser)
         assert len(contrasts) > 40
         assert [each for each in contrasts if each[1] < 4.5] == []
         small = [
