@@ -83,8 +83,8 @@ class LabelledFolder:
     def __init__(self, root: Path):
         self.root = root
         self.file = root / DATA_FILE
-        self._kept: tuple[tuple[int, int, int], Table] | None = None
-        """The table as it was read, and the file's number, size and time then."""
+        self._kept: tuple[tuple[int, int, int], Table, bytearray] | None = None
+        """The file's number, size and time as it was read, the table, and the content."""
 
     def rows(self) -> list[Row]:
         """All rows, in their order."""
@@ -205,8 +205,20 @@ class LabelledFolder:
             self._kept = None
             return Table()
         if self._kept is None or self._kept[0] != state:
-            self._kept = (state, Table.read(self.file))
+            self._kept = self._read(state)
         return self._kept[1]
+
+    def _read(self, state: tuple[int, int, int]) -> tuple[tuple[int, int, int], Table, bytearray]:
+        """The file as it is now; of one that has only grown, the new lines alone are looked at."""
+        text = table_text(self.file)
+        content = bytearray(text, "utf-8")
+        if self._kept is not None:
+            _, table, before = self._kept
+            if table.complete and before.endswith(b"\n") and content.startswith(before) and content.endswith(b"\n"):
+                self._kept = None  # until the rest is taken in
+                table.take_in(csv_records(content[len(before) :].decode(), self.file), self.file)
+                return state, table, content
+        return state, Table.parse(text, self.file), content
 
     def _state(self) -> tuple[int, int, int] | None:
         try:
@@ -215,9 +227,9 @@ class LabelledFolder:
             return None
         return found.st_ino, found.st_size, found.st_mtime_ns
 
-    def _keep(self, table: Table) -> None:
+    def _keep(self, table: Table, content: bytearray) -> None:
         state = self._state()
-        self._kept = None if state is None else (state, table)
+        self._kept = None if state is None else (state, table, content)
 
     def _named(self, table: Table, paths: Iterable[str]) -> list[Row]:
         return [table.rows[path] for path in dict.fromkeys(paths) if path in table.rows]
@@ -250,7 +262,9 @@ class LabelledFolder:
             finally:
                 os.close(handle)
         table.add(row)
-        self._keep(table)
+        if self._kept is not None:
+            self._kept[2].extend(line)
+            self._keep(table, self._kept[2])
 
     def _rewrite(self, table: Table, changes: Mapping[str, Row | None]) -> None:
         """Write the file anew, whole or not at all."""
@@ -258,8 +272,9 @@ class LabelledFolder:
         table.complete_header()
         table.put(changes)
         table.torn = False
-        write_text(self.file, table.text())
-        self._keep(table)
+        text = table.text()
+        write_text(self.file, text)
+        self._keep(table, bytearray(text, "utf-8"))
 
     def _apply(
         self,

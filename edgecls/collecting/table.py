@@ -13,6 +13,7 @@ from edgecls.rows import csv_records, csv_text, table_text
 COLUMNS = ("path", "label", "split", "source", "time", "group")
 SHARES = {"train": 0.70, "val": 0.15, "test": 0.15}
 """Of the images of each class."""
+NONE: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Row:
     source: str = ""
     time: str = ""
     group: str = ""
-    further: Mapping[str, str] = field(default_factory=dict)
+    further: Mapping[str, str] = field(default_factory=lambda: NONE)
 
     def values(self, header: Iterable[str]) -> list[str]:
         """The values in the order of a header."""
@@ -53,7 +54,11 @@ class Table:
     @classmethod
     def read(cls, file: Path) -> Table:
         """The table in a CSV file. Raises `DataError` with the line."""
-        text = table_text(file)
+        return cls.parse(table_text(file), file)
+
+    @classmethod
+    def parse(cls, text: str, file: Path) -> Table:
+        """The table in the text of a file. Raises `DataError` with the line."""
         records = [*csv_records(text, file)]
         if not records:
             return cls(torn=bool(text))
@@ -67,18 +72,22 @@ class Table:
         if not whole and (len(records[-1][1]) < len(header) or "\0" in "".join(records[-1][1])):
             table.torn = True
             records.pop()
-        for number, values in records[1:]:
-            given = dict(zip(header, values, strict=False))
-            row = Row(
-                **{name: given.get(name, "") for name in COLUMNS},
-                further={name: value for name, value in given.items() if name not in COLUMNS},
-            )
+        table.take_in(records[1:], file)
+        return table
+
+    def take_in(self, records: Iterable[tuple[int, list[str]]], file: Path) -> None:
+        """Add the rows in records of the file, given with their lines. Raises `DataError` with the line."""
+        own = [(name, self.header.index(name) if name in self.header else -1) for name in COLUMNS]
+        further = [(name, at) for at, name in enumerate(self.header) if name not in COLUMNS]
+        for number, values in records:
+            values = [*values[: len(self.header)], *[""] * (len(self.header) + 1 - len(values))]  # -1 is an empty one
+            ours = {name: values[at] for name, at in own}
+            row = Row(**ours, further={name: values[at] for name, at in further} if further else NONE)
             if not row.path or not row.label.strip():
                 raise DataError(f"{file}, line {number}: no {'label' if row.path else 'path'}; each line needs both")
-            if row.path in table.rows:
+            if row.path in self.rows:
                 raise DataError(f"{file}, line {number}: {row.path} stands there twice")
-            table.add(row)
-        return table
+            self.add(row)
 
     @property
     def complete(self) -> bool:
@@ -101,10 +110,15 @@ class Table:
     def put(self, changes: Mapping[str, Row | None]) -> None:
         """Other rows, or none, in the places of those at these paths; rows at paths that are not there come last."""
         old, self.rows = self.rows, {}
-        for path, row in [*old.items(), *((path, None) for path in changes if path not in old)]:
-            if row is not None:
-                self._count(row, -1)
-            if (new := changes.get(path, row)) is not None:
+        for path, row in old.items():
+            if path not in changes:
+                self.rows[path] = row
+                continue
+            self._count(row, -1)
+            if (new := changes[path]) is not None:
+                self.add(new)
+        for path, new in changes.items():
+            if path not in old and new is not None:
                 self.add(new)
 
     def _count(self, row: Row, by: int) -> None:

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 COOKIE = "edgecls_token"
 PICTURES_PER_S = 15
 UPDATES_PER_S = 4
-BOUNDARY = "frame"
+SHOWN_AGAIN_S = 1.0
+"""A picture is sent again where there is no newer one: browsers show one when they see the next, and who is gone is
+noticed when something is sent."""
+BOUNDARY = b"frame"
 LARGEST_BODY_BYTES = 64 * 1024
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 HEADERS = {
@@ -85,16 +88,19 @@ def mjpeg(picture: Callable[[int], tuple[int, bytes] | None], closing: Callable[
     from starlette.responses import StreamingResponse
 
     async def pictures() -> AsyncIterator[bytes]:
-        shown = -1
+        shown, sent_s = -1, 0.0
+        yield b"--%b\r\n" % BOUNDARY
         while not closing():
-            newest = await asyncio.to_thread(picture, shown)
+            now_s = asyncio.get_running_loop().time()
+            newest = await asyncio.to_thread(picture, shown if now_s < sent_s + SHOWN_AGAIN_S else -1)
             if newest is not None:
-                shown, jpeg = newest
-                yield b"--%b\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % (BOUNDARY.encode(), len(jpeg))
-                yield jpeg + b"\r\n"
+                (shown, jpeg), sent_s = newest, now_s
+                yield b"Content-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg)
+                # The mark comes at once, not with the next picture: a browser shows a picture when it has seen it.
+                yield jpeg + b"\r\n--%b\r\n" % BOUNDARY
             await asyncio.sleep(1 / PICTURES_PER_S)
 
-    return StreamingResponse(pictures(), media_type=f"multipart/x-mixed-replace; boundary={BOUNDARY}")
+    return StreamingResponse(pictures(), media_type=f"multipart/x-mixed-replace; boundary={BOUNDARY.decode()}")
 
 
 async def read_object(request: Request, limits: Limits = LIMITS) -> dict[str, Any] | None:

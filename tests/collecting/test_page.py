@@ -367,7 +367,7 @@ class TestInABrowser:
         until(lambda: page.images()["ok"] >= 2)
         own.stop()
         until(lambda: text(browser, "away") == "camera is away")
-        until(lambda: text(browser, "said").startswith("ok: waiting"))
+        until(lambda: text(browser, "said").endswith("waiting for the camera"))
         assert "lost" in browser.find_element("id", "picture").get_attribute("class")
         before = settled(page)["ok"]
         again = camera(own.port)
