@@ -25,8 +25,10 @@ FEW_IMAGES = 20
 EFFECTIVE_BETA = 0.999
 """Of the effective number of samples: from about 1,000 images on another one adds little (Cui et al. 2019)."""
 UNEVEN_DEFAULT: Balance = "sampling"
-"""What measured best on uneven subsets of two real sets: `benchmarks/uneven.py`. All ways do much the same for a frozen
-backbone; where the whole network learns, seeing rare images more often, varied anew each time, is worth more than weights.
+"""What measured best on uneven subsets of two real sets: `benchmarks/uneven.py`.
+
+All ways do much the same for a frozen backbone; where the whole network learns, seeing rare images more often, varied
+anew each time, is worth more than weights.
 """
 
 
