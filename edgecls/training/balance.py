@@ -24,8 +24,12 @@ FEW_IMAGES = 20
 """With fewer training images in a class its figures say little; see `folds`."""
 EFFECTIVE_BETA = 0.999
 """Of the effective number of samples: from about 1,000 images on another one adds little (Cui et al. 2019)."""
-UNEVEN_DEFAULT: Balance = "logit-adjustment"
-"""What measured best on uneven subsets of two real sets: `benchmarks/uneven.py`."""
+UNEVEN_DEFAULT: Balance = "sampling"
+"""What measured best on uneven subsets of two real sets: `benchmarks/uneven.py`.
+
+All ways do much the same for a frozen backbone; where the whole network learns, seeing rare images more often, varied
+anew each time, is worth more than weights.
+"""
 
 
 @dataclass(frozen=True)
@@ -79,14 +83,10 @@ class Counts:
         return min(pairs, key=lambda pair: pair[1]), max(pairs, key=lambda pair: pair[1])
 
 
-def resolved(balance: Balance, select_by: str, counts: Counts, loss: str) -> tuple[Balance, Merit]:
-    """What "auto" means for these classes: nothing and top-1, unless they are uneven.
-
-    Logit adjustment shifts scores that compete; the loss "bce", which asks about each class by itself, gets samples.
-    """
+def resolved(balance: Balance, select_by: str, counts: Counts) -> tuple[Balance, Merit]:
+    """What "auto" means for these classes: nothing and top-1, unless they are uneven."""
     if balance == "auto":
-        uneven_default: Balance = "sqrt-sampling" if loss == "bce" else UNEVEN_DEFAULT
-        balance = uneven_default if counts.uneven else "none"
+        balance = UNEVEN_DEFAULT if counts.uneven else "none"
     merit: Merit = ("macro-f1" if counts.uneven else "top1") if select_by == "auto" else select_by  # type: ignore[assignment]
     return balance, merit
 

@@ -52,7 +52,7 @@ def prepare(
             f"{config.accumulate} pieces that each computes it in"
         )
     counts = Counts.of(dataset)
-    balance, merit = balancing.resolved(config.balance, config.select_by, counts, config.loss)
+    balance, merit = balancing.resolved(config.balance, config.select_by, counts)
     for line in counts.remarks(balance, merit, config.folds):
         callbacks.remark(line)
     model = _model(config, dataset, fabric, checkpoint)

@@ -119,11 +119,10 @@ class TestWhatIsNoticed:
 
     def test_auto_does_nothing_about_even_classes_and_what_measured_best_about_others(self):
         even, uneven = Counts(("a", "b"), (30, 30)), Counts(("a", "b"), (300, 10))
-        assert resolved("auto", "auto", even, "cross-entropy") == ("none", "top1")
-        assert resolved("auto", "auto", uneven, "cross-entropy") == (UNEVEN_DEFAULT, "macro-f1")
-        assert resolved("auto", "auto", uneven, "bce") == ("sqrt-sampling", "macro-f1")
-        assert resolved("none", "top1", uneven, "cross-entropy") == ("none", "top1")
-        assert resolved("sampling", "macro-f1", even, "cross-entropy") == ("sampling", "macro-f1")
+        assert resolved("auto", "auto", even) == ("none", "top1")
+        assert resolved("auto", "auto", uneven) == (UNEVEN_DEFAULT, "macro-f1")
+        assert resolved("none", "top1", uneven) == ("none", "top1")
+        assert resolved("weights", "macro-f1", even) == ("weights", "macro-f1")
 
     def test_it_is_said_in_a_line_each(self):
         assert Counts(("a", "b"), (30, 30)).remarks("none", "top1", None) == []
