@@ -12,8 +12,10 @@ if TYPE_CHECKING:
 
 SMOOTHING = 0.1
 """Share of each label spread over all classes, as in training: what keeps confidences what they were."""
-PULL = 0.01
+PULL = 0.001
 """How strongly a layer is held where it was, against the mean loss of an image."""
+NEW_SHARE = 0.25
+"""Of what is learned from, at least of the new images: they are few, and they are what it is for."""
 STEPS = 300
 MEMORY = 10
 """Steps from which L-BFGS knows the curvature."""
@@ -123,4 +125,18 @@ def _curved(slope: NDArray[float64], past: list[tuple[NDArray[float64], NDArray[
         result *= float(step @ change) / float(change @ change)
     for (step, change), share in zip(past, reversed(shares), strict=True):
         result += (share - float(change @ result) / float(step @ change)) * step
+    return result
+
+
+def importance_of(labels: NDArray[int64], new: NDArray[bool_], balanced: bool = False) -> NDArray[float32]:
+    """How much each image (N,) counts: the new ones together at least a quarter, and, if so asked, classes equally."""
+    import numpy as np
+
+    importance = np.ones(len(labels))
+    if balanced:
+        importance /= np.bincount(labels)[labels]
+    old, fresh = importance[~new].sum(), importance[new].sum()
+    if fresh and old:
+        importance[new] *= max(1.0, NEW_SHARE / (1 - NEW_SHARE) * old / fresh)
+    result: NDArray[float32] = importance.astype(np.float32)
     return result
