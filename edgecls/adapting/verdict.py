@@ -84,7 +84,7 @@ class Verdict:
         import numpy as np
 
         were, are = before.argmax(axis=1) == labels, after.argmax(axis=1) == labels
-        known = np.isfinite(before).any(axis=0)[labels]
+        known = np.isin(labels, np.flatnonzero(np.isfinite(before).any(axis=0)))
         parts = {"old images": ~is_new, "new images": is_new}
         if not known.all():
             parts["new images of known classes"] = is_new & known

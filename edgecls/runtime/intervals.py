@@ -1,4 +1,4 @@
-"""How far figures from few images can be trusted: 95 % intervals of fractions, and of differences on the same images."""
+"""How far figures from few images can be trusted: 95 % intervals of fractions, and of differences between them."""
 
 from __future__ import annotations
 

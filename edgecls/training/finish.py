@@ -65,7 +65,7 @@ def write_run(
     golden: Golden,
     figures: Mapping[str, Any],
 ) -> Card:
-    """Write a run's files to `folder`, with what its scores (N, C) for test and validation images say; returns its card.
+    """Write a run's files to `folder` and what its scores (N, C) for test and validation images say; returns its card.
 
     `figures` stand in its evaluation.json beside its own.
     """
