@@ -81,7 +81,7 @@ def _graph_with_head(graph: bytes, embedding: str, head: Head) -> bytes:
 
 
 def _used(nodes: Iterable[bytes], embedding: str) -> set[str]:
-    """The tensors that the embedding is computed from, itself included. Raises `ArtifactError` where it is not there."""
+    """The tensors that the embedding is computed from, and itself. Raises `ArtifactError` where it is not there."""
     producers: dict[str, bytes] = {name: node for node in nodes for name in _texts(node, _NODE_OUTPUT)}
     if embedding not in producers:
         raise ArtifactError(f"the model file has no tensor {embedding!r}, which its card names; export it again")
