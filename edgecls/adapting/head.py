@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 SMOOTHING = 0.1
 """Share of each label spread over all classes, as in training: what keeps confidences what they were."""
-PULL = 0.0003
+PULL = 0.0001
 """How strongly a layer is held where it was, against the mean loss of an image."""
 NEW_SHARE = 0.25
 """Of what is learned from, at least of the new images: they are few, and they are what it is for."""

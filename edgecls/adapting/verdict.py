@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 Word = Literal["better", "equal", "worse"]
 MAX_DROP_POINTS = 1.0
 """Of top-1, that may be lost where the images are too few to prove a loss."""
+LIKELY = 1.6449
+"""One-sided 95 % quantile of the normal distribution."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,14 @@ class Change:
         """From which images (N,) were right before, and which are after.
 
         Worse is what the interval (Newcombe's, for pairs) proves to be a loss, and, unless `max_drop_points` is None, a
-        larger loss than that of more than one image; better what it proves to be a gain.
+        larger loss than that with a likelihood of 95 % (McNemar); better what the interval proves to be a gain.
         """
         count, both = len(before), int((before & after).sum())
         lost, won = int((before & ~after).sum()), int((after & ~before).sum())
         low, high = paired_interval(both, lost, won, count)
         gain = 100 * (won - lost) / max(count, 1)
         word: Word = "worse" if low > 0 else "better" if high < 0 else "equal"
-        if max_drop_points is not None and -gain > max_drop_points and lost - won > 1:
+        if max_drop_points is not None and -gain > max_drop_points and lost - won > LIKELY * (lost + won) ** 0.5:
             word = "worse"
         return cls(name, count, (both + lost) / max(count, 1), (both + won) / max(count, 1), gain, -100 * high,
                    -100 * low, word)  # fmt: skip

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecls import models
 from edgecls.adapting.head import Head, fit_head, importance_of
-from edgecls.data.splits import Sample
 from edgecls.errors import UsageError
 from edgecls.evaluation.inference import labels_of, prepared
 from edgecls.models.torch_backend import MODEL_FILE
@@ -114,13 +114,21 @@ class Learner:
             return Learned(setup.model.network, val, test, setup.progress.history)
 
     def _embeddings(self, split: str) -> NDArray[float32]:
-        return self._embeddings_of(self._mixture.dataset.splits[split])
+        begin = 0
+        for name, samples in self._mixture.dataset.splits.items():
+            if name == split:
+                return self._all_embeddings[begin : begin + len(samples)]
+            begin += len(samples)
+        raise KeyError(split)
 
-    def _embeddings_of(self, samples: Sequence[Sample]) -> NDArray[float32]:
-        source, preprocess = self._mixture.dataset.source, self._run.card.preprocess
+    @cached_property
+    def _all_embeddings(self) -> NDArray[float32]:
+        """Those of all splits, in one piece, so that what is kept is kept for all of them."""
+        dataset, preprocess = self._mixture.dataset, self._run.card.preprocess
+        samples = [sample for split in dataset.splits.values() for sample in split]
         digests = [self._mixture.digests[sample.key] for sample in samples]
         return embeddings_of(
-            self._run, digests, lambda positions: prepared(source, (samples[p] for p in positions), preprocess)
+            self._run, digests, lambda positions: prepared(dataset.source, (samples[p] for p in positions), preprocess)
         )
 
     def _linear_head(self) -> Head | None:
