@@ -78,7 +78,7 @@ class Learner:
         rows = self._mixture.changed.rows
         new = np.array([sample.key in self._mixture.new_keys for sample in train])
         labels, counts = labels_of(train), Counts.of(self._mixture.dataset)
-        balance, _ = balancing.resolved(self._config.balance, self._config.select_by, counts, self._config.loss)
+        balance, _ = balancing.resolved(self._config.balance, self._config.select_by, counts)
         head = fit_head(
             self._head.for_classes(rows),
             self._embeddings("train"),
