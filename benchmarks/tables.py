@@ -229,9 +229,37 @@ def draw_peers(path: Path) -> None:
     path.write_bytes(png(figure))
 
 
+RELEARNED = {
+    "before": "before", "last layer": "`retrain`", "all layers, 2 epochs": "all layers, 2 epochs",
+    "adapt, fp32": "`adapt`", "adapt, int8": "`adapt`, int8",
+}  # fmt: skip
+LATER = {"condition": "all classes in dim, warm light", "class": "a new class, half of the images"}
+
+
+def relearn() -> str:
+    """Accuracy before and after learning 100 new images, for each way to learn."""
+    result = newest("*-relearn-*.json")
+    groups: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
+    for turn in result["turns"]:
+        groups.setdefault((turn["data"], turn["scenario"]), {}).setdefault(turn["way"], []).append(turn)
+    rows = []
+    for (data, scenario), ways in groups.items():
+        for way, turns in ways.items():
+            new, old = [turn["new"] for turn in turns], statistics.mean(turn["old"] for turn in turns)
+            spread = f"{statistics.mean(new):.1f} ({min(new):.1f} to {max(new):.1f})"
+            seconds = statistics.median(turn["seconds"] for turn in turns)
+            what = f"{data.replace('_', ' ')}: {LATER[scenario]}" if way == "before" else ""
+            rows.append([what, RELEARNED[way], f"{old:.1f}", spread, f"{seconds:.0f}" if seconds else ""])
+    head = (
+        f"{machine(result)}; {result['arch']} at {result['size_px']} pixels, 100 new images, up to five seeds: mean, "
+        "smallest to largest. Old: the run's test images; new: what it never saw of what is new."
+    )
+    return f"{head}\n\n{table(['new images', 'learned by', 'old top-1 (%)', 'new top-1 (%)', 's'], rows)}"
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "peers": peers, "overhead": overhead, "training": training, "transfer": transfer, "uneven": uneven,
-    "stream": stream, "suspects": suspects,
+    "relearn": relearn, "stream": stream, "suspects": suspects,
 }  # fmt: skip
 
 

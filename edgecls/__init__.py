@@ -13,6 +13,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgecls.adapting.adapt import Adapted, adapt
+    from edgecls.adapting.config import AdaptConfig
+    from edgecls.adapting.verdict import Verdict
     from edgecls.artifact.card import Card
     from edgecls.benchmarking.config import BenchmarkConfig, Constraints
     from edgecls.errors import (
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
     from edgecls.imaging.preprocess import Preprocess
     from edgecls.importers.config import ImportConfig
     from edgecls.importers.model import import_model
+    from edgecls.retraining.config import RetrainConfig
+    from edgecls.retraining.retrain import Retrained, retrain
     from edgecls.runtime.classifier import Classifier, Prediction, load
     from edgecls.runtime.store import Artifact
     from edgecls.runtime.verification import verify
@@ -59,6 +64,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _NAMES = {
+    "adapting.adapt": ("Adapted", "adapt"),
+    "adapting.config": ("AdaptConfig",),
+    "adapting.verdict": ("Verdict",),
     "artifact.card": ("Card",),
     "benchmarking.config": ("BenchmarkConfig", "Constraints"),
     "errors": (
@@ -74,6 +82,8 @@ _NAMES = {
     "imaging.preprocess": ("Preprocess",),
     "importers.config": ("ImportConfig",),
     "importers.model": ("import_model",),
+    "retraining.config": ("RetrainConfig",),
+    "retraining.retrain": ("Retrained", "retrain"),
     "runtime.classifier": ("Classifier", "Prediction", "load"),
     "runtime.store": ("Artifact",),
     "runtime.verification": ("verify",),
@@ -94,6 +104,7 @@ _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = [  # noqa: RUF022
     "load", "Classifier", "Prediction", "Artifact", "Card", "Preprocess", "__version__",
     "train", "resume", "TrainConfig", "tune", "TuneConfig", "shrink", "ShrinkConfig", "import_model", "ImportConfig",
+    "retrain", "RetrainConfig", "Retrained", "adapt", "AdaptConfig", "Adapted", "Verdict",
     "export", "export_all", "ExportConfig", "ExportOutcome",
     "evaluate", "EvaluateConfig", "compare", "CompareConfig", "benchmark", "BenchmarkConfig", "Constraints", "verify",
     "stream", "StreamConfig", "CameraOptions", "CaptureFormat", "Geometry", "Region", "ReconnectPolicy", "Smoothing",

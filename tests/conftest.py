@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 from edgecls import backends, cache
 from edgecls.benchmarking.config import TimingConfig
 from edgecls.cli import app
+from edgecls.data.layout import DIGIT_NAMES
 from edgecls.data.sources import DigitsSource
 from edgecls.errors import BackendError
 from edgecls.exporting import compare as compare_module
@@ -26,6 +27,7 @@ from edgecls.runtime import store
 from edgecls.runtime.store import Artifact
 from edgecls.training.config import TrainConfig
 from edgecls.training.loop import train
+from tests.digit_photos import write_digits
 
 VARIANTS = [(name, precision) for name, backend in backends.exportable().items() for precision in backend.precisions]
 
@@ -59,6 +61,16 @@ def trained(workspace: Path) -> Artifact:
     """A run: simple_cnn on the embedded digits at 32 pixels."""
     path = workspace / "runs" / "001-digits-simple_cnn"
     train(TrainConfig(arch="simple_cnn", epochs=3, size_px=32, batch_size=64, out=path))
+    return store.find(path)
+
+
+@pytest.fixture(scope="session")
+def taught(workspace: Path) -> Artifact:
+    """A run that learned five digits from forty image files of each: simple_cnn at 32 pixels."""
+    photos = write_digits(workspace / "taught_photos", DIGIT_NAMES[:5], 0, 40)
+    path = workspace / "taught"
+    arch = "simple_cnn:widths=16-32-64"
+    train(TrainConfig(data=str(photos), arch=arch, epochs=8, size_px=32, batch_size=16, mirror=False, out=path))
     return store.find(path)
 
 

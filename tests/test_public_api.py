@@ -24,6 +24,7 @@ VERBS = {
     "import_model": edgecls.ImportConfig,
     "export": edgecls.ExportConfig, "evaluate": edgecls.EvaluateConfig, "compare": edgecls.CompareConfig,
     "benchmark": edgecls.BenchmarkConfig, "stream": edgecls.StreamConfig,
+    "retrain": edgecls.RetrainConfig, "adapt": edgecls.AdaptConfig,
 }  # fmt: skip
 
 
@@ -49,7 +50,7 @@ def test_the_public_names_are_exactly_these():
         "Smoothing",
     }
     values = {"Artifact", "Card", "Classifier", "Prediction", "Preprocess", "Region", "Smoothing", "__version__"}
-    values |= {"ExportOutcome"}
+    values |= {"ExportOutcome", "Retrained", "Adapted", "Verdict"}
     verbs = {*VERBS, "export_all", "load", "resume", "verify"}
     assert set(edgecls.__all__) == values | configs | verbs | raised | {each.__name__ for each in VERBS.values()}
     assert all(hasattr(edgecls, name) for name in edgecls.__all__)

@@ -54,8 +54,8 @@ class Lineage:
 
     `files` maps each model file's name to its SHA-256, the file to open first. `parent` is the SHA-256 of the parent's
     first file, `recipe` how precision was lowered, `calibration` the digest and size of the calibration manifest,
-    `candidates` what else was tried, with its figures, and `shrunk` which run this one was made smaller from, how, and
-    what that brought and cost.
+    `candidates` what else was tried, with its figures, `shrunk` which run this one was made smaller from, how, and
+    what that brought and cost, and `relearned` what a run or bundle learned again from, with the verdict.
     """
 
     created: str = ""
@@ -68,6 +68,7 @@ class Lineage:
     calibration: Mapping[str, Any] | None = None
     candidates: Sequence[Mapping[str, Any]] | None = None
     shrunk: Mapping[str, Any] | None = None
+    relearned: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -355,6 +356,7 @@ def _lineage(fields: Fields) -> Lineage:
         calibration=fields.mapping("calibration"),
         candidates=fields.mappings("candidates"),
         shrunk=fields.mapping("shrunk"),
+        relearned=fields.mapping("relearned"),
     )
 
 

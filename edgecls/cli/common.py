@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rich.status import Status
     from rich.table import Table
 
+    from edgecls.adapting.verdict import Verdict
+
 
 class _Console(Console):
     """Says the option where the library names a setting."""
@@ -108,6 +110,16 @@ def attempts_table(title: str, attempts: Sequence[Mapping[str, Any]]) -> Table:
             "kept" if tried["kept"] else tried["reason"] or "",
         )
     return table
+
+
+def print_verdict(verdict: Verdict) -> None:
+    """The verdict on what learned again, each group of images, and the classes that changed."""
+    for change in verdict.groups:
+        console.print(str(change), soft_wrap=True)
+    for change in verdict.classes:
+        if change.word != "equal":
+            console.print(f"class {change}", soft_wrap=True)
+    console.print(f"verdict: {verdict.word}")
 
 
 def _bounds(tried: Mapping[str, Any]) -> str:

@@ -85,6 +85,13 @@ def _end(name: str) -> str:
     return name if len(name) <= NAME_WIDTH else f"…{name[1 - NAME_WIDTH :]}"
 
 
+def _relearned(made: Mapping[str, Any]) -> str:
+    """From what, how, and the verdict."""
+    counts = " and ".join(f"{made.get(f'{kind}_images', 'unknown')} {kind}" for kind in ("new", "old"))
+    how = f"{made.get('how', 'unknown')}, from {made.get('run', 'unknown')} with {counts} images"
+    return f"{how}: {made.get('verdict', 'unknown')}"
+
+
 def _shrunk(made: Mapping[str, Any]) -> str:
     """What a run was made smaller by, for people: whatever the card holds."""
     figures = (
@@ -124,6 +131,8 @@ def _lines(card: Card) -> list[tuple[str, Any]]:
         lines.append(("calibration", f"{images} images, {digest}"))
     if lineage.shrunk:
         lines.append(("made smaller", _shrunk(lineage.shrunk)))
+    if lineage.relearned:
+        lines.append(("learned again", _relearned(lineage.relearned)))
     if quality.top1 is not None:
         lines.append(("top-1", f"{percent(quality.top1)} on {quality.images} {quality.split} images"))
     if quality.agreement is not None:

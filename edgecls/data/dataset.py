@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgecls.artifact.card import CARD_FILE
 from edgecls.concurrency import ordered_map
 from edgecls.data.layout import DatasetIndex, index_dataset
 from edgecls.data.sources import Source, open_source
@@ -60,10 +61,13 @@ def open_dataset(location: str | None, seed: int) -> Dataset:
     """Open the images that `index_dataset` finds at `location`, and complete their splits.
 
     Splits that are missing are drawn from `train`, stratified and seeded. Every image is decoded once: unusable ones,
-    and those in quarantine, are skipped and named in `skipped`. Raises `DataError`.
+    and those in quarantine, are skipped and named in `skipped`. A run's folder means its images in its splits. Raises
+    `DataError`.
     """
+    if location is not None and is_run_record(Path(location)):
+        return open_recorded(Path(location))
     layout = index_dataset(location)
-    usable, skipped = _usable(layout)
+    usable, skipped = usable_samples(layout)
     _check_classes(layout, usable["train"], skipped)
     splits = complete(usable, layout.classes, seed)
     return Dataset(layout.source, layout.classes, splits, seed, skipped, layout.columns)
@@ -81,7 +85,7 @@ def open_for_classes(location: str, classes: Sequence[str], seed: int) -> Datase
     if strange := [name for name in layout.classes if name not in classes]:
         known = ", ".join(classes[:5])
         raise DataError(f"{location}: {strange[0]} is no class of this network; its classes are {known}, ...")
-    usable, skipped = _usable(layout)
+    usable, skipped = usable_samples(layout)
     splits = {
         split: [Sample(s.key, classes.index(layout.classes[s.label])) for s in samples]
         for split, samples in usable.items()
@@ -96,12 +100,20 @@ def open_for_classes(location: str, classes: Sequence[str], seed: int) -> Datase
     return Dataset(layout.source, tuple(classes), {"val": [], **splits}, seed, skipped, layout.columns)
 
 
-def open_recorded(folder: Path) -> Dataset:
-    """Open the data set that `Dataset.write` recorded in `folder`. Raises `DataError` where its images are gone."""
+def is_run_record(folder: Path) -> bool:
+    """Whether a folder is a run's, with the record of its images, and no folder of images."""
+    return (folder / DATA_FILE).is_file() and (folder / CARD_FILE).is_file()
+
+
+def open_recorded(folder: Path, moved_to: Path | None = None) -> Dataset:
+    """Open the data set that `Dataset.write` recorded in `folder`; its images may have been `moved_to` another one.
+
+    Raises `DataError` where its images are gone.
+    """
     path = folder / DATA_FILE
     try:
         record: dict[str, Any] = json.loads(read_text(path))
-        location = record["location"]
+        location = str(moved_to or record["location"])
         splits = {name: [Sample(key, label) for key, label in samples] for name, samples in record["splits"].items()}
         classes, seed = tuple(record["classes"]), int(record["seed"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -134,7 +146,7 @@ def subset(dataset: Dataset, split: str, count: int | None = None) -> Sequence[S
     return samples if count is None or count >= len(samples) else balanced(samples, count, dataset.seed)
 
 
-def _usable(layout: DatasetIndex) -> tuple[dict[str, list[Sample]], dict[str, str]]:
+def usable_samples(layout: DatasetIndex) -> tuple[dict[str, list[Sample]], dict[str, str]]:
     """The samples of each split that can be read and are not in quarantine, and the others with the reason."""
 
     def reason(sample: Sample) -> tuple[str, str | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -188,6 +189,40 @@ class TorchvisionSource(Source):
         return hashlib.sha256(self.read(key).tobytes()).hexdigest()
 
 
+class JoinedSource(Source):
+    """Several sources as one; a key is that of one of them behind its number and a slash.
+
+    What depends on the kind of images is as the first one says.
+    """
+
+    def __init__(self, parts: Sequence[Source]):
+        first = parts[0]
+        self.parts = tuple(parts)
+        self.location = json.dumps([part.location for part in parts])
+        self.name = " and ".join(dict.fromkeys(part.name for part in parts))
+        self.default_size_px, self.photographs = first.default_size_px, first.photographs
+        self.default_augment, self.horizontal_flip_safe = first.default_augment, first.horizontal_flip_safe
+
+    def read(self, key: str) -> NDArray[uint8]:
+        """See `Source.read`."""
+        part, own = self._found(key)
+        return part.read(own)
+
+    def read_for(self, key: str, geometry: Preprocess) -> NDArray[uint8]:
+        """See `Source.read_for`."""
+        part, own = self._found(key)
+        return part.read_for(own, geometry)
+
+    def fingerprint(self, key: str) -> str:
+        """See `Source.fingerprint`."""
+        part, own = self._found(key)
+        return part.fingerprint(own)
+
+    def _found(self, key: str) -> tuple[Source, str]:
+        number, _, own = key.partition("/")
+        return self.parts[int(number)], own
+
+
 def _opened(name: str, named: Named, arguments: Mapping[str, Any]) -> Any:
     from edgecls.models.vision import import_torchvision
 
@@ -221,6 +256,8 @@ def open_source(location: str) -> Source:
     """The source that was recorded under `location`. Raises `DataError` where its images are gone."""
     if location == DIGITS:
         return DigitsSource()
+    if location.startswith('["'):  # of several; a folder's is its whole path
+        return JoinedSource([open_source(each) for each in json.loads(location)])
     if location in TORCHVISION:
         return TorchvisionSource(location)
     source = FolderSource(Path(location))

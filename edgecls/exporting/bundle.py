@@ -15,6 +15,7 @@ from edgecls.exporting.build import BundleBuilder, float32_card
 from edgecls.exporting.config import ExportConfig
 from edgecls.exporting.float_export import export_float
 from edgecls.exporting.int8_search import search_int8
+from edgecls.exporting.memory import remember
 from edgecls.exporting.shared import SharedSteps, shared_steps
 from edgecls.exporting.timing import timed
 from edgecls.exporting.verification import Verifier
@@ -125,6 +126,8 @@ def _export_one(config: ExportConfig, shared: SharedSteps) -> Artifact:
         bundle = result.bundle
         _require_gain(config, bundle)
         _publish(bundle, result.verifier, folder)
+        shared.on_progress("remembering images")
+        remember(run, bundle, folder)
         if result.float32 and bundle.card.quality.recommended is False and config.out is None:
             _keep_float32(result.float32, result.verifier, shared)
     return Artifact(path, bundle.card)
@@ -182,3 +185,4 @@ def _keep_float32(bundle: Artifact, verifier: Verifier, shared: SharedSteps) -> 
     [bundle] = timed([verifier.verify_float(bundle, shared.graph())], None, shared.on_progress)
     with new_folder(path) as folder:
         _publish(bundle, verifier, folder)
+        remember(run, bundle, folder)

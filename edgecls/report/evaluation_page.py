@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgecls.adapting.verdict import Verdict
 from edgecls.evaluation.detail import Evaluation
 from edgecls.evaluation.evaluation import EvaluationReport
 from edgecls.report import figures, page
@@ -26,6 +27,7 @@ def write_page(report: EvaluationReport, path: Path) -> None:
         source=report.source,
         report=report,
         folds=_folds(report),
+        relearned=_verdict(report),
         figures=evaluation,
         rows=_rows(evaluation, classes),
         confusion=page.data_url("png", figures.confusion_matrix(evaluation.metrics.confusion, classes)),
@@ -37,6 +39,14 @@ def write_page(report: EvaluationReport, path: Path) -> None:
             for each, key in shown
         ],
     )
+
+
+def _verdict(report: EvaluationReport) -> Verdict | None:
+    """That on what the model learned again; None where it did not, or its record cannot be read."""
+    try:
+        return Verdict.from_json(report.artifact.card.lineage.relearned or {})
+    except (KeyError, TypeError):
+        return None
 
 
 def _folds(report: EvaluationReport) -> list[tuple[int, int, str, str]]:

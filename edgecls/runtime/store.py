@@ -126,7 +126,7 @@ def latest_run() -> Path:
 
 
 def bundles_of(run: Path) -> list[Artifact]:
-    """The bundles exported from a run, by name. Folders without a readable card are left out.
+    """The bundles exported from a run, by name. Adapted ones, and folders without a readable card, are left out.
 
     Raises `ArtifactError` for damaged measurements beside a card.
     """
@@ -137,7 +137,8 @@ def bundles_of(run: Path) -> list[Artifact]:
                 card = read_card(folder)
             except ArtifactError:
                 continue
-            artifacts.append(_measured(folder, card))
+            if card.lineage.relearned is None:  # else it knows what the run does not
+                artifacts.append(_measured(folder, card))
     return artifacts
 
 

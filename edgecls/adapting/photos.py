@@ -1,0 +1,147 @@
+"""Labelled images on a device, and which of them are held out."""
+
+from __future__ import annotations
+
+import csv
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgecls.errors import DataError
+from edgecls.fields import is_name
+from edgecls.files import read_text
+from edgecls.imaging.decode import find_images
+
+if TYPE_CHECKING:
+    from numpy import bool_, float32
+    from numpy.typing import NDArray
+
+MANIFEST_FILE = "data.csv"
+HELD_OUT = 0.25
+NEAR = 0.995
+"""Cosine of two embeddings from which on they are taken for two pictures of one moment."""
+BLOCK = 1024
+
+
+@dataclass(frozen=True)
+class Photo:
+    """An image file with its class; `split` and `group`, a series that stays together, are empty where not known."""
+
+    path: Path
+    label: str
+    split: str = ""
+    group: str = ""
+
+
+def labelled_photos(location: Path) -> list[Photo]:
+    """The images of a folder with one folder per class, of a folder with a `data.csv`, or of such a file.
+
+    The file names `path`, relative to itself, and `label`, and may name `split` and `group`. Raises `DataError`.
+    """
+    if location.is_dir():
+        manifest = location / MANIFEST_FILE
+        photos = _listed(manifest) if manifest.is_file() else _in_class_folders(location)
+    elif location.suffix.lower() == ".csv" and location.is_file():
+        photos = _listed(location)
+    else:
+        raise DataError(f"there is no folder {location}; give one with one folder of images per class, or a data.csv")
+    if not photos:
+        raise DataError(f"{location} holds no images in class folders")
+    if strange := next((photo.label for photo in photos if not is_name(photo.label)), None):
+        raise DataError(f"{location} has a class named {strange!r}; give it a name that can be read and typed")
+    return photos
+
+
+def _in_class_folders(root: Path) -> list[Photo]:
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return [Photo(path, folder.name) for folder in folders for path in find_images(folder)]
+
+
+def _listed(file: Path) -> list[Photo]:
+    try:
+        reader = csv.DictReader(read_text(file).splitlines())
+    except OSError as error:
+        raise DataError(f"{file} cannot be read as text in UTF-8: {error.strerror}") from error
+    photos = []
+    for row in reader:
+        if not row.get("path") or not row.get("label"):
+            raise DataError(f"{file}, line {reader.line_num}: each line needs path and label")
+        photos.append(
+            Photo(file.parent / row["path"], row["label"], (row.get("split") or "").lower(), row.get("group") or "")
+        )
+    return photos
+
+
+def near(embeddings: NDArray[float32], others: NDArray[float32]) -> NDArray[bool_]:
+    """Which of some embeddings (N, D) are nearly one of the others (M, D): (N,)."""
+    import numpy as np
+
+    if not len(others):
+        return np.zeros(len(embeddings), bool)
+    mine, theirs = _directions(embeddings), _directions(others)
+    return np.concatenate(
+        [(mine[i : i + BLOCK] @ theirs.T).max(axis=1) >= NEAR for i in range(0, len(mine), BLOCK)]
+        or [np.zeros(0, bool)]
+    )
+
+
+def held_out(photos: Sequence[Photo], embeddings: NDArray[float32], seed: int) -> NDArray[bool_]:
+    """Which photos (N,) are held out: those of the split "test" or, where none are named so, a quarter of each class.
+
+    What shows one moment, by series or by embeddings (N, D), stays together.
+    """
+    import numpy as np
+
+    if any(photo.split == "test" for photo in photos):
+        return np.array([photo.split == "test" for photo in photos])
+    groups: dict[int, list[int]] = {}
+    for position, group in enumerate(_groups(photos, embeddings)):
+        groups.setdefault(group, []).append(position)
+    order = sorted(groups)
+    random.Random(seed).shuffle(order)
+    totals = Counter(photo.label for photo in photos)
+    taken: Counter[str] = Counter()
+    chosen = np.zeros(len(photos), bool)
+    for group in order:
+        brought = Counter(photos[position].label for position in groups[group])
+        if all(taken[label] + count <= _most(totals[label]) for label, count in brought.items()):
+            taken += brought
+            chosen[groups[group]] = True
+    return chosen
+
+
+def _most(count: int) -> int:
+    return max(1, round(HELD_OUT * count)) if count > 1 else 0
+
+
+def _groups(photos: Sequence[Photo], embeddings: NDArray[float32]) -> list[int]:
+    """A number for each photo that those share which belong together."""
+    import numpy as np
+
+    parents = list(range(len(photos)))
+
+    def first(position: int) -> int:
+        while parents[position] != position:
+            position = parents[position]
+        return position
+
+    firsts: dict[str, int] = {}
+    for position, photo in enumerate(photos):
+        if photo.group:
+            parents[first(position)] = first(firsts.setdefault(photo.group, position))
+    directions = _directions(embeddings)
+    for begin in range(0, len(photos), BLOCK):
+        for one, other in np.argwhere(directions[begin : begin + BLOCK] @ directions.T >= NEAR).tolist():
+            parents[first(begin + one)] = first(other)
+    return [first(position) for position in range(len(photos))]
+
+
+def _directions(embeddings: NDArray[float32]) -> NDArray[float32]:
+    import numpy as np
+
+    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    result: NDArray[float32] = embeddings / np.maximum(lengths, 1e-12)
+    return result

@@ -1,0 +1,70 @@
+"""What an ONNX bundle remembers of its run's images, so that it can be adapted on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgecls import models
+from edgecls.adapting.head import Head
+from edgecls.adapting.memory import MAX_IMAGES, Memory
+from edgecls.concurrency import chunked
+from edgecls.data.dataset import balanced, open_recorded
+from edgecls.errors import DataError
+from edgecls.evaluation.inference import labels_of, prepared
+from edgecls.runtime.pipeline import BATCH
+from edgecls.runtime.store import Artifact
+
+if TYPE_CHECKING:
+    from numpy import float32, uint8
+    from numpy.typing import NDArray
+
+TARGET = "onnx"
+AGREEING = 0.9
+"""Share of the images on which the run's last layer must answer as the bundle does; int8 changes some."""
+
+
+def remember(run: Artifact, bundle: Artifact, folder: Path) -> None:
+    """Write to `folder` what the bundle is to remember, in its own embeddings.
+
+    Nothing is written for other targets, for networks that go on behind their last layer, and without the images.
+    """
+    head = _linear_head(run) if bundle.card.target == TARGET and "embedding" in bundle.card.inner_tensors else None
+    if head is None:
+        return
+    try:
+        dataset = open_recorded(run.path)
+        parts = {name: balanced(dataset.splits[name], MAX_IMAGES, dataset.seed) for name in ("train", "test")}
+        embeddings: dict[str, NDArray[float32]] = {}
+        for name, samples in parts.items():
+            scores, embeddings[name] = _asked(bundle, prepared(dataset.source, samples, run.card.preprocess))
+            if head.weight.shape[1] != embeddings[name].shape[1]:
+                return
+            if (head.scores(embeddings[name]).argmax(axis=1) == scores.argmax(axis=1)).mean() < AGREEING:
+                return
+    except (DataError, OSError):
+        return
+    Memory(head, embeddings["train"], labels_of(parts["train"]), embeddings["test"], labels_of(parts["test"])).write(
+        folder
+    )
+
+
+def _asked(bundle: Artifact, images: Iterable[NDArray[uint8]]) -> tuple[NDArray[float32], NDArray[float32]]:
+    """The bundle's scores (N, C) and embeddings (N, D)."""
+    import numpy as np
+
+    with bundle.open(tensors=("embedding",)) as session:
+        answers = [session.infer_all(np.stack(batch)) for batch in chunked(images, BATCH)]
+    return np.concatenate([scores for scores, _ in answers]), np.concatenate([inner for _, inner in answers])
+
+
+def _linear_head(run: Artifact) -> Head | None:
+    """The run's last layer as weights of its inputs; None where it is none, or the run was imported as a graph."""
+    if not run.card.model_file.endswith(".safetensors"):
+        return None
+    prefix, tensors = models.find(run.card.arch).head, models.read_weights(run.path / run.card.model_file)
+    own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    if own.keys() != {"weight", "bias"}:
+        return None
+    return Head(own["weight"].float().flatten(1).numpy(), own["bias"].float().numpy())
