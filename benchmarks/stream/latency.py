@@ -54,7 +54,7 @@ def run(bundle: Path, video: Path, frames: int, fps: float, slow: str) -> Summar
                 browsers.append(socket.create_connection(("127.0.0.1", port)))
                 browsers[-1].sendall(b"GET /camera/0.mjpg HTTP/1.1\r\nHost: localhost\r\n\r\n")
 
-        web.announce = look
+        web.server.announce = look
         sinks.append(web)
     source = open_source(str(video), None, CameraOptions(capture=CaptureFormat(fps=fps), realtime=True))
     with load(bundle) as model:

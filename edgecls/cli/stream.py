@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -15,6 +14,7 @@ import typer
 
 from edgecls.cli.common import console, messages, opening, shown
 from edgecls.cli.options import Option, configured
+from edgecls.cli.serving import TOKEN_VARIABLE, announced, stopping_on_signals
 from edgecls.errors import OutputError, UsageError
 from edgecls.streaming.config import StreamConfig
 from edgecls.streaming.frames import Region
@@ -22,11 +22,10 @@ from edgecls.streaming.frames import Region
 if TYPE_CHECKING:
     from edgecls.streaming.loop import Summary
     from edgecls.streaming.sinks.base import Sink
-    from edgecls.streaming.sinks.web import WebSink
 
 Display = Literal["auto", "window", "terminal", "none"]
-TOKEN_VARIABLE, MQTT_VARIABLE, WEBHOOK_VARIABLE = "EDGECLS_WEB_TOKEN", "EDGECLS_MQTT", "EDGECLS_WEBHOOK"
-"""Where secrets can come from: the command line is seen by everybody on a machine."""
+MQTT_VARIABLE, WEBHOOK_VARIABLE = "EDGECLS_MQTT", "EDGECLS_WEBHOOK"
+"""Where secrets can come from, as the page's token can: the command line is seen by everybody on a machine."""
 PICTURE, DECISIONS, SINKS, RUNNING = "Picture", "Decisions", "Where to", "Running"
 
 
@@ -72,14 +71,14 @@ def stream(
         return
     supervisor = Supervisor()
     with ExitStack() as stack:
-        stop, received = stack.enter_context(_stopping_on_signals())
+        stop, received = stack.enter_context(stopping_on_signals())
         with opening("cameras and model") as on_progress:
             running = stack.enter_context(
                 open_stream(config, lambda title: _display(display, title, stop), supervisor.beat, on_progress)
             )
         for sink in running.sinks:
             if isinstance(sink, WebSink):
-                sink.announce = _announced(sink)
+                sink.server.announce = announced(sink.server)
         classifier = running.classifier
         messages.print(f"model: {shown(classifier.path)}", soft_wrap=True)
         if not (classifier.card.verified or classifier.card.is_parent):
@@ -100,8 +99,8 @@ def _unit(given: list[str], config: StreamConfig) -> str:
     """The systemd unit for these arguments; says which of them are secrets and where they belong."""
     from edgecls.streaming.config import split_name
     from edgecls.streaming.service import SECRETS_FILE, unit
-    from edgecls.streaming.sinks.web import read_token
     from edgecls.urls import SecretUrl
+    from edgecls.web.server import read_token
 
     cameras, sinks = config.cameras, config.sinks
     token = read_token(sinks.web_token_file) if sinks.web_token_file else sinks.web_token
@@ -123,38 +122,6 @@ def _unit(given: list[str], config: StreamConfig) -> str:
     if not any(argument.partition("=")[0] == "--display" for argument in given):
         given = [*given, "--display", "none"]
     return unit(given, [name or str(SecretUrl(rest)) for name, rest in map(split_name, cameras)], secrets)
-
-
-def _announced(page: WebSink) -> Callable[[str], None]:
-    """Says where the page is; whole only on a terminal, as what is written elsewhere is read by others too."""
-    from edgecls.urls import SecretUrl
-
-    def announce(url: str) -> None:
-        if messages.is_terminal or not page.token:
-            messages.print(f"web view: {url}", soft_wrap=True)
-        else:
-            hint = f"; its token was drawn and is not shown here: choose one by {TOKEN_VARIABLE} or --web-token-file"
-            messages.print(f"web view: {SecretUrl(url)}{hint if page.drawn else ''}", soft_wrap=True)
-
-    return announce
-
-
-@contextmanager
-def _stopping_on_signals() -> Iterator[tuple[threading.Event, list[int]]]:
-    """An event that Ctrl-C and SIGTERM set, and the signals that did; a second Ctrl-C ends the program at once."""
-    stop, received = threading.Event(), list[int]()
-
-    def handle(number: int, _frame: object) -> None:
-        received.append(number)
-        stop.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop, received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _display(display: Display, title: str, stop: threading.Event) -> list[Sink]:

@@ -7,7 +7,6 @@ import itertools
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -16,8 +15,8 @@ from edgecls.runtime.classifier import Prediction
 from edgecls.streaming.decision import CameraHealth, Decision, Health, State
 from edgecls.streaming.frames import Frame
 from edgecls.streaming.sinks.web import WebSink
-from edgecls.streaming.web.app import HEADERS
-from edgecls.streaming.web.guard import LIMITS, Connections, Limits, Viewers, client_of
+from edgecls.web.app import HEADERS
+from edgecls.web.limits import LIMITS, Limits
 
 TOKEN = "a#b&c=d %/\\'\"é+"
 QUICK = Limits(head_s=0.3, stalled_s=0.5)
@@ -32,7 +31,7 @@ class Page:
         self._numbers = itertools.count()
         camera = CameraHealth("door", State.LIVE, "", "", 1, 1, 0, 0, 0, 30.0, 1.0, 1.0, "cat", 0.9)
         self.sink.open(lambda: Health("model", 1.0, (camera,), ()))
-        self.port = int(self.sink.url.partition("?")[0].rpartition(":")[2].strip("/"))
+        self.port = int(self.sink.server.url.partition("?")[0].rpartition(":")[2].strip("/"))
         self.show()
 
     def show(self) -> None:
@@ -315,7 +314,7 @@ def test_the_page_itself_and_links_to_it_work(page: Callable[..., Page]) -> None
 @pytest.mark.parametrize("token", [TOKEN, "ü", "a;b", "a,b", 'a"b', " a ", "%41"])
 def test_any_token_opens_the_page_by_its_link_and_by_the_cookie(page: Callable[..., Page], token: str) -> None:
     served = page(token)
-    status, headers, _ = served.ask("/" + served.sink.url.partition("/?")[2].join(["?", ""]))
+    status, headers, _ = served.ask("/" + served.sink.server.url.partition("/?")[2].join(["?", ""]))
     assert status == 303
     assert headers["location"] == "/"
     assert "HttpOnly" in headers["set-cookie"]
@@ -335,41 +334,3 @@ def test_another_token_does_not(page: Callable[..., Page], given: str) -> None:
 def test_what_proxies_say_may_be_anything(page: Callable[..., Page], odd: str) -> None:
     served = page()
     assert served.ask("/api/health", X_Forwarded_For=odd, X_Forwarded_Proto=odd)[0] == 200
-
-
-class Held:
-    """A connection as the registry sees it."""
-
-    def __init__(self, client_key: str, since_s: float, at_work: bool = False):
-        self.client_key, self.since_s, self.at_work, self.patience_s = client_key, since_s, at_work, 10.0
-        self.dropped = False
-
-    def drop(self) -> None:
-        self.dropped = True
-
-
-def test_the_client_with_the_most_connections_gives_one_up_its_longest_idle() -> None:
-    registry = Connections(Limits(connections=4, connections_per_client=3))
-    greedy = [Held("a", 2.0, at_work=True), Held("a", 9.0), Held("a", 5.0)]
-    modest = [Held("b", 1.0), Held("c", 0.0)]
-    for each in (*greedy, *modest):
-        registry.add(each)
-    assert [each.dropped for each in (*greedy, *modest)] == [False, False, True, False, False]
-    registry.sweep(10.5)
-    assert [each.dropped for each in (*greedy, *modest)] == [False, False, True, False, True]
-
-
-def test_a_client_is_an_address_or_a_network_of_ipv6() -> None:
-    assert client_of(("10.0.0.1", 5)) == client_of(("::ffff:10.0.0.1", 7, 0, 0)) == "10.0.0.1"
-    assert client_of(("2001:db8::1", 5)) == client_of(("2001:db8::ffff:1", 5)) != client_of(("2001:db8:0:1::1", 5))
-    assert client_of(("fe80::1%eth0", 5)) == "fe80::/64"
-    assert client_of(None) == client_of(("", 0)) == client_of(("testclient", 1)) == ""
-
-
-def test_places_are_given_back() -> None:
-    viewers = Viewers(Limits(streams=2, streams_per_client=1))
-    with ExitStack() as stack:
-        assert [stack.enter_context(viewers.slot(client)) for client in "aabc"] == [True, False, True, False]
-    with viewers.slot("a") as again, viewers.slot("c") as other:
-        assert again
-        assert other

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import socket
 import threading
 import urllib.error
@@ -18,12 +17,12 @@ import pytest
 
 import edgecls
 from edgecls.artifact.golden import Golden
-from edgecls.errors import OutputError, UsageError
+from edgecls.errors import OutputError
 from edgecls.imaging.opencv import cv2
 from edgecls.streaming.config import EACH_FRAME, CameraOptions, LoopConfig, ReconnectPolicy
 from edgecls.streaming.decision import Health
 from edgecls.streaming.loop import Stream
-from edgecls.streaming.sinks.web import WebSink, read_token
+from edgecls.streaming.sinks.web import WebSink
 from edgecls.streaming.sources import open_source
 from tests.streaming.cameras import MjpegServer, found, free_port, until
 
@@ -40,7 +39,7 @@ class Serving:
         options = CameraOptions(reconnect=ReconnectPolicy(stale_s=0.5, stall_s=1.0, retry_s=0.1, retry_max_s=0.5))
         sources = [open_source(camera, golden, options) for camera in cameras]
         self.url = ""
-        sink.announce = lambda url: setattr(self, "url", url)
+        sink.server.announce = lambda url: setattr(self, "url", url)
         self.stream = Stream(sources, classifier, [sink], LoopConfig(smoothing=EACH_FRAME))
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self.stream.run, args=(self._stop,))
@@ -130,41 +129,6 @@ def test_a_port_that_is_taken_is_said_at_once(classifier: edgecls.Classifier):
         taken.listen()
         with pytest.raises(OutputError, match="cannot listen on 127.0.0.1:"):
             WebSink(str(taken.getsockname()[1])).open(lambda: None)
-
-
-@pytest.mark.parametrize("address", ["here", "host:", "127.0.0.1:99999"])
-def test_an_address_that_is_none_is_refused(address: str):
-    with pytest.raises(UsageError, match="`web` takes a port"):
-        WebSink(address)
-
-
-@pytest.mark.parametrize(("content", "token"), [(b"abc\n", "abc"), (b" t\xc3\xbcr\r\n", "t\u00fcr"), (b"a b", "a b")])
-def test_the_token_can_come_from_a_file(tmp_path: Path, content: bytes, token: str):
-    (tmp_path / "token").write_bytes(content)
-    assert read_token(tmp_path / "token") == token
-
-
-@pytest.mark.parametrize("content", [b"", b"\n", b"SECRET\nSECRET", b"SECRET\0", b"SECRET\xff", b"SECRET" * 1000])
-def test_a_file_without_a_token_is_refused(tmp_path: Path, content: bytes):
-    (tmp_path / "token").write_bytes(content)
-    with pytest.raises(UsageError, match="`web_token_file`: ") as refused:
-        read_token(tmp_path / "token")
-    assert "SECRET" not in str(refused.value)
-    assert len(str(refused.value).splitlines()) == 1
-
-
-def test_what_is_no_file_is_not_waited_for(tmp_path: Path):
-    os.mkfifo(tmp_path / "pipe")
-    for name in ("pipe", ".", "none", "n" * 300, "a\0b", "a\nb", "/dev/zero", "/dev/full"):
-        with pytest.raises(UsageError, match="`web_token_file`: ") as refused:
-            read_token(tmp_path / name)
-        assert len(str(refused.value).splitlines()) == 1
-
-
-@pytest.mark.parametrize("token", ["a\nb", "\udce9", "t" * 2000, "\0"])
-def test_a_token_that_no_header_could_carry_is_refused(token: str):
-    with pytest.raises(UsageError, match="printable characters"):
-        WebSink("0", token)
 
 
 @pytest.mark.parametrize(
@@ -302,7 +266,8 @@ class Silent:
 def test_every_answer_has_the_headers_and_none_leads_away(method: str, path: str, query: str, status: int) -> None:
     import asyncio
 
-    from edgecls.streaming.web.app import HEADERS, build
+    from edgecls.streaming.page import build
+    from edgecls.web.app import HEADERS
 
     bearer = [(b"authorization", b"Bearer t#")] if query == "B" else []
     scope = {

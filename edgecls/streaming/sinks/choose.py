@@ -10,8 +10,9 @@ from edgecls.streaming.config import SinkConfig
 from edgecls.streaming.sinks.base import Sink
 from edgecls.streaming.sinks.files import EventSink, LogSink, VideoSink
 from edgecls.streaming.sinks.network import MqttSink, WebhookSink
-from edgecls.streaming.sinks.web import WebSink, read_token
+from edgecls.streaming.sinks.web import WebSink
 from edgecls.streaming.sources import Source
+from edgecls.web.server import read_token
 
 
 def make_sinks(config: SinkConfig, sources: Sequence[Source]) -> list[Sink]:

@@ -1,0 +1,142 @@
+"""The stream's page: pictures as MJPEG, figures as server-sent events, Prometheus metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from edgecls.streaming.decision import Health, State
+from edgecls.web.app import for_viewers, guarded, mjpeg, page, updates
+from edgecls.web.limits import LIMITS, Limits
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+
+class Feed(Protocol):
+    """What the page shows."""
+
+    @property
+    def closing(self) -> bool:
+        """Whether endless answers are to end."""
+
+    def health(self) -> Health:
+        """The stream in figures."""
+
+    def events(self) -> list[dict[str, Any]]:
+        """Recent events, newest first."""
+
+    def picture(self, camera: str, after: int) -> tuple[int, bytes] | None:
+        """The newest picture of a camera as JPEG and its number; None where there is none newer than `after`."""
+
+
+def build(feed: Feed, token: str | None, limits: Limits = LIMITS) -> Callable[..., Any]:
+    """The application; see `web.app.guarded`."""
+    from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse
+    from starlette.responses import Response as Answer
+    from starlette.routing import Route
+
+    content = page("edgecls.streaming")
+
+    def closing() -> bool:
+        return feed.closing
+
+    async def index(_request: Request) -> Response:
+        return HTMLResponse(content)
+
+    async def figures(_request: Request) -> Response:
+        return updates(lambda: {"health": feed.health().to_json(), "events": feed.events()}, closing)
+
+    async def health(_request: Request) -> Response:
+        return JSONResponse(feed.health().to_json())
+
+    async def healthz(_request: Request) -> Response:
+        healthy = feed.health().healthy
+        return PlainTextResponse("ok\n" if healthy else "a camera is away\n", 200 if healthy else 503)
+
+    async def metrics(_request: Request) -> Response:
+        return PlainTextResponse(exposition(feed.health()), media_type="text/plain; version=0.0.4")
+
+    async def live(request: Request) -> Response:
+        camera = _named(feed, request)
+        if camera is None:
+            return PlainTextResponse("no such camera\n", 404)
+        return mjpeg(partial(feed.picture, camera), closing)
+
+    async def still(request: Request) -> Response:
+        camera = _named(feed, request)
+        picture = None if camera is None else await asyncio.to_thread(feed.picture, camera, -1)
+        if picture is None:
+            return PlainTextResponse("no picture\n", 404)
+        return Answer(picture[1], media_type="image/jpeg")
+
+    limited = for_viewers(limits)
+    routes = [
+        Route("/", index), Route("/api/updates", figures, middleware=limited), Route("/api/health", health),
+        Route("/healthz", healthz), Route("/metrics", metrics),
+        Route("/camera/{number}.mjpg", live, middleware=limited), Route("/camera/{number}.jpg", still),
+    ]  # fmt: skip
+    return guarded(routes, token)
+
+
+def _named(feed: Feed, request: Request) -> str | None:
+    cameras = feed.health().cameras
+    number = request.path_params["number"]
+    return next((camera.camera for index, camera in enumerate(cameras) if str(index) == number), None)
+
+
+def exposition(health: Health) -> str:
+    """The stream in figures in Prometheus' text format."""
+    from prometheus_client import CollectorRegistry, generate_latest
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Collector(health))
+    return generate_latest(registry).decode()
+
+
+class _Collector:
+    def __init__(self, health: Health):
+        self._health = health
+
+    def collect(self) -> Iterable[Any]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        cameras = self._health.cameras
+        yield GaugeMetricFamily("edgecls_running_seconds", "Time since the stream began.", self._health.running_s)
+        for name, message, value in (
+            ("captured", "Frames that the camera gave.", lambda c: c.captured),
+            ("decided", "Frames decided about.", lambda c: c.decided),
+            ("dropped", "Frames that a newer one replaced.", lambda c: c.dropped),
+            ("reconnects", "Times that the camera was lost.", lambda c: c.reconnects),
+        ):
+            counter = CounterMetricFamily(f"edgecls_{name}", message, labels=["camera"])
+            for camera in cameras:
+                counter.add_metric([camera.camera], value(camera))  # type: ignore[no-untyped-call]
+            yield counter
+        for name, message, value in (
+            ("in_flight", "Frames between capture and decision.", lambda c: c.in_flight),
+            ("frames_per_second", "Recent rate of decisions.", lambda c: c.fps),
+            ("inference_seconds", "Recent mean from preprocessing to scores.", lambda c: c.inference_ms / 1000),
+            ("frame_age_seconds", "Recent mean from capture to decision.", lambda c: c.age_ms / 1000),
+        ):
+            gauge = GaugeMetricFamily(f"edgecls_{name}", message, labels=["camera"])
+            for camera in cameras:
+                gauge.add_metric([camera.camera], value(camera))
+            yield gauge
+        states = GaugeMetricFamily("edgecls_camera_state", "1 for the state that it is in.", labels=["camera", "state"])
+        for camera in cameras:
+            for state in State:
+                states.add_metric([camera.camera, state.value], camera.state is state)
+        yield states
+        for name, message, value in (
+            ("written", "What a sink took.", lambda s: s.written),
+            ("lost", "What its full queue let go.", lambda s: s.lost),
+            ("failed", "What failed.", lambda s: s.failed),
+        ):
+            counter = CounterMetricFamily(f"edgecls_sink_{name}", message, labels=["sink"])
+            for sink in self._health.sinks:
+                counter.add_metric([sink.sink], value(sink))
+            yield counter

@@ -1,1 +1,0 @@
-"""The stream in a browser."""

@@ -1,0 +1,219 @@
+"""An application of pages behind guards: the token, the same site, hosts, viewers, and the same headers everywhere."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from html import escape
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
+
+from edgecls.web.limits import LIMITS, Limits, Viewers, client_of
+
+if TYPE_CHECKING:
+    from starlette.middleware import Middleware
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.routing import BaseRoute
+
+COOKIE = "edgecls_token"
+PICTURES_PER_S = 15
+UPDATES_PER_S = 4
+BOUNDARY = "frame"
+LARGEST_BODY_BYTES = 64 * 1024
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+LOOK_MARK = "/* look.css */"
+"""Where a page wants the styles that all pages share."""
+
+
+def guarded(routes: Sequence[BaseRoute], token: str | None) -> Callable[..., Any]:
+    """An application of these routes. Without a token it answers only to a loopback address' own names.
+
+    /healthz needs no token, where there is one.
+    """
+    from starlette.applications import Starlette
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    guard = Middleware(_TokenGuard, token=token) if token else Middleware(
+        TrustedHostMiddleware, allowed_hosts=list(LOOPBACK_NAMES)
+    )  # fmt: skip
+    return _SameHeaders(Starlette(routes=routes, middleware=[Middleware(_SiteGuard), guard]))
+
+
+def for_viewers(limits: Limits) -> list[Middleware]:
+    """What stands before routes whose answers are endless: all that get this list share the limits."""
+    from starlette.middleware import Middleware
+
+    return [Middleware(_ViewerGuard, viewers=Viewers(limits))]
+
+
+def page(package: str, name: str = "page.html") -> str:
+    """The text of a page that lies in a package, with the styles that all pages share put in."""
+    text = resources.files(package).joinpath(name).read_text(encoding="utf-8")
+    look = resources.files("edgecls.web").joinpath("look.css").read_text(encoding="utf-8")
+    return text.replace(LOOK_MARK, look.strip())
+
+
+def updates(content: Callable[[], Any], closing: Callable[[], bool]) -> Response:
+    """The endless answer of server-sent events: what `content` gives, as JSON, several times a second."""
+    from starlette.responses import StreamingResponse
+
+    async def events() -> AsyncIterator[str]:
+        while not closing():
+            yield f"data: {json.dumps(content(), ensure_ascii=False)}\n\n"
+            await asyncio.sleep(1 / UPDATES_PER_S)
+
+    return StreamingResponse(events(), media_type="text/event-stream")
+
+
+def mjpeg(picture: Callable[[int], tuple[int, bytes] | None], closing: Callable[[], bool]) -> Response:
+    """The endless answer of new pictures as they come and as the browser takes them: a slow one skips some.
+
+    `picture` gives the newest one as JPEG and its number, or None where there is none newer than the number given.
+    """
+    from starlette.responses import StreamingResponse
+
+    async def pictures() -> AsyncIterator[bytes]:
+        shown = -1
+        while not closing():
+            newest = await asyncio.to_thread(picture, shown)
+            if newest is not None:
+                shown, jpeg = newest
+                yield b"--%b\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % (BOUNDARY.encode(), len(jpeg))
+                yield jpeg + b"\r\n"
+            await asyncio.sleep(1 / PICTURES_PER_S)
+
+    return StreamingResponse(pictures(), media_type=f"multipart/x-mixed-replace; boundary={BOUNDARY}")
+
+
+async def read_object(request: Request, limits: Limits = LIMITS) -> dict[str, Any] | None:
+    """The JSON object that a request brings; None where it brings another thing, too much, or takes too long."""
+
+    async def content() -> bytes:
+        body = b""
+        async for piece in request.stream():
+            body += piece
+            if len(body) > LARGEST_BODY_BYTES:
+                break
+        return body
+
+    try:
+        body = await asyncio.wait_for(content(), limits.head_s)
+        value = json.loads(body) if len(body) <= LARGEST_BODY_BYTES else None
+    except (asyncio.TimeoutError, ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+class _SameHeaders:
+    """Gives every answer the same security headers, refusals and redirects included."""
+
+    def __init__(self, app: Callable[..., Any]):
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def with_headers(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                ours = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+                message = {**message, "headers": [*message.get("headers", []), *ours]}
+            await send(message)
+
+        await self._app(scope, receive, with_headers)
+
+
+class _SiteGuard:
+    """Refuses what other sites ask for through somebody's browser; only a link to the page itself may be there.
+
+    Browsers say where a request comes from in Sec-Fetch-Site (on https and loopback) and Origin; programs send neither.
+    """
+
+    def __init__(self, app: Callable[..., Any]):
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        from starlette.responses import PlainTextResponse
+
+        headers = {name: value.decode("latin-1").lower() for name, value in scope.get("headers", [])}
+        origin = headers.get(b"origin")
+        strange = origin is not None and origin.partition("://")[2] != headers.get(b"host")
+        other = headers.get(b"sec-fetch-site", "none") not in ("none", "same-origin")
+        link = (scope["path"], headers.get(b"sec-fetch-mode"), headers.get(b"sec-fetch-dest")) == (
+            "/", "navigate", "document",
+        )  # fmt: skip
+        if strange or (other and not link):
+            await PlainTextResponse("asked for by another site\n", 403)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
+class _ViewerGuard:
+    """Keeps the number of endless answers within limits."""
+
+    def __init__(self, app: Callable[..., Any], viewers: Viewers):
+        self._app = app
+        self._viewers = viewers
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        from starlette.responses import PlainTextResponse
+
+        with self._viewers.slot(client_of(scope.get("client"))) as free:
+            refused = PlainTextResponse("too many viewers\n", 503, {"Retry-After": "10"})
+            await (self._app if free else refused)(scope, receive, send)
+
+
+class _TokenGuard:
+    """Lets requests through that know the token: by cookie, as a bearer, or in the address, which sets the cookie."""
+
+    def __init__(self, app: Callable[..., Any], token: str):
+        self._app = app
+        self._token = token
+
+    def _knows(self, given: str | None) -> bool:
+        return given is not None and hmac.compare_digest(given.encode(), self._token.encode())
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        from starlette.requests import Request
+        from starlette.responses import HTMLResponse, RedirectResponse
+
+        if scope["type"] != "http" or scope["path"] == "/healthz":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+        asked = request.query_params.get("token")
+        scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
+        if self._knows(asked):
+            response: Any = RedirectResponse("/" + quote(scope["path"].lstrip("/\\")), 303)
+            response.set_cookie(
+                COOKIE, quote(self._token, safe=""), max_age=30 * 86400, httponly=True, samesite="strict",
+                secure=scope["scheme"] == "https",
+            )  # fmt: skip
+        elif self._knows(unquote(request.cookies.get(COOKIE, ""))) or (
+            scheme.lower() == "bearer" and self._knows(bearer)
+        ):
+            response = self._app
+        else:
+            response = HTMLResponse(_login_page(asked is not None), 401)
+        await response(scope, receive, send)
+
+
+def _login_page(refused: bool) -> str:
+    message = "That token was refused." if refused else "This page needs the token that the program printed."
+    return (
+        "<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
+        "<title>edgecls</title><style>body{font:16px system-ui;max-width:26rem;margin:18vh auto;padding:0 1rem;"
+        "color-scheme:light dark}input,button{font:inherit;padding:.4rem .7rem}</style>"
+        f"<h1>edgecls</h1><p>{escape(message)}</p>"
+        "<form><input name='token' type='password' aria-label='token' autofocus> "
+        "<button>Open</button></form></html>"
+    )
