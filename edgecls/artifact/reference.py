@@ -114,14 +114,14 @@ class Reference:
 
     def project(self, embeddings: Floats) -> Floats:
         """Embeddings (N, D) in principal components (N, K)."""
-        projected: Floats = (embeddings - self.center) @ self.basis
-        return projected
+        moved: Floats = embeddings - self.center
+        return moved @ self.basis
 
     def residual(self, embeddings: Floats) -> Floats:
         """The length (N,) of what lies outside of the principal components."""
         import numpy as np
 
-        moved = embeddings - self.center
+        moved: Floats = embeddings - self.center
         outside = (moved * moved).sum(axis=1) - ((moved @ self.basis) ** 2).sum(axis=1)
         lengths: Floats = np.sqrt(np.maximum(outside, 0))
         return lengths
@@ -132,7 +132,7 @@ class Reference:
         """
         import numpy as np
 
-        moved = embeddings - self.center
+        moved: Floats = embeddings - self.center
         projected = moved @ self.basis
         outside = np.maximum((moved * moved).sum(axis=1) - (projected * projected).sum(axis=1), 0)
         return self.to_classes(projected).min(axis=1) + outside / self._outside_variance

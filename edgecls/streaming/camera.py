@@ -33,6 +33,7 @@ class Camera:
     since: str = ""
     label: str | None = None
     score: float = 0.0
+    drifted: bool = False
     moments_ns: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT))
     inference_ms: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
     age_ms: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
