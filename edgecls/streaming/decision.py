@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from edgecls.runtime.classifier import UNSURE, Prediction
 from edgecls.runtime.unknown import UNKNOWN
 from edgecls.streaming.config import Smoothing
+from edgecls.streaming.drift import DriftFigures, Sign
 
 if TYPE_CHECKING:
     from numpy import float32
@@ -42,7 +43,8 @@ class Decision:
     recent rate of the camera's decisions; `captured` and `dropped` count its frames so far. `snapshot` says where the
     frame is to be kept, if it begins an event and pictures of those are kept. `unknown` says that the label stands for
     what the model does not know, `changed` that it was another one before, `drifted` that the camera's pictures have
-    moved away from those that the model knows. `scores` (C,) and `embedding` (D,) are what the network gave, None where
+    moved away from those that the model knows. `pts_s` is the frame's time.
+    `scores` (C,) and `embedding` (D,) are what the network gave, None where
     it was not asked for an embedding.
     """
 
@@ -56,6 +58,7 @@ class Decision:
     captured: int
     dropped: int
     snapshot: Path | None = None
+    pts_s: float = 0.0
     unknown: bool = False
     changed: bool = False
     drifted: bool = False
@@ -115,6 +118,29 @@ class StateChange:
     def to_json(self) -> dict[str, Any]:
         """Plain values, the kind in front, by which it is told from an event."""
         return {"kind": "state", **asdict(self), "state": self.state.value}
+
+
+@dataclass(frozen=True)
+class DriftChange:
+    """A camera whose pictures begin to move away from those that the model knows, do so in another way, or come back
+    (then there are no `signs`), at an ISO time in UTC and a frame's number. `strangest` are the numbers of recent frames
+    that show it most, strangest first, each with a small JPEG.
+    """
+
+    camera: str
+    signs: tuple[Sign, ...]
+    at: str
+    figures: DriftFigures
+    frame: int
+    strangest: tuple[tuple[int, bytes], ...] = field(default=(), repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, the kind in front, by which it is told from an event."""
+        figures = {name: value for name, value in asdict(self.figures).items() if name != "signs"}
+        return {
+            "kind": "drift", "camera": self.camera, "signs": list(self.signs), "at": self.at, "figures": figures,
+            "frame": self.frame, "strangest": [index for index, _ in self.strangest],
+        }  # fmt: skip
 
 
 class Smoother:
@@ -245,7 +271,9 @@ class EventLog:
 
 @dataclass(frozen=True)
 class CameraHealth:
-    """A camera in figures; `captured` = `decided` + `dropped` + `in_flight` at every moment. Times in ms are recent."""
+    """A camera in figures; `captured` = `decided` + `dropped` + `in_flight` at every moment. Times in ms are recent.
+    `drift` is None where nobody looks.
+    """
 
     camera: str
     state: State
@@ -261,6 +289,7 @@ class CameraHealth:
     age_ms: float
     label: str | None
     score: float
+    drift: DriftFigures | None = None
 
 
 @dataclass(frozen=True)

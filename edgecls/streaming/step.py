@@ -11,7 +11,7 @@ from edgecls.clock import milliseconds_since, now_ns
 from edgecls.runtime.classifier import Classifier
 from edgecls.streaming.camera import Camera, utc_now
 from edgecls.streaming.config import LoopConfig
-from edgecls.streaming.decision import Decision, Event, State, StateChange
+from edgecls.streaming.decision import Decision, DriftChange, Event, State, StateChange
 from edgecls.streaming.frames import Frame
 from edgecls.streaming.outbox import Outbox
 from edgecls.streaming.sinks.files import SnapshotSink
@@ -65,7 +65,7 @@ class Step:
         camera.age_ms.append(age_ms)
         decision = Decision(
             camera.source.name, prediction, label, score, inference_ms, age_ms, camera.fps(), camera.source.captured,
-            camera.dropped, unknown=camera.smoother.unknown, drifted=camera.drifted, scores=outputs[0][place],
+            camera.dropped, pts_s=frame.pts_s, unknown=camera.smoother.unknown, drifted=camera.drifted, scores=outputs[0][place],
             embedding=embedding,
         )  # fmt: skip
         ended, begun = camera.events.take(decision, frame.index, frame.pts_s, utc_now())
@@ -80,8 +80,8 @@ class Step:
             if event:
                 self.publish(event)
 
-    def publish(self, event: Event | StateChange) -> None:
-        """Hand an event or a change of state to the sinks."""
+    def publish(self, event: Event | StateChange | DriftChange) -> None:
+        """Hand an event, a change of state or a drift to the sinks. From any thread."""
         for outbox in self._outboxes:
             outbox.send_event(event)
 
