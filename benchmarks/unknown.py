@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from edgecls.artifact import reference as reference_module
-from edgecls.artifact.reference import FALSE_REFUSALS, Reference, cross_fitted, refusal_threshold, shrunk_covariance
+from edgecls.artifact.reference import FALSE_REFUSALS, Reference, cross_fitted, refusal_threshold
 from edgecls.exporting.reference import answered
 from edgecls.runtime.scores import as_logits, softmax
 
@@ -69,11 +69,7 @@ def mahalanobis(reference: Reference, _logits: Scores, embeddings: Scores) -> Sc
 
 def relative_mahalanobis(reference: Reference, _logits: Scores, embeddings: Scores) -> Scores:
     """The same less the distance to all images under their covariance (Ren et al. 2021)."""
-    points = reference.points
-    whitening = np.linalg.cholesky(np.linalg.inv(shrunk_covariance(points - points.mean(axis=0))))
-    projected = reference.project(embeddings)
-    to_all = (((projected - points.mean(axis=0)) @ whitening) ** 2).sum(axis=1)
-    return reference.to_classes(projected).min(axis=1) - to_all
+    return reference.relative(embeddings)
 
 
 def virtual_logit(reference: Reference, logits: Scores, embeddings: Scores) -> Scores:

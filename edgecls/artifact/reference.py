@@ -36,7 +36,7 @@ FEWEST_OF_CLASS = 10
 """Of fewer reference images of a class nothing is said about that class alone."""
 
 Measure = Literal["distance", "energy"]
-"""What tells the unknown: the distance of embeddings from those of the classes, or the energy of logits alone."""
+"""What tells the unknown: distances of embeddings, or the energy of logits alone."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class Reference:
     """Answers to N validation images: true labels (N,) int32, predicted ones (N,) int32, confidences (N,) of the best
     class at temperature 1, energies (N,) of logits. With embeddings (of D numbers) also their center (D,), K principal
     components as the columns of `basis` (D, K), `points` (N, K) in these, and what lies outside of them, `residuals`
-    (N,). `distances` (N,) and the energies are cross-fitted: of images that the reference was not fitted on.
+    (N,). `distances` and `relatives` (N,), see the methods of these names, are of a reference that was not fitted on the
+    image in question.
     """
 
     labels: NDArray[int32]
@@ -56,12 +57,11 @@ class Reference:
     points: Floats
     residuals: Floats
     distances: Floats
+    relatives: Floats
 
     @classmethod
     def of(cls, logits: Floats, embeddings: Floats | None, labels: NDArray[Any]) -> Reference:
-        """The reference of images with logits (N, C), embeddings (N, D) or None, and labels (N,); fitted on all of
-        them, its distances not cross-fitted.
-        """
+        """The reference of images with logits (N, C), embeddings (N, D) or None, and labels (N,), but for distances."""
         import numpy as np
 
         count, wide = len(logits), 0 if embeddings is None else embeddings.shape[1]
@@ -70,7 +70,7 @@ class Reference:
         reference = cls(
             labels.astype(np.int32), logits.argmax(axis=1).astype(np.int32),
             (1 / shifted.sum(axis=1)).astype(np.float32), energy(logits),
-            empty, np.zeros((0, 0), np.float32), np.zeros((count, 0), np.float32), empty, empty,
+            empty, np.zeros((0, 0), np.float32), np.zeros((count, 0), np.float32), empty, empty, empty,
         )  # fmt: skip
         if embeddings is None or not wide:
             return reference
@@ -79,16 +79,17 @@ class Reference:
         basis = axes[: max(1, min(COMPONENTS, count // 2))].T.astype(np.float32)
         reference = replace(reference, center=center.astype(np.float32), basis=np.ascontiguousarray(basis))
         points = reference.project(embeddings)
-        reference = replace(reference, points=points, residuals=reference.residual(embeddings))
-        return replace(reference, distances=reference.distance(embeddings))
+        return replace(reference, points=points, residuals=reference.residual(embeddings))
 
     @classmethod
     def recorded(cls, logits: Floats, embeddings: Floats | None, labels: NDArray[Any]) -> Reference:
-        """As `of`, with distances that are cross-fitted: what an export writes."""
+        """As `of`, with cross-fitted distances: what an export writes."""
         reference = cls.of(logits, embeddings, labels)
         if embeddings is None:
             return reference
-        return replace(reference, distances=cross_fitted(logits, embeddings, labels, _distance))
+        distances = cross_fitted(logits, embeddings, labels, lambda fitted, _, inner: fitted.distance(inner))
+        relatives = cross_fitted(logits, embeddings, labels, lambda fitted, _, inner: fitted.relative(inner))
+        return replace(reference, distances=distances, relatives=relatives)
 
     @property
     def measure(self) -> Measure:
@@ -97,7 +98,18 @@ class Reference:
 
     def threshold(self, false_refusals: float = FALSE_REFUSALS) -> float:
         """What an image's `strangeness` must exceed to be unknown, so that this share of known images is refused."""
-        return refusal_threshold(self.distances if self.measure == "distance" else self.energies, false_refusals)
+        return refusal_threshold(self._strange, false_refusals)
+
+    @cached_property
+    def usual_strangeness(self) -> float:
+        """The median over the reference's images."""
+        import numpy as np
+
+        return float(np.median(self._strange))
+
+    @property
+    def _strange(self) -> Floats:
+        return self.relatives if self.measure == "distance" else self.energies
 
     def strangeness(self, logits: Floats, embedding: Floats | None) -> float:
         """How little an image with logits (C,) and an embedding (D,) resembles the reference. Raises `ArtifactError`
@@ -110,7 +122,7 @@ class Reference:
                 f"the reference is of embeddings of {self.center.size} numbers and the network gives "
                 f"{embedding.size}; export again"
             )
-        return float(self.distance(embedding[None])[0])
+        return float(self.relative(embedding[None])[0])
 
     def project(self, embeddings: Floats) -> Floats:
         """Embeddings (N, D) in principal components (N, K)."""
@@ -136,6 +148,22 @@ class Reference:
         projected = moved @ self.basis
         outside = np.maximum((moved * moved).sum(axis=1) - (projected * projected).sum(axis=1), 0)
         return self.to_classes(projected).min(axis=1) + outside / self._outside_variance
+
+    def relative(self, embeddings: Floats) -> Floats:
+        """The squared Mahalanobis distance (N,) to the nearest class within the principal components, less the one to
+        all images together (Ren et al. 2021): what of it tells classes apart.
+        """
+        projected = self.project(embeddings)
+        together = projected @ self._whitening_of_all
+        relatives: Floats = self.to_classes(projected).min(axis=1) - (together * together).sum(axis=1)
+        return relatives
+
+    @cached_property
+    def _whitening_of_all(self) -> Floats:
+        import numpy as np
+
+        whitening: Floats = np.linalg.cholesky(np.linalg.inv(shrunk_covariance(self.points))).astype(np.float32)
+        return whitening
 
     def to_classes(self, projected: Floats) -> Floats:
         """Squared Mahalanobis distances (N, classes that are there) of points (N, K) to the classes' means."""
@@ -164,30 +192,34 @@ class Reference:
         whitening = np.linalg.cholesky(np.linalg.inv(covariance)).astype(np.float32)
         return (means @ whitening).astype(np.float32), whitening
 
-    def ranks(self, predicted: int, strangeness: float, confidence: float) -> tuple[float, float]:
-        """Where an image stands among reference images of the same answer, from 0 (as usual as it gets) to 1: by
-        strangeness, and by lack of confidence. Uniform where nothing has changed, however often which class occurs.
+    def ranks(self, logits: Floats, embedding: Floats | None) -> tuple[float, float]:
+        """Where an image with logits (C,) and an embedding (D,) stands among reference images of the same answer, from 0
+        to 1: by distance, or energy, and by lack of confidence. Uniform where nothing has changed, however often which
+        class occurs.
         """
-        strange, unconfident = self._of_class(predicted)
-        return _rank(strange, strangeness), _rank(unconfident, -confidence)
+        import numpy as np
 
-    def count_of(self, predicted: int) -> int:
-        """How many reference images `ranks` compares an answer with."""
-        return len(self._of_class(predicted)[0])
+        answer = int(logits.argmax())
+        far, unconfident = self._of_class(answer)
+        if embedding is not None and self.measure == "distance":
+            distance = float(self.distance(embedding[None])[0])
+        else:
+            distance = float(energy(logits[None])[0])
+        return _rank(far, distance), _rank(unconfident, float(-1 / np.exp(logits - logits[answer]).sum()))
 
     def _of_class(self, predicted: int) -> tuple[Floats, Floats]:
         return self._sorted.get(predicted) or self._sorted[-1]
 
     @cached_property
     def _sorted(self) -> dict[int, tuple[Floats, Floats]]:
-        """Strangeness and lack of confidence by the class that was answered, sorted; -1 is all classes."""
+        """Distances and lack of confidence by the class that was answered, sorted; -1 is all classes."""
         import numpy as np
 
-        strange = self.distances if self.measure == "distance" else self.energies
-        parts = {-1: np.ones(len(strange), bool)}
+        far = self.distances if self.measure == "distance" else self.energies
+        parts = {-1: np.ones(len(far), bool)}
         parts |= {int(each): self.predicted == each for each in np.unique(self.predicted)}
         return {
-            each: (np.sort(strange[chosen]), np.sort(-self.confidences[chosen]))
+            each: (np.sort(far[chosen]), np.sort(-self.confidences[chosen]))
             for each, chosen in parts.items()
             if each == -1 or chosen.sum() >= FEWEST_OF_CLASS
         }
@@ -244,7 +276,7 @@ class Reference:
         shapes = {
             "labels": (count,), "predicted": (count,), "confidences": (count,), "energies": (count,),
             "center": (wide,), "basis": (wide, kept), "points": (count, kept), "residuals": (inner,),
-            "distances": (inner,),
+            "distances": (inner,), "relatives": (inner,),
         }  # fmt: skip
         if not 0 < count <= MOST_IMAGES or not 0 <= wide <= MOST_DIMENSIONS or not 0 <= kept <= COMPONENTS:
             return "it is of no images or of too many, or its components are"
@@ -267,10 +299,6 @@ class Reference:
 _FIELDS = tuple(Reference.__dataclass_fields__)
 Score = Callable[[Reference, "Floats", "Floats"], "Floats"]
 """How strange images with logits (N, C) and embeddings (N, D) are to a reference, (N,)."""
-
-
-def _distance(reference: Reference, _logits: Floats, embeddings: Floats) -> Floats:
-    return reference.distance(embeddings)
 
 
 def cross_fitted(logits: Floats, embeddings: Floats, labels: NDArray[Any], score: Score) -> Floats:

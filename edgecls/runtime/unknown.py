@@ -35,13 +35,9 @@ class UnknownDetector:
         return self.reference.threshold(self.false_refusals)
 
     def novelty(self, logits: NDArray[float32], embedding: NDArray[float32] | None) -> float:
-        """How strange an image with logits (C,) and an embedding (D,) is: above 1 it is unknown."""
-        import math
-
-        strangeness = self.reference.strangeness(logits, embedding)
-        if self.reference.measure == "distance":
-            return strangeness / max(self.threshold, 1e-9)
-        return math.exp(min(strangeness - self.threshold, 50.0))  # energies have no zero
+        """How strange an image with logits (C,) and an embedding (D,) is: 0 is usual, above 1 it is unknown."""
+        usual = self.reference.usual_strangeness
+        return (self.reference.strangeness(logits, embedding) - usual) / max(self.threshold - usual, 1e-9)
 
 
 def detector_for(

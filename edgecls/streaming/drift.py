@@ -91,8 +91,7 @@ class DriftMonitor:
                 return False
             self._point = point
         answer = int(logits.argmax())
-        confidence = float(1 / np.exp(logits - logits[answer]).sum())
-        ranks = self._reference.ranks(answer, self._reference.strangeness(logits, embedding), confidence)
+        ranks = self._reference.ranks(logits, embedding)
         if not self._blocks or not 0 <= pts_s - self._blocks[-1].begun_s < BLOCK_S:
             self._blocks.append(_Block(pts_s))
         self._blocks[-1].rows.append((*ranks, float(unknown)))
