@@ -88,17 +88,18 @@ def mahalanobis_with_residual(reference: Reference, _logits: Scores, embeddings:
     return reference.distance(embeddings)
 
 
-SCORERS: dict[str, Scorer] = {
+SCORERS: dict[str, Scorer | None] = {
     "max softmax": max_softmax,
     "max logit": max_logit,
     "energy": energy,
     "KNN, k = 1": nearest(1),
     "KNN, k = 5": nearest(5),
     "Mahalanobis": mahalanobis,
-    "relative Mahalanobis": relative_mahalanobis,
     "ViM": virtual_logit,
     "residual": residual,
+    "relative Mahalanobis": relative_mahalanobis,
     "Mahalanobis and residual": mahalanobis_with_residual,
+    "the larger of these two": None,
 }
 
 
@@ -144,10 +145,15 @@ def measured(bundle: Path, others: Path, count: int) -> list[dict[str, Any]]:
     print(f"{'':26s}   AUROC   FPR95  refused   found")
     rows = []
     val, test, strange = ((as_logits(scores, artifact.card.output), inner) for scores, inner in (val, test, strange))
-    reference = Reference.of(*val, labels)
+    reference = Reference.recorded(*val, labels)
     for title, scorer in SCORERS.items():
-        threshold = refusal_threshold(cross_fitted(*val, labels, scorer))
-        known, other = scorer(reference, *test), scorer(reference, *strange)
+        threshold = refusal_threshold(cross_fitted(*val, labels, scorer)) if scorer else reference.threshold()
+        known, other = (
+            scorer(reference, *asked)
+            if scorer
+            else reference.larger(reference.distance(asked[1]), reference.relative(asked[1]))
+            for asked in (test, strange)
+        )
         row = {
             "pair": name, "score": title, "auroc": auroc(known, other),
             "fpr95": float((other <= np.quantile(known, 0.95)).mean()),

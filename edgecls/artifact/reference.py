@@ -109,7 +109,27 @@ class Reference:
 
     @property
     def _strange(self) -> Floats:
-        return self.relatives if self.measure == "distance" else self.energies
+        return self.larger(self.distances, self.relatives) if self.measure == "distance" else self.energies
+
+    def larger(self, distances: Floats, relatives: Floats) -> Floats:
+        """The larger (N,) of both distances, each in units of its spread over the reference's images: one sees what is
+        far from everything, the other what lies between classes.
+        """
+        import numpy as np
+
+        (usual, spread), (usual_relative, spread_relative) = self._spreads
+        larger: Floats = np.maximum((distances - usual) / spread, (relatives - usual_relative) / spread_relative)
+        return larger
+
+    @cached_property
+    def _spreads(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        """The median, and what lies between it and the ninth decile, of distances and of relative ones."""
+        import numpy as np
+
+        (usual, far), (usual_relative, far_relative) = (
+            np.quantile(values, (0.5, 0.9)).tolist() for values in (self.distances, self.relatives)
+        )
+        return (usual, max(far - usual, 1e-9)), (usual_relative, max(far_relative - usual_relative, 1e-9))
 
     def strangeness(self, logits: Floats, embedding: Floats | None) -> float:
         """How little an image with logits (C,) and an embedding (D,) resembles the reference. Raises `ArtifactError`
@@ -122,7 +142,7 @@ class Reference:
                 f"the reference is of embeddings of {self.center.size} numbers and the network gives "
                 f"{embedding.size}; export again"
             )
-        return float(self.relative(embedding[None])[0])
+        return float(self.larger(self.distance(embedding[None]), self.relative(embedding[None]))[0])
 
     def project(self, embeddings: Floats) -> Floats:
         """Embeddings (N, D) in principal components (N, K)."""

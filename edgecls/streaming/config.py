@@ -159,8 +159,8 @@ SMALLEST_POOL_BYTES, LARGEST_POOL_BYTES = 1 << 20, 1 << 50
 class KeepConfig(Config):
     """Which frames are kept for a human's look, where, and how many."""
 
-    keep: tuple[str, ...] = setting(
-        (),
+    keep: tuple[str, ...] | None = setting(
+        None,
         "Frames to keep for a look: unsure, changed, drifted, unknown, sample=0.001 (that share of all), separated by "
         "commas.",
     )
@@ -177,7 +177,7 @@ class KeepConfig(Config):
     def check(self) -> None:
         """Raise `UsageError` for values that make no sense, alone or together."""
         super().check()
-        for reason in self.keep:
+        for reason in self.keep or ():
             if reason not in KEEP_REASONS and not (_SAMPLE.fullmatch(reason) and 0 < self.sample_share() <= 1):
                 raise UsageError(
                     f"`keep` takes {', '.join(KEEP_REASONS)} and sample=SHARE, a share above 0 and up to 1; "
@@ -188,11 +188,11 @@ class KeepConfig(Config):
 
     def reasons(self) -> tuple[str, ...]:
         """The reasons without the random sample."""
-        return tuple(reason for reason in self.keep if reason in KEEP_REASONS)
+        return tuple(reason for reason in self.keep or () if reason in KEEP_REASONS)
 
     def sample_share(self) -> float:
         """The share of all frames that is kept at random; 0 for none, and for what is no number."""
-        shares = [match[1] for reason in self.keep if (match := _SAMPLE.fullmatch(reason))]
+        shares = [match[1] for reason in self.keep or () if (match := _SAMPLE.fullmatch(reason))]
         with suppress(ValueError):
             return float(shares[-1]) if shares else 0.0
         return 0.0
