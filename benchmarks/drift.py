@@ -23,11 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from edgecls.artifact.reference import Reference
+from edgecls.artifact.reference import FALSE_REFUSALS, Reference
 from edgecls.exporting.reference import answered
 from edgecls.imaging.opencv import cv2
 from edgecls.runtime.scores import as_logits
-from edgecls.runtime.unknown import UnknownDetector
 from edgecls.streaming.drift import DriftMonitor
 
 if TYPE_CHECKING:
@@ -118,15 +117,13 @@ class Watch:
 
     def __init__(self, reference: Reference, classes: int):
         self._reference, self._classes = reference, classes
-        self._detector = UnknownDetector(reference)
 
     def alarms(self, answers: Answers, order: Sequence[int], monitor: DriftMonitor, begun_s: int = 0) -> list[int]:
         """The seconds at which a drift began, of frames in an order."""
         begun, before = [], bool(monitor.figures.signs)
         for second, index in enumerate(order, begun_s):
             logits, embedding = answers[0][index], answers[1][index]
-            unknown = self._detector.novelty(logits, embedding) > 1
-            monitor.take(float(second), logits, embedding, unknown)
+            monitor.take(float(second), logits, embedding)
             if monitor.figures.signs and not before:
                 begun.append(second)
             before = bool(monitor.figures.signs)
@@ -134,7 +131,7 @@ class Watch:
 
     def monitor(self) -> DriftMonitor:
         """A new one."""
-        return DriftMonitor(self._reference, self._classes, self._detector.false_refusals)
+        return DriftMonitor(self._reference, self._classes, FALSE_REFUSALS)
 
 
 def scenes(generator: np.random.Generator, choices: NDArray[Any], seconds: int) -> list[int]:

@@ -24,7 +24,9 @@ def parse_size(text: str) -> int:
     """A size as people write it, "2GB" or "500 MiB", in bytes. Raises `UsageError`."""
     match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]{0,3})", text.strip(), re.ASCII)
     if match is None or match[2].upper() not in _SIZES:
-        raise UsageError(f"a size is a number with KB, MB, GB, TB, KiB, MiB or GiB behind it, as 2GB; not {text[:40]!r}")
+        raise UsageError(
+            f"a size is a number with KB, MB, GB, TB, KiB, MiB or GiB behind it, as 2GB; not {text[:40]!r}"
+        )
     return int(float(match[1]) * _SIZES[match[2].upper()])
 
 

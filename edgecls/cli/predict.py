@@ -42,15 +42,9 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")] = False,
     threads: Annotated[int | None, typer.Option(help="Processor threads; the runtime's choice unless given.")] = None,
     unknown: Annotated[
-        bool | None,
-        typer.Option(
-            "--unknown/--no-unknown",
-            help='Say "unknown" of what the model was not trained for. Where the bundle can tell, unless given.',
-        ),
-    ] = None,
-    false_refusals: Annotated[
-        float, typer.Option(help='Share of known images that "unknown" may be said of.')
-    ] = 0.01,
+        bool, typer.Option("--unknown", help='Say "unknown" of what the model was not trained for.')
+    ] = False,
+    false_refusals: Annotated[float, typer.Option(help='Share of known images that "unknown" may be said of.')] = 0.01,
     check: Annotated[
         bool,
         typer.Option(

@@ -54,7 +54,6 @@ def _reasons(text: str) -> tuple[str, ...]:
     others=Option(names=("--sink",)),
     keep=Option(parse=_reasons, metavar="REASON,..."),
     keep_max_bytes=Option(names=("--keep-max",), parse=parse_size, text=size_text, metavar="SIZE"),
-    unknown=Option(names=("--unknown/--no-unknown",)),
     mqtt=Option(variable=MQTT_VARIABLE),
     webhook=Option(variable=WEBHOOK_VARIABLE),
     web_token=Option(variable=TOKEN_VARIABLE),

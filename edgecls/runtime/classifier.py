@@ -63,7 +63,8 @@ class Prediction:
 
 
 class Classifier:
-    """Classify images with an opened model. A context manager, safe to share between threads.
+    """Classify images with an opened model. A context manager, safe to share between threads. With `says_unknown` off,
+    what its `detector` finds stands in the `novelty` of predictions only.
 
     It belongs to the process that loaded it: pickled, it is loaded again from the same path.
 
@@ -84,6 +85,7 @@ class Classifier:
         self.session = session
         self.path = path
         self.detector = detector
+        self.says_unknown = detector is not None
         self._loaded_with = dict(loaded_with or {})
 
     @overload
@@ -154,7 +156,7 @@ class Classifier:
         index = int(probabilities.argmax())
         score = float(probabilities[index])
         novelty = self.detector.novelty(logits, embedding) if self.detector else None
-        unknown = novelty is not None and novelty > 1
+        unknown = self.says_unknown and novelty is not None and novelty > 1
         unsure = not unknown and score < confidence.threshold
         label = UNKNOWN if unknown else UNSURE if unsure else self.card.classes[index]
         return Prediction(label, score, index, self.card.classes, probabilities, unsure, unknown, novelty)
@@ -196,7 +198,7 @@ def load(
     spinning: bool = True,
     check: bool = True,
     tensors: tuple[InnerTensor, ...] = (),
-    unknown: bool | None = False,
+    unknown: bool = False,
     false_refusals: float = FALSE_REFUSALS,
 ) -> Classifier:
     """Open a bundle, a bare model file, or the best bundle of a run on this machine; None means the latest run.
@@ -206,8 +208,7 @@ def load(
     first time on a machine the bundle's golden inputs are replayed, unless `check` is false. `tensors` are those inside
     of the network ("embedding", "feature_map") that the session gives too; see `Session.infer_all`. With `unknown`
     images of what the model was not trained for are answered "unknown", by what the bundle recorded of validation
-    images, of which that would have been wrong for the share `false_refusals`; None says so where the record holds
-    embeddings. Raises `ArtifactError` for files that cannot be trusted, `UsageError` for tensors or a record that
+    images, of which that would have been wrong for the share `false_refusals`. Raises `ArtifactError` for files that cannot be trusted, `UsageError` for tensors or a record that
     cannot be had, `BackendError` where the runtime is missing, and `VerificationError` for a bundle that gives other
     answers here than its parent.
     """
@@ -215,7 +216,7 @@ def load(
     parallelism.check()
     artifacts = store.giving(tensors, store.candidates(path))
     artifact = first_verified(artifacts, parallelism, on_progress) if check else artifacts[0]
-    detector = detector_for(artifact.path, artifact.card, unknown, false_refusals)
+    detector = detector_for(artifact.path, artifact.card, false_refusals) if unknown else None
     session = artifact.open(parallelism, on_progress, cached=True, tensors=tensors_with(detector, tensors))
     again: dict[str, Any] = {
         "threads": threads, "streams": streams, "spinning": spinning, "check": check, "tensors": tensors,

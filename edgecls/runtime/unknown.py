@@ -40,23 +40,13 @@ class UnknownDetector:
         return (self.reference.strangeness(logits, embedding) - usual) / max(self.threshold - usual, 1e-9)
 
 
-def detector_for(
-    path: Path, card: Card, wanted: bool | None, false_refusals: float = FALSE_REFUSALS
-) -> UnknownDetector | None:
-    """The detector of the bundle at a path, where it is wanted; with None, where its reference holds embeddings: scores
-    alone tell little. Raises `UsageError` where it is wanted and the bundle has no reference.
-    """
-    if wanted is False:
-        return None
+def detector_for(path: Path, card: Card, false_refusals: float = FALSE_REFUSALS) -> UnknownDetector:
+    """The detector of the bundle at a path. Raises `UsageError` where that has no reference."""
     if not 0 < false_refusals < 1:
         raise UsageError(f"`false_refusals` is a share of images between 0 and 1, not {false_refusals}")
     reference = Reference.read(path, card) if path.is_dir() else None
     if reference is None:
-        if wanted:
-            raise UsageError(f"{path} has no record of validation images to tell the unknown by; export the run again")
-        return None
-    if wanted is None and reference.measure == "energy":
-        return None
+        raise UsageError(f"{path} has no record of validation images to tell the unknown by; export the run again")
     return UnknownDetector(reference, false_refusals)
 
 

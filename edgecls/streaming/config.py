@@ -247,12 +247,8 @@ class StreamConfig(LoopConfig):
     golden_check: bool = setting(
         True, "Replay the model's golden inputs the first time that it is opened on a machine."
     )
-    unknown: bool | None = setting(
-        None, 'Say "unknown" of what the model was not trained for. Where the bundle can tell, unless given.'
-    )
-    false_refusals: float = setting(
-        0.01, 'Share of known images that "unknown" may be said of.', low=1e-6, high=0.5
-    )
+    unknown: bool = setting(False, 'Say "unknown" of what the model was not trained for.')
+    false_refusals: float = setting(0.01, 'Share of known images that "unknown" may be said of.', low=1e-6, high=0.5)
     drift: bool = setting(True, "Watch for pictures that move away from those that the model knows.")
     keeping: KeepConfig = KeepConfig()
     camera_options: CameraOptions = CameraOptions()

@@ -67,17 +67,20 @@ class DriftMonitor:
 
     def __init__(self, reference: Reference, classes: int, false_refusals: float):
         self._reference, self._usual_unknown = reference, false_refusals
+        self._threshold = reference.threshold(false_refusals)
         self._shares = reference.shares(classes)
         self._blocks: deque[_Block] = deque(maxlen=BLOCKS)
         self._looked_at_s = -math.inf
         self._point: NDArray[float32] | None = None
         self.figures = DriftFigures()
+        self.strangeness = 0.0
+        """Of the last frame that counted."""
 
     def is_due(self, pts_s: float) -> bool:
         """Whether a frame at a time in seconds is to be looked at."""
         return pts_s - self._looked_at_s >= EVERY_S or pts_s < self._looked_at_s
 
-    def take(self, pts_s: float, logits: NDArray[float32], embedding: NDArray[float32] | None, unknown: bool) -> bool:
+    def take(self, pts_s: float, logits: NDArray[float32], embedding: NDArray[float32] | None) -> bool:
         """Look at a frame's logits (C,) and embedding (D,). Returns whether it counts: whether it shows something else
         than the last one that did.
         """
@@ -92,6 +95,8 @@ class DriftMonitor:
             self._point = point
         answer = int(logits.argmax())
         ranks = self._reference.ranks(logits, embedding)
+        self.strangeness = self._reference.strangeness(logits, embedding)
+        unknown = self.strangeness > self._threshold
         if not self._blocks or not 0 <= pts_s - self._blocks[-1].begun_s < BLOCK_S:
             self._blocks.append(_Block(pts_s))
         self._blocks[-1].rows.append((*ranks, float(unknown)))

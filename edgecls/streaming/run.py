@@ -67,9 +67,10 @@ def open_stream(
         looks_inside = reference is not None and reference.measure == "distance" and (config.drift or keep)
         classifier = load(
             artifact.path, config.threads, on_progress, streams, spinning, check=False,
-            tensors=("embedding",) if looks_inside else (), unknown=config.unknown,
-            false_refusals=config.false_refusals,
+            tensors=("embedding",) if looks_inside else (),
+            unknown=config.unknown or "unknown" in config.keeping.reasons(), false_refusals=config.false_refusals,
         )  # fmt: skip
+        classifier.says_unknown = config.unknown
         yield Stream(sources, stack.enter_context(classifier), sinks, config, beat, watched)
 
 
@@ -80,7 +81,5 @@ def _require_reference(config: StreamConfig, artifact: store.Artifact, reference
         raise UsageError(
             f"`keep` {lacking[0]}: {artifact.path} has no record of validation images to compare with; export again"
         )
-    if "unknown" in wanted and config.unknown is False:
-        raise UsageError("`keep` unknown, where `unknown` is not to be said: give one of them")
     if "drifted" in wanted and not config.drift:
         raise UsageError("`keep` drifted, without watching for drift: give one of them")

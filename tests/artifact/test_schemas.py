@@ -187,8 +187,8 @@ class TestWhatIsWritten:
         path = copy_of(bundle("onnx", "fp32"))
         keep_confidence(path, Confidence(3.0, threshold))
         out = tmp_path / "answers.jsonl"
-        printed = cli("predict", photos, "--model", path, "--top", top, "--no-unknown", "--json")
-        assert printed.exit_code == cli("predict", photos, "--model", path, "--top", top, "--no-unknown", "--out", out).exit_code == 3
+        printed = cli("predict", photos, "--model", path, "--top", top, "--json")
+        assert printed.exit_code == cli("predict", photos, "--model", path, "--top", top, "--out", out).exit_code == 3
         rows = [json.loads(line) for line in out.read_text().splitlines()]
         assert rows == [json.loads(line) for line in printed.stdout.splitlines()]
         for row in rows:

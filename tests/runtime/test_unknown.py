@@ -80,7 +80,7 @@ def test_its_compiled_graph_is_taken_from_the_cache(artifact: Artifact):
 def test_an_older_bundle_says_what_to_do(artifact: Artifact, copy_of: Callable[[Artifact], Path]):
     path = copy_of(artifact)
     (path / REFERENCE_FILE).unlink()
-    with edgecls.load(path, unknown=None) as model:
+    with edgecls.load(path) as model:
         assert not model.predict(noise(0)).unknown
     with pytest.raises(UsageError, match="export the run again"):
         edgecls.load(path, unknown=True)
@@ -96,7 +96,7 @@ def test_a_pickled_model_still_tells(artifact: Artifact):
 def test_predict_says_it_on_the_command_line(artifact: Artifact, cli: Callable, tmp_path: Path):
     cv2.imwrite(str(tmp_path / "noise.png"), noise(0))
     cv2.imwrite(str(tmp_path / "digit.png"), Golden.read(artifact.path).images[0][:, :, ::-1])
-    printed = cli("predict", tmp_path, "--model", artifact.path, "--json")
+    printed = cli("predict", tmp_path, "--model", artifact.path, "--unknown", "--json")
     digit, strange = (json.loads(line) for line in printed.stdout.splitlines())
     for row in (digit, strange):
         assert_described("prediction", row)
@@ -104,8 +104,8 @@ def test_predict_says_it_on_the_command_line(artifact: Artifact, cli: Callable, 
     assert strange["unknown"] is True
     assert strange["top"][0]["label"] in artifact.card.classes
     assert "unknown" not in digit
-    assert "unknown: " in cli("predict", tmp_path / "noise.png", "--model", artifact.path).stdout
-    plain = json.loads(cli("predict", tmp_path / "noise.png", "--model", artifact.path, "--no-unknown", "--json").stdout)
+    assert "unknown: " in cli("predict", tmp_path / "noise.png", "--model", artifact.path, "--unknown").stdout
+    plain = json.loads(cli("predict", tmp_path / "noise.png", "--model", artifact.path, "--json").stdout)
     assert plain["label"] in artifact.card.classes
 
 

@@ -25,7 +25,9 @@ def reference() -> Reference:
     return Reference.recorded(*blobs(400))
 
 
-def watched(reference: Reference, seconds: int, away: float = 0.0, only: int | None = None, seed: int = 1) -> DriftMonitor:
+def watched(
+    reference: Reference, seconds: int, away: float = 0.0, only: int | None = None, seed: int = 1
+) -> DriftMonitor:
     monitor = DriftMonitor(reference, 3, 0.01)
     feed(monitor, reference, 0, seconds, away, only, seed)
     return monitor
@@ -37,8 +39,7 @@ def feed(
     logits, embeddings, labels = blobs(4 * seconds, away, seed)
     chosen = [index for index in range(len(labels)) if only is None or labels[index] == only][:seconds]
     for second, index in enumerate(chosen, begun):
-        strange = reference.strangeness(logits[index], embeddings[index]) > reference.threshold()
-        monitor.take(float(second), logits[index], embeddings[index], strange)
+        monitor.take(float(second), logits[index], embeddings[index])
 
 
 def test_what_is_like_the_validation_images_is_no_drift(reference: Reference):
@@ -65,7 +66,7 @@ def test_what_moves_away_is_seen_and_what_comes_back_too(reference: Reference):
 def test_a_scene_that_stands_still_counts_once(reference: Reference):
     logits, embeddings, _ = blobs(1, away=2.0)
     monitor = DriftMonitor(reference, 3, 0.01)
-    counted = [monitor.take(float(second), logits[0], embeddings[0], True) for second in range(600)]
+    counted = [monitor.take(float(second), logits[0], embeddings[0]) for second in range(600)]
     assert sum(counted) == 1
     assert monitor.figures.signs == ()
 
@@ -86,7 +87,7 @@ def test_a_reference_of_scores_alone_watches_confidence(target: str, bundle: Cal
     for second in range(300):
         flat = generator.normal(0, 0.1, 10).astype(np.float32)
         embedding = generator.normal(0, 9, reference.center.size).astype(np.float32) if reference.center.size else None
-        monitor.take(float(second), flat, embedding, False)
+        monitor.take(float(second), flat, embedding)
     assert "confidence" in monitor.figures.signs
 
 

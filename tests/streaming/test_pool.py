@@ -44,7 +44,13 @@ def test_a_picture_is_named_by_camera_and_time_and_has_a_line(tmp_path: Path):
     assert path == tmp_path / "pool" / "door" / "20261128T120000.000Z.jpg"
     assert path.read_bytes() == jpeg(1)
     [row] = lines(tmp_path / "pool")
-    assert row == {"path": "door/20261128T120000.000Z.jpg", "time": TIME, "camera": "door", **ROW, "bytes": len(jpeg(1))}
+    assert row == {
+        "path": "door/20261128T120000.000Z.jpg",
+        "time": TIME,
+        "camera": "door",
+        **ROW,
+        "bytes": len(jpeg(1)),
+    }
     assert pool.rows() == [row]
 
 
@@ -77,7 +83,9 @@ def test_the_bound_holds_and_the_oldest_of_the_largest_group_goes_first(tmp_path
 
 def test_what_a_human_called_wrong_goes_last(tmp_path: Path):
     pool = Pool(tmp_path, MIB)
-    called = [pool.add("door", moment(seed), jpeg(seed), {**ROW, "reasons": ["wrong"], "label": "b"}) for seed in range(8)]
+    called = [
+        pool.add("door", moment(seed), jpeg(seed), {**ROW, "reasons": ["wrong"], "label": "b"}) for seed in range(8)
+    ]
     for seed in range(8, 60):
         pool.add("door", TIME, jpeg(seed), ROW)
     assert all(path.exists() for path in called)
@@ -131,7 +139,9 @@ def test_half_a_line_of_a_killed_writer_is_passed_over(tmp_path: Path):
     assert len(pool.rows()) == len(other.rows()) == 3
 
 
-@pytest.mark.parametrize("line", ['{"path": "../../victim.jpg"}', '{"path": "/etc/victim.jpg"}', "[]", "7", '{"path": 3}'])
+@pytest.mark.parametrize(
+    "line", ['{"path": "../../victim.jpg"}', '{"path": "/etc/victim.jpg"}', "[]", "7", '{"path": 3}']
+)
 def test_a_strange_index_removes_nothing_outside(tmp_path: Path, line: str):
     victim = tmp_path / "victim.jpg"
     victim.write_bytes(b"precious")

@@ -53,23 +53,22 @@ class DriftSink(Sink):
         if decision.scores is None or not monitor.is_due(frame.pts_s):
             return
         logits = as_logits(decision.scores, self._output)
-        if not monitor.take(frame.pts_s, logits, decision.embedding, decision.prediction.unknown):
+        if not monitor.take(frame.pts_s, logits, decision.embedding):
             return
         camera = self._cameras[decision.camera]
         camera.drift = monitor.figures
-        self._remember(frame, decision)
+        self._remember(frame, decision, monitor.strangeness)
         if set(monitor.figures.signs) != set(before):
             frames = tuple((index, jpeg) for _, index, _, jpeg in self._strangest[decision.camera])
             self._publish(
                 DriftChange(decision.camera, monitor.figures.signs, utc_now(), monitor.figures, frame.index, frames)
             )
 
-    def _remember(self, frame: Frame, decision: Decision) -> None:
+    def _remember(self, frame: Frame, decision: Decision, strangeness: float) -> None:
         """Keep the frame small if it is among the strangest of the last minutes."""
         from edgecls.imaging.opencv import cv2
 
         kept = [each for each in self._strangest[decision.camera] if 0 <= frame.pts_s - each[2] < FORGET_S]
-        strangeness = decision.prediction.novelty or 1 - decision.prediction.score
         if len(kept) < SHOWN or strangeness > min(kept)[0]:
             height, width = frame.image.shape[:2]
             size = (SHOWN_WIDTH_PX, max(1, round(SHOWN_WIDTH_PX * height / width)))

@@ -27,9 +27,7 @@ class WebSink(Sink):
 
     name = "web"
 
-    def __init__(
-        self, address: str, token: str | None = None, limits: Limits = LIMITS, keep: KeepSink | None = None
-    ):
+    def __init__(self, address: str, token: str | None = None, limits: Limits = LIMITS, keep: KeepSink | None = None):
         self.server = Server(address, token, limits, packages=("prometheus_client",))
         self._pictures: defaultdict[str, Newest] = defaultdict(Newest)
         self._events: OrderedDict[str, Event] = OrderedDict()
