@@ -4,9 +4,9 @@
 
 The bundle lies inside of its run's folder. Streams of the run's test images, of which the reference knows nothing, are
 drawn with replacement: a scene lasts 1 to 8 seconds, and one frame a second of it is looked at, as in a stream. Each
-stream goes on unchanged for a while and then changes: darker, brighter, warmer light, blur, a camera's noise, images from
-the folder OTHERS. Streams that never change say how many false alarms there are: of all classes, of one class alone, and
-of few classes in other shares. A day's false alarms are extrapolated from the streams' whole time: the rate is what was
+stream goes on unchanged for a while and then changes: darker, brighter, warmer light, blur, a camera's noise, images
+from the folder OTHERS. Streams that never change say how many false alarms there are: of all classes, of one class
+alone, and of two. A day's false alarms are extrapolated from the streams' whole time: the rate is what was
 counted, its upper limit at 95 % that of a Poisson process.
 """
 

@@ -73,7 +73,7 @@ def relative_mahalanobis(reference: Reference, _logits: Scores, embeddings: Scor
 
 
 def virtual_logit(reference: Reference, logits: Scores, embeddings: Scores) -> Scores:
-    """What lies outside of the principal components, scaled to the logits, against the energy (ViM, Wang et al. 2022)."""
+    """What lies outside of the components, scaled to the logits, against the energy (ViM, Wang et al. 2022)."""
     scale = -reference.energies.mean() / max(float(reference.residuals.mean()), 1e-9)
     return reference.residual(embeddings) * scale + energy(reference, logits, embeddings)
 
@@ -84,7 +84,7 @@ def residual(reference: Reference, _logits: Scores, embeddings: Scores) -> Score
 
 
 def mahalanobis_with_residual(reference: Reference, _logits: Scores, embeddings: Scores) -> Scores:
-    """Mahalanobis over all directions: the components, and what lies outside of them with its mean square as variance."""
+    """Mahalanobis over all directions: those outside of the components share one variance."""
     return reference.distance(embeddings)
 
 

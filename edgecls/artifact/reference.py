@@ -1,7 +1,7 @@
 """What a bundle's answers to validation images were like, by which others are told to be strange.
 
-A small file beside the golden inputs, recorded by an export with the bundle's own session. It holds no images: shares of
-classes, confidences, and, where the runtime gives embeddings, their principal components.
+A small file beside the golden inputs, recorded by an export with the bundle's own session. It holds no images: shares
+of classes, confidences, and, where the runtime gives embeddings, their principal components.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Reference:
     """Answers to N validation images: true labels (N,) int32, predicted ones (N,) int32, confidences (N,) of the best
     class at temperature 1, energies (N,) of logits. With embeddings (of D numbers) also their center (D,), K principal
     components as the columns of `basis` (D, K), `points` (N, K) in these, and what lies outside of them, `residuals`
-    (N,). `distances` and `relatives` (N,), see the methods of these names, are of a reference that was not fitted on the
-    image in question.
+    (N,). `distances` and `relatives` (N,), see `distance` and `relative`, are of a reference that was not fitted on
+    the image in question.
     """
 
     labels: NDArray[int32]
@@ -213,8 +213,8 @@ class Reference:
         return (means @ whitening).astype(np.float32), whitening
 
     def ranks(self, logits: Floats, embedding: Floats | None) -> tuple[float, float]:
-        """Where an image with logits (C,) and an embedding (D,) stands among reference images of the same answer, from 0
-        to 1: by distance, or energy, and by lack of confidence. Uniform where nothing has changed, however often which
+        """Where an image with logits (C,) and an embedding (D,) stands among reference images of the same answer, from
+        0 to 1: by distance, or energy, and by lack of confidence. Uniform where nothing has changed, however often which
         class occurs.
         """
         import numpy as np

@@ -35,9 +35,9 @@ class Prediction:
     """The answer for one image: `probabilities` (C,) float32 of `classes`.
 
     `label` is the best class and `score` its probability, unless that lies below the card's threshold: then `label` is
-    "unsure" and `unsure` is true. Where the model tells what it was not trained for, the label of that is "unknown", and
-    `unknown` is true (a class may have the same name); `novelty` is above 1 then, None where nobody looks. `index` is
-    that of the best class in any case.
+    "unsure" and `unsure` is true. Where the model tells what it was not trained for, the label of that is "unknown",
+    and `unknown` is true (a class may have the same name); `novelty` is above 1 then, None where nobody looks. `index`
+    is that of the best class in any case.
     """
 
     label: str
@@ -208,9 +208,9 @@ def load(
     first time on a machine the bundle's golden inputs are replayed, unless `check` is false. `tensors` are those inside
     of the network ("embedding", "feature_map") that the session gives too; see `Session.infer_all`. With `unknown`
     images of what the model was not trained for are answered "unknown", by what the bundle recorded of validation
-    images, of which that would have been wrong for the share `false_refusals`. Raises `ArtifactError` for files that cannot be trusted, `UsageError` for tensors or a record that
-    cannot be had, `BackendError` where the runtime is missing, and `VerificationError` for a bundle that gives other
-    answers here than its parent.
+    images, of which that would have been wrong for the share `false_refusals`. Raises `ArtifactError` for files that
+    cannot be trusted, `UsageError` for tensors or a record that cannot be had, `BackendError` where the runtime is
+    missing, and `VerificationError` for a bundle that gives other answers here than its parent.
     """
     parallelism = Parallelism(threads, streams, spinning)
     parallelism.check()

@@ -65,8 +65,8 @@ class Step:
         camera.age_ms.append(age_ms)
         decision = Decision(
             camera.source.name, prediction, label, score, inference_ms, age_ms, camera.fps(), camera.source.captured,
-            camera.dropped, pts_s=frame.pts_s, unknown=camera.smoother.unknown, drifted=camera.drifted, scores=outputs[0][place],
-            embedding=embedding,
+            camera.dropped, pts_s=frame.pts_s, unknown=camera.smoother.unknown, drifted=camera.drifted,
+            scores=outputs[0][place], embedding=embedding,
         )  # fmt: skip
         ended, begun = camera.events.take(decision, frame.index, frame.pts_s, utc_now())
         if begun:

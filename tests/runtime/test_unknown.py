@@ -89,7 +89,7 @@ def test_an_older_bundle_says_what_to_do(artifact: Artifact, copy_of: Callable[[
 
 
 def test_a_pickled_model_still_tells(artifact: Artifact):
-    with edgecls.load(artifact.path, unknown=True) as model, pickle.loads(pickle.dumps(model)) as again:  # noqa: S301
+    with edgecls.load(artifact.path, unknown=True) as model, pickle.loads(pickle.dumps(model)) as again:
         assert again.predict(noise(0)).unknown
 
 
