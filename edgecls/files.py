@@ -160,6 +160,17 @@ def _size(count: int) -> str:
     return f"{count >> 20} MiB" if count >= 1 << 20 else f"{count} bytes"
 
 
+def portable(name: str) -> str:
+    """A name as part of a file's: 240 bytes at most. Two names may become one."""
+    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)[:60]
+
+
+def safe_name(name: str) -> str:
+    """The same, but of two names two."""
+    safe = portable(name)
+    return safe if safe == name else f"{safe}-{hashlib.sha256(name.encode(errors='replace')).hexdigest()[:8]}"
+
+
 # ── writing ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

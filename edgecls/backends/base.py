@@ -345,13 +345,15 @@ class Backend(ABC):
         file = self._runnable(path, card)
         processor_known = processor.fingerprint()
         size_bytes = sum((path / name).stat().st_size for name in card.lineage.files) if path.is_dir() else 0
+        session = None
+        if cached and size_bytes and processor_known and cache.keeps(size_bytes):
+            identity = (self.version(), processor_known, *card.lineage.files.values(), *tensors)
+            session = self._open_cached(file, card, parallelism, partial(Entry.of, self.name, *identity), tensors)
+        if session:
+            return session
         if tensors:
             return self._open_with(tensors, file, card, parallelism)
-        if not (cached and size_bytes and processor_known and cache.keeps(size_bytes)):
-            return self._open(file, card, parallelism, on_progress)
-        identity = (self.version(), processor_known, *card.lineage.files.values())
-        session = self._open_cached(file, card, parallelism, partial(Entry.of, self.name, *identity))
-        return session or self._open(file, card, parallelism, on_progress)
+        return self._open(file, card, parallelism, on_progress)
 
     def open_exact(self, graph: Path, card: Card) -> Session:  # noqa: ARG002
         """Open an ONNX graph with quantizers so that integers are computed without saturation, as on no processor but
@@ -431,8 +433,17 @@ class Backend(ABC):
     @abstractmethod
     def _open(self, file: Path, card: Card, parallelism: Parallelism, on_progress: OnProgress) -> Session: ...
 
-    def _open_cached(self, file: Path, card: Card, parallelism: Parallelism, entry: EntryFor) -> Session | None:  # noqa: ARG002
-        """As `_open`, with the compiled graph kept in the cache; None for runtimes that keep nothing there."""
+    def _open_cached(
+        self,
+        file: Path,  # noqa: ARG002
+        card: Card,  # noqa: ARG002
+        parallelism: Parallelism,  # noqa: ARG002
+        entry: EntryFor,  # noqa: ARG002
+        tensors: tuple[InnerTensor, ...],  # noqa: ARG002
+    ) -> Session | None:
+        """As `_open` or `_open_with`, with the compiled graph kept in the cache; None for runtimes that keep nothing
+        there.
+        """
         return None
 
     def _build(self, graph: Path, card: Card, out: Path, options: BuildOptions) -> tuple[Runtime, list[str]]:  # noqa: ARG002

@@ -67,10 +67,8 @@ class OnnxRuntimeSession(Session):
         streams = parallelism.streams or threads
         share = parallelism.threads if streams == 1 else max(1, threads // streams)
         create = partial(_create, threads=share, spinning=parallelism.spinning, as_it_is=exact)
-        if tensors:
-            self._session = create(with_outputs(file.read_bytes(), self._outputs[1:]))
-        else:
-            self._session = _created_once(file, create, optimized) if optimized else create(file)
+        model = with_outputs(file.read_bytes(), self._outputs[1:]) if tensors else file
+        self._session = _created_once(model, create, optimized) if optimized else create(model)
         self._pool = ThreadPoolExecutor(streams, "edgecls-stream") if streams > 1 else None
         if streams > 1:
             self.depth = streams + 1  # what waits hides pre- and postprocessing
@@ -141,8 +139,10 @@ class OnnxRuntimeBackend(Backend):
     def _open_with(self, tensors: tuple[InnerTensor, ...], file: Path, card: Card, parallelism: Parallelism) -> Session:
         return OnnxRuntimeSession(file, card, parallelism, tensors=tensors)
 
-    def _open_cached(self, file: Path, card: Card, parallelism: Parallelism, entry: EntryFor) -> Session:
-        return OnnxRuntimeSession(file, card, parallelism, entry())
+    def _open_cached(
+        self, file: Path, card: Card, parallelism: Parallelism, entry: EntryFor, tensors: tuple[InnerTensor, ...]
+    ) -> Session:
+        return OnnxRuntimeSession(file, card, parallelism, entry(), tensors=tensors)
 
     def _build(self, graph: Path, card: Card, out: Path, options: BuildOptions) -> tuple[Runtime, list[str]]:
         embed_card(graph, card, out / MODEL_FILE)
@@ -164,7 +164,7 @@ def _layer(event: dict[str, Any], time_ms: float) -> Layer:
     return Layer(event["name"], kind, TYPES.get(types[0] if types else "", "other"), time_ms, kind in WEIGHTED)
 
 
-def _created_once(file: Path, create: Callable[..., Any], optimized: Entry) -> Any:
+def _created_once(model: Path | bytes, create: Callable[..., Any], optimized: Entry) -> Any:
     """A session on the graph as ONNX Runtime rewrote it for this processor, which is kept: that takes half of the time
     of opening. The same code computes the same scores.
     """
@@ -178,11 +178,11 @@ def _created_once(file: Path, create: Callable[..., Any], optimized: Entry) -> A
     try:
         with tempfile.TemporaryDirectory(prefix="edgecls-") as scratch:
             rewritten = Path(scratch) / MODEL_FILE
-            session = create(file, write_to=rewritten)
+            session = create(model, write_to=rewritten)
             optimized.write(rewritten.read_bytes())
             return session
     except (ArtifactError, OSError):  # no room for the rewritten graph
-        return create(file)
+        return create(model)
 
 
 def _create(

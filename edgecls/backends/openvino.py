@@ -201,8 +201,10 @@ class OpenVinoBackend(Backend):
     def _open_with(self, tensors: tuple[InnerTensor, ...], file: Path, card: Card, parallelism: Parallelism) -> Session:
         return OpenVinoSession(file, card, parallelism, _device(card), tensors=tensors)
 
-    def _open_cached(self, file: Path, card: Card, parallelism: Parallelism, entry: EntryFor) -> Session:
-        return OpenVinoSession(file, card, parallelism, _device(card), entry)
+    def _open_cached(
+        self, file: Path, card: Card, parallelism: Parallelism, entry: EntryFor, tensors: tuple[InnerTensor, ...]
+    ) -> Session:
+        return OpenVinoSession(file, card, parallelism, _device(card), entry, tensors)
 
     def _build(self, graph: Path, card: Card, out: Path, options: BuildOptions) -> tuple[Runtime, list[str]]:
         import openvino

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from contextvars import ContextVar
 from re import Match
@@ -14,6 +15,25 @@ from edgecls.errors import SETTING, UsageError
 from edgecls.settings import LARGEST, LEAST, MOST
 
 T = TypeVar("T", int, float)
+
+
+_SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def parse_size(text: str) -> int:
+    """A size as people write it, "2GB" or "500 MiB", in bytes. Raises `UsageError`."""
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]{0,3})", text.strip(), re.ASCII)
+    if match is None or match[2].upper() not in _SIZES:
+        raise UsageError(
+            f"a size is a number with KB, MB, GB, TB, KiB, MiB or GiB behind it, as 2GB; not {text[:40]!r}"
+        )
+    return int(float(match[1]) * _SIZES[match[2].upper()])
+
+
+def size_text(size_bytes: int) -> str:
+    """The other way round, for sizes that are even."""
+    unit = next(unit for unit in ("GB", "MB", "KB", "") if size_bytes % _SIZES[unit] == 0)
+    return f"{size_bytes // _SIZES[unit]}{unit}"
 
 
 def parse_numbers(text: str, kind: Callable[[str], T], separator: str = ",") -> list[T]:

@@ -41,6 +41,10 @@ def predict(
     out: Annotated[Path | None, typer.Option(help="Write a .csv, .jsonl or .parquet file instead of printing.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")] = False,
     threads: Annotated[int | None, typer.Option(help="Processor threads; the runtime's choice unless given.")] = None,
+    unknown: Annotated[
+        bool, typer.Option("--unknown", help='Say "unknown" of what the model was not trained for.')
+    ] = False,
+    false_refusals: Annotated[float, typer.Option(help='Share of known images that "unknown" may be said of.')] = 0.01,
     check: Annotated[
         bool,
         typer.Option(
@@ -66,7 +70,12 @@ def predict(
     with ExitStack() as stack:
         add = stack.enter_context(table(out, top)) if out else None
         with opening() as on_progress:
-            classifier = stack.enter_context(load(model, threads, on_progress, streams=None, check=check))
+            classifier = stack.enter_context(
+                load(
+                    model, threads, on_progress, streams=None, check=check, unknown=unknown,
+                    false_refusals=false_refusals,
+                )
+            )  # fmt: skip
         if not as_json:
             messages.print(f"model: {shown(classifier.path)}", soft_wrap=True)
             if left_out:
@@ -95,7 +104,8 @@ def _print(answer: ImageResult, top: int) -> None:
         console.print(f"{answer.image}  unreadable", soft_wrap=True)
         return
     best = "  ".join(f"{label} {score:.1%}" for label, score in answer.prediction.top(top))
-    console.print(f"{answer.image}  {f'unsure: {best}' if answer.prediction.unsure else best}", soft_wrap=True)
+    instead = "unknown: " if answer.prediction.unknown else "unsure: " if answer.prediction.unsure else ""
+    console.print(f"{answer.image}  {instead}{best}", soft_wrap=True)
 
 
 def _watched(answers: Iterator[ImageResult], total: int | None) -> Iterator[ImageResult]:

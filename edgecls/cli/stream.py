@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from edgecls.cli.command import parse_size, size_text
 from edgecls.cli.common import console, messages, opening, shown
 from edgecls.cli.options import Option, configured
 from edgecls.cli.serving import TOKEN_VARIABLE, announced, stopping_on_signals
@@ -26,7 +27,12 @@ if TYPE_CHECKING:
 Display = Literal["auto", "window", "terminal", "none"]
 MQTT_VARIABLE, WEBHOOK_VARIABLE = "EDGECLS_MQTT", "EDGECLS_WEBHOOK"
 """Where secrets can come from, as the page's token can: the command line is seen by everybody on a machine."""
-PICTURE, DECISIONS, SINKS, RUNNING = "Picture", "Decisions", "Where to", "Running"
+PICTURE, DECISIONS, SINKS, NOTICE, RUNNING = "Picture", "Decisions", "Where to", "What is new", "Running"
+
+
+def _reasons(text: str) -> tuple[str, ...]:
+    """Reasons as people write them, "unsure,changed"."""
+    return tuple(reason.strip() for reason in text.split(","))
 
 
 @configured(
@@ -37,6 +43,7 @@ PICTURE, DECISIONS, SINKS, RUNNING = "Picture", "Decisions", "Where to", "Runnin
             "record", "segment_minutes", "events", "snapshots", "log", "mqtt", "webhook", "others", "web", "web_token",
             "web_token_file",
         ),
+        NOTICE: ("unknown", "false_refusals", "drift", "keep", "keep_to", "keep_max_bytes", "keep_per_hour"),
         RUNNING: ("max_fps", "duration_s", "frames", "give_up_s", "threads", "spin", "golden_check"),
     },
     left_out=("stale_s", "stall_s", "retry_s", "retry_max_s", "must_exist"),
@@ -45,6 +52,8 @@ PICTURE, DECISIONS, SINKS, RUNNING = "Picture", "Decisions", "Where to", "Runnin
     golden_check=Option(names=("--check",)),
     segment_minutes=Option(names=("--segment",)),
     others=Option(names=("--sink",)),
+    keep=Option(parse=_reasons, metavar="REASON,..."),
+    keep_max_bytes=Option(names=("--keep-max",), parse=parse_size, text=size_text, metavar="SIZE"),
     mqtt=Option(variable=MQTT_VARIABLE),
     webhook=Option(variable=WEBHOOK_VARIABLE),
     web_token=Option(variable=TOKEN_VARIABLE),

@@ -16,6 +16,7 @@ from edgecls.exporting.config import ExportConfig
 from edgecls.exporting.float_export import export_float
 from edgecls.exporting.int8_search import search_int8
 from edgecls.exporting.memory import remember
+from edgecls.exporting.reference import record_reference
 from edgecls.exporting.shared import SharedSteps, shared_steps
 from edgecls.exporting.timing import timed
 from edgecls.exporting.verification import Verifier
@@ -125,7 +126,7 @@ def _export_one(config: ExportConfig, shared: SharedSteps) -> Artifact:
             result = export_float(builder, shared.verifier(config.verify_images), config.precision)
         bundle = result.bundle
         _require_gain(config, bundle)
-        _publish(bundle, result.verifier, folder)
+        _publish(bundle, result.verifier, folder, shared)
         shared.on_progress("remembering images")
         remember(run, bundle, folder)
         if result.float32 and bundle.card.quality.recommended is False and config.out is None:
@@ -168,9 +169,12 @@ def _require_gain(config: ExportConfig, bundle: Artifact) -> None:
         )
 
 
-def _publish(bundle: Artifact, verifier: Verifier, folder: Path) -> None:
+def _publish(bundle: Artifact, verifier: Verifier, folder: Path, shared: SharedSteps) -> None:
     shutil.copytree(bundle.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
     verifier.golden().write(folder)
+    shared.on_progress("recording answers to validation images")
+    if reference := record_reference(bundle, verifier):
+        reference.write(folder)
     write_card(bundle.card, folder)
 
 
@@ -184,5 +188,5 @@ def _keep_float32(bundle: Artifact, verifier: Verifier, shared: SharedSteps) -> 
         return
     [bundle] = timed([verifier.verify_float(bundle, shared.graph())], None, shared.on_progress)
     with new_folder(path) as folder:
-        _publish(bundle, verifier, folder)
+        _publish(bundle, verifier, folder, shared)
         remember(run, bundle, folder)

@@ -85,6 +85,15 @@ class Verifier:
         images = np.stack(list(held_out.images(0, min(GOLDEN_IMAGES, len(held_out)))))
         return Golden(images, held_out.parent_scores[: len(images)])
 
+    def validation(self, limit: int) -> tuple[Iterable[NDArray[uint8]], NDArray[int64]] | None:
+        """Raw network inputs of up to `limit` validation images and their labels (N,); None without the data set."""
+        try:
+            images, labels, test = self._pool
+        except DataError:
+            return None
+        stop = min(len(labels), test + limit)
+        return images.part(test, stop), labels[test:stop]
+
     def verify(
         self, bundle: Artifact, graph: Path, cannot_pass: Callable[[Quality], bool] = lambda _: False
     ) -> Artifact:

@@ -35,10 +35,11 @@ class ImageResult:
             return {"image": self.image, "error": self.error}
         ranking = [{"label": label, "score": score} for label, score in self.prediction.top(top)]
         values = {"image": self.image, "label": self.prediction.label, "score": self.prediction.score, "top": ranking}
-        return {**values, "unsure": True} if self.prediction.unsure else values
+        flags = {name: True for name in ("unsure", "unknown") if getattr(self.prediction, name)}
+        return {**values, **flags}
 
     def to_row(self, top: int) -> dict[str, Any]:
-        """One row of a table: `label_1` is the best class also where `label` is "unsure"."""
+        """One row of a table: `label_1` is the best class also where `label` is "unsure" or "unknown"."""
         ranking = self.prediction.top(top) if self.prediction else ()
         row: dict[str, Any] = {
             "image": self.image,

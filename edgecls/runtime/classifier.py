@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from edgecls.artifact.reference import FALSE_REFUSALS
 from edgecls.backends import Parallelism
 from edgecls.errors import UsageError
 from edgecls.imaging.decode import ColourOrder, as_bgr
@@ -14,6 +15,7 @@ from edgecls.runtime import store
 from edgecls.runtime.first_opening import first_verified
 from edgecls.runtime.pipeline import each_answered
 from edgecls.runtime.scores import as_logits, scaled, softmax
+from edgecls.runtime.unknown import UNKNOWN, UnknownDetector, detector_for, tensors_with
 
 if TYPE_CHECKING:
     from numpy import float32, uint8
@@ -33,7 +35,9 @@ class Prediction:
     """The answer for one image: `probabilities` (C,) float32 of `classes`.
 
     `label` is the best class and `score` its probability, unless that lies below the card's threshold for this class:
-    then `label` is "unsure" and `unsure` is true. `index` is that of the best class in any case.
+    then `label` is "unsure" and `unsure` is true. Where the model tells what it was not trained for, the label of that
+    is "unknown", and `unknown` is true (a class may have the same name); `novelty` is above 1 then, None where nobody
+    looks. `index` is that of the best class in any case.
     """
 
     label: str
@@ -42,6 +46,8 @@ class Prediction:
     classes: tuple[str, ...] = field(repr=False)
     probabilities: NDArray[float32] = field(repr=False, compare=False)
     unsure: bool = False
+    unknown: bool = False
+    novelty: float | None = None
 
     @property
     def ranking(self) -> tuple[tuple[str, float], ...]:
@@ -57,7 +63,8 @@ class Prediction:
 
 
 class Classifier:
-    """Classify images with an opened model. A context manager, safe to share between threads.
+    """Classify images with an opened model. A context manager, safe to share between threads. With `says_unknown` off,
+    what its `detector` finds stands in the `novelty` of predictions only.
 
     It belongs to the process that loaded it: pickled, it is loaded again from the same path.
 
@@ -66,10 +73,19 @@ class Classifier:
     ...     print(model.predict("photo.jpg").label)
     """
 
-    def __init__(self, card: Card, session: Session, path: Path, loaded_with: Mapping[str, Any] | None = None):
+    def __init__(
+        self,
+        card: Card,
+        session: Session,
+        path: Path,
+        loaded_with: Mapping[str, Any] | None = None,
+        detector: UnknownDetector | None = None,
+    ):
         self.card = card
         self.session = session
         self.path = path
+        self.detector = detector
+        self.says_unknown = detector is not None
         self._loaded_with = dict(loaded_with or {})
 
     @overload
@@ -119,28 +135,42 @@ class Classifier:
 
     def answer(self, image: NDArray[uint8]) -> Prediction:
         """Classify a decoded image, BGR uint8 (H, W, 3)."""
-        return self.decide(self.session.infer(self.card.preprocess(image)[None])[0])
+        pixels = self.card.preprocess(image)[None]
+        if self.detector is None:
+            return self.decide(self.session.infer(pixels)[0])
+        outputs = self.session.infer_all(pixels)
+        return self.decide(outputs[0][0], self.embedding_in(outputs))
 
-    def decide(self, scores: NDArray[float32]) -> Prediction:
-        """Turn the scores (C,) of one image into a prediction."""
+    def embedding_in(self, outputs: tuple[NDArray[float32], ...], place: int = 0) -> NDArray[float32] | None:
+        """The embedding (D,) of the image at a place in what `Session.infer_all` gave; None where it gives none."""
+        tensors = self.session.tensors
+        return outputs[1 + tensors.index("embedding")][place] if "embedding" in tensors else None
+
+    def decide(self, scores: NDArray[float32], embedding: NDArray[float32] | None = None) -> Prediction:
+        """Turn the scores (C,) of one image into a prediction; with its embedding (D,), where the model tells what it
+        was not trained for.
+        """
         confidence = self.card.confidence
-        probabilities = softmax(scaled(as_logits(scores, self.card.output), confidence.temperature))
+        logits = as_logits(scores, self.card.output)
+        probabilities = softmax(scaled(logits, confidence.temperature))
         index = int(probabilities.argmax())
         score = float(probabilities[index])
         best = self.card.classes[index]
-        unsure = score < confidence.threshold_of(best)
-        label = UNSURE if unsure else best
-        return Prediction(label, score, index, self.card.classes, probabilities, unsure)
+        novelty = self.detector.novelty(logits, embedding) if self.detector else None
+        unknown = self.says_unknown and novelty is not None and novelty > 1
+        unsure = not unknown and score < confidence.threshold_of(best)
+        label = UNKNOWN if unknown else UNSURE if unsure else best
+        return Prediction(label, score, index, self.card.classes, probabilities, unsure, unknown, novelty)
 
     def embed(self, image: NDArray[uint8]) -> tuple[Prediction, NDArray[float32]]:
         """Classify a decoded image, BGR uint8 (H, W, 3), and give its embedding (D,) float32: what the last layer of
         the network takes in, by which images that look alike lie close together. Of a model that was loaded with
-        "embedding" as the first of `tensors`; raises `UsageError` for others.
+        "embedding" among `tensors`; raises `UsageError` for others.
         """
-        if self.session.tensors[:1] != ("embedding",):
+        outputs = self.session.infer_all(self.card.preprocess(image)[None])
+        if (embedding := self.embedding_in(outputs)) is None:
             raise UsageError('the model was loaded without embeddings; load it with `tensors=("embedding",)`')
-        scores, embedding, *_ = self.session.infer_all(self.card.preprocess(image)[None])
-        return self.decide(scores[0]), embedding[0]
+        return self.decide(outputs[0][0], embedding), embedding
 
     def close(self) -> None:
         """Free the runtime."""
@@ -169,20 +199,28 @@ def load(
     spinning: bool = True,
     check: bool = True,
     tensors: tuple[InnerTensor, ...] = (),
+    unknown: bool = False,
+    false_refusals: float = FALSE_REFUSALS,
 ) -> Classifier:
     """Open a bundle, a bare model file, or the best bundle of a run on this machine; None means the latest run.
 
     `threads`, `streams` and `spinning` are those of `backends.Parallelism`: one stream for the shortest latency, None
     for throughput. `on_progress` hears what the runtime builds first, where that takes long (TensorRT's engines). The
     first time on a machine the bundle's golden inputs are replayed, unless `check` is false. `tensors` are those inside
-    of the network ("embedding", "feature_map") that the session gives too; see `Session.infer_all`. Raises
-    `ArtifactError` for files that cannot be trusted, `UsageError` for tensors that cannot be had, `BackendError` where
-    the runtime is missing, and `VerificationError` for a bundle that gives other answers here than its parent.
+    of the network ("embedding", "feature_map") that the session gives too; see `Session.infer_all`. With `unknown`
+    images of what the model was not trained for are answered "unknown", by what the bundle recorded of validation
+    images, of which that would have been wrong for the share `false_refusals`. Raises `ArtifactError` for files that
+    cannot be trusted, `UsageError` for tensors or a record that cannot be had, `BackendError` where the runtime is
+    missing, and `VerificationError` for a bundle that gives other answers here than its parent.
     """
     parallelism = Parallelism(threads, streams, spinning)
     parallelism.check()
     artifacts = store.giving(tensors, store.candidates(path))
     artifact = first_verified(artifacts, parallelism, on_progress) if check else artifacts[0]
-    session = artifact.open(parallelism, on_progress, cached=True, tensors=tensors)
-    again = {"threads": threads, "streams": streams, "spinning": spinning, "check": check, "tensors": tensors}
-    return Classifier(artifact.card, session, artifact.path, again)
+    detector = detector_for(artifact.path, artifact.card, false_refusals) if unknown else None
+    session = artifact.open(parallelism, on_progress, cached=True, tensors=tensors_with(detector, tensors))
+    again: dict[str, Any] = {
+        "threads": threads, "streams": streams, "spinning": spinning, "check": check, "tensors": tensors,
+        "unknown": unknown, "false_refusals": false_refusals,
+    }  # fmt: skip
+    return Classifier(artifact.card, session, artifact.path, again, detector)

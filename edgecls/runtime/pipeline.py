@@ -34,8 +34,8 @@ def scores_of(session: Session, images: Iterable[NDArray[uint8]]) -> NDArray[flo
 
 def overlapped(
     session: Session, items: Iterable[tuple[T, NDArray[uint8]]], depth: int | None = None
-) -> Generator[tuple[T, NDArray[float32]], None, None]:
-    """Scores (N, C) of raw inputs (N, h, w, 3) with what came with these, in order.
+) -> Generator[tuple[T, tuple[NDArray[float32], ...]], None, None]:
+    """Outputs, scores (N, C) first, of raw inputs (N, h, w, 3) with what came with these, in order.
 
     As many inferences are under way as the session allows, or `depth`, also while `items` makes the next input and
     while the caller looks at the last scores. Nothing is left under way when the generator is closed.
@@ -46,10 +46,10 @@ def overlapped(
             pending.append((tag, session.start(images)))
             if len(pending) >= (depth or session.depth):
                 tag, started = pending.popleft()
-                yield tag, started.result()
+                yield tag, started.results()
         while pending:
             tag, started = pending.popleft()
-            yield tag, started.result()
+            yield tag, started.results()
     finally:
         with suppress(BackendError):  # closed meanwhile
             for _, started in pending:
@@ -69,4 +69,4 @@ def each_answered(session: Session, items: Iterable[T], answer: Callable[[T], R]
 
 def pipelined(session: Session, images: Iterable[NDArray[uint8]]) -> Iterator[NDArray[float32]]:
     """Scores (1, C) of raw inputs (h, w, 3) in order; see `overlapped`."""
-    return (scores for _, scores in overlapped(session, ((None, image[None]) for image in images)))
+    return (scores for _, (scores, *_) in overlapped(session, ((None, image[None]) for image in images)))

@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 
 from edgecls.clock import milliseconds_since, now_ns
 from edgecls.streaming.decision import CameraHealth, EventLog, Smoother, State
+from edgecls.streaming.drift import DriftFigures
 from edgecls.streaming.frames import Frame
 from edgecls.streaming.sources import LiveSource, Source
 
@@ -33,9 +34,15 @@ class Camera:
     since: str = ""
     label: str | None = None
     score: float = 0.0
+    drift: DriftFigures | None = None
     moments_ns: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT))
     inference_ms: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
     age_ms: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+
+    @property
+    def drifted(self) -> bool:
+        """Whether its pictures have moved away from those that the model knows."""
+        return self.drift is not None and bool(self.drift.signs)
 
     @property
     def dropped(self) -> int:
@@ -76,6 +83,7 @@ class Camera:
         return CameraHealth(
             self.source.name, self.state, self.reason, self.since, captured, decided, dropped, in_flight, reconnects,
             self.fps(), mean(self.inference_ms), mean(self.age_ms) if live else 0.0, self.label, self.score,
+            self.drift,
         )  # fmt: skip
 
 

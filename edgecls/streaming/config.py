@@ -150,6 +150,54 @@ class SinkConfig(Config):
             raise UsageError("give `web_token_file` or the token itself (`web_token`), not both")
 
 
+KEEP_REASONS = ("unsure", "changed", "drifted", "unknown")
+_SAMPLE = re.compile(r"sample=([0-9.eE+-]+)")
+SMALLEST_POOL_BYTES, LARGEST_POOL_BYTES = 1 << 20, 1 << 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepConfig(Config):
+    """Which frames are kept for a human's look, where, and how many."""
+
+    keep: tuple[str, ...] | None = setting(
+        None,
+        "Frames to keep for a look: unsure, changed, drifted, unknown, sample=0.001 (that share of all), separated by "
+        "commas.",
+    )
+    keep_to: Path | None = setting(None, "The folder for these, and for frames that the page's viewers call wrong.")
+    keep_max_bytes: int = setting(
+        2_000_000_000,
+        "What it may hold; the oldest of what is there most often makes room.",
+        low=SMALLEST_POOL_BYTES, high=LARGEST_POOL_BYTES, unit="bytes",
+    )  # fmt: skip
+    keep_per_hour: int = setting(
+        60, "Frames an hour at most, for each camera, reason and class.", low=1, high=MOST, unit="frames"
+    )
+
+    def check(self) -> None:
+        """Raise `UsageError` for values that make no sense, alone or together."""
+        super().check()
+        for reason in self.keep or ():
+            if reason not in KEEP_REASONS and not (_SAMPLE.fullmatch(reason) and 0 < self.sample_share() <= 1):
+                raise UsageError(
+                    f"`keep` takes {', '.join(KEEP_REASONS)} and sample=SHARE, a share above 0 and up to 1; "
+                    f"not {reason[:40]!r}"
+                )
+        if self.keep and self.keep_to is None:
+            raise UsageError("`keep` needs `keep_to`, the folder to keep frames in")
+
+    def reasons(self) -> tuple[str, ...]:
+        """The reasons without the random sample."""
+        return tuple(reason for reason in self.keep or () if reason in KEEP_REASONS)
+
+    def sample_share(self) -> float:
+        """The share of all frames that is kept at random; 0 for none, and for what is no number."""
+        shares = [match[1] for reason in self.keep or () if (match := _SAMPLE.fullmatch(reason))]
+        with suppress(ValueError):
+            return float(shares[-1]) if shares else 0.0
+        return 0.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig(Config):
     """How decisions are made, how fast, and until when; None means never, or as fast as the frames.
@@ -199,6 +247,10 @@ class StreamConfig(LoopConfig):
     golden_check: bool = setting(
         True, "Replay the model's golden inputs the first time that it is opened on a machine."
     )
+    unknown: bool = setting(False, 'Say "unknown" of what the model was not trained for.')
+    false_refusals: float = setting(0.01, 'Share of known images that "unknown" may be said of.', low=1e-6, high=0.5)
+    drift: bool = setting(True, "Watch for pictures that move away from those that the model knows.")
+    keeping: KeepConfig = KeepConfig()
     camera_options: CameraOptions = CameraOptions()
     sinks: SinkConfig = SinkConfig()
     threads: int | None = setting(None, "Processor threads; the runtime's choice unless given.", low=1)

@@ -5,18 +5,24 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecls.artifact.card import Confidence
 from edgecls.runtime.classifier import UNSURE, Prediction
+from edgecls.runtime.unknown import UNKNOWN
 from edgecls.streaming.config import Smoothing
+from edgecls.streaming.drift import DriftFigures, Sign
 
 if TYPE_CHECKING:
     from numpy import float32
     from numpy.typing import NDArray
+
+
+_UNKNOWN = -1
+"""What stands in place of a class where the model does not know what it sees."""
 
 
 class State(str, Enum):
@@ -36,7 +42,11 @@ class Decision:
     `prediction` is the network's answer for this frame alone; `label` and `score` are what holds after smoothing.
     `inference_ms` runs from preprocessing to scores, `age_ms` from the frame's capture to the decision. `fps` is the
     recent rate of the camera's decisions; `captured` and `dropped` count its frames so far. `snapshot` says where the
-    frame is to be kept, if it begins an event and pictures of those are kept.
+    frame is to be kept, if it begins an event and pictures of those are kept. `unknown` says that the label stands for
+    what the model does not know, `changed` that it was another one before, `drifted` that the camera's pictures have
+    moved away from those that the model knows. `pts_s` is the frame's time.
+    `scores` (C,) and `embedding` (D,) are what the network gave, None where
+    it was not asked for an embedding.
     """
 
     camera: str
@@ -49,12 +59,19 @@ class Decision:
     captured: int
     dropped: int
     snapshot: Path | None = None
+    pts_s: float = 0.0
+    unknown: bool = False
+    changed: bool = False
+    drifted: bool = False
+    scores: NDArray[float32] | None = None
+    embedding: NDArray[float32] | None = None
 
 
 @dataclass(frozen=True)
 class Event:
     """A stretch of time in which a camera's decision stayed the same.
 
+    `unknown` says that the label stands for what the model does not know, and not for a class of that name.
     `started` and `ended` are ISO times in UTC (`ended` is None while it lasts), `start_s` and `end_s` the same in
     seconds of the source, `score` the mean over its frames, `snapshot` where the picture of its first frame is kept
     soon after, if at all.
@@ -72,6 +89,7 @@ class Event:
     score: float
     ended: str | None = None
     snapshot: str | None = None
+    unknown: bool = False
 
     @property
     def kind(self) -> str:
@@ -103,6 +121,29 @@ class StateChange:
         return {"kind": "state", **asdict(self), "state": self.state.value}
 
 
+@dataclass(frozen=True)
+class DriftChange:
+    """A camera whose pictures begin to move away from those that the model knows, do so in another way, or come
+    back (then there are no `signs`), at an ISO time in UTC and a frame's number. `strangest` are the numbers of recent frames
+    that show it most, strangest first, each with a small JPEG.
+    """
+
+    camera: str
+    signs: tuple[Sign, ...]
+    at: str
+    figures: DriftFigures
+    frame: int
+    strangest: tuple[tuple[int, bytes], ...] = field(default=(), repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, the kind in front, by which it is told from an event."""
+        figures = {name: value for name, value in asdict(self.figures).items() if name != "signs"}
+        return {
+            "kind": "drift", "camera": self.camera, "signs": list(self.signs), "at": self.at, "figures": figures,
+            "frame": self.frame, "strangest": [index for index, _ in self.strangest],
+        }  # fmt: skip
+
+
 class Smoother:
     """Turns the answers for a camera's frames into a steady decision.
 
@@ -115,6 +156,7 @@ class Smoother:
         least = smoothing.min_confidence
         self._least = [confidence.threshold_of(name) if least is None else least for name in classes]
         self._votes: deque[int] = deque(maxlen=smoothing.majority or 1)
+        self._votes_unknown: deque[bool] = deque(maxlen=smoothing.majority or 1)
         self.reset()
 
     def reset(self) -> None:
@@ -123,14 +165,24 @@ class Smoother:
         self._at_s = 0.0
         self._held: int | None = None
         self._next: tuple[int | None, float] | None = None
+        self._share_unknown: float | None = None
         self._begun = False
         self._votes.clear()
+        self._votes_unknown.clear()
 
-    def decide(self, probabilities: NDArray[float32], pts_s: float) -> tuple[str, float]:
-        """Label and score after a frame's probabilities (C,) at a time in seconds; the label may be "unsure"."""
+    @property
+    def unknown(self) -> bool:
+        """Whether what holds is that the model does not know what it sees."""
+        return self._held == _UNKNOWN
+
+    def decide(self, probabilities: NDArray[float32], pts_s: float, unknown: bool = False) -> tuple[str, float]:
+        """Label and score after a frame's probabilities (C,) at a time in seconds; the label may be "unsure", or
+        "unknown" where most of the recent frames were: then the score is that of the best class.
+        """
+        passed_s = pts_s - self._at_s
         average = self._averaged(probabilities, pts_s)
         best = int(average.argmax())
-        candidate = self._candidate(average, best)
+        candidate = _UNKNOWN if self._mostly_unknown(unknown, passed_s) else self._candidate(average, best)
         if not self._begun:
             self._begun, self._held = True, candidate
         elif candidate == self._held:
@@ -140,8 +192,8 @@ class Smoother:
                 self._next = (candidate, pts_s)
             if pts_s - self._next[1] >= self._how.dwell_s:
                 self._held, self._next = candidate, None
-        if self._held is None:
-            return UNSURE, float(average[best])
+        if self._held is None or self._held == _UNKNOWN:
+            return UNSURE if self._held is None else UNKNOWN, float(average[best])
         return self._classes[self._held], float(average[self._held])
 
     def _averaged(self, probabilities: NDArray[float32], pts_s: float) -> NDArray[float32]:
@@ -160,9 +212,22 @@ class Smoother:
         self._at_s = pts_s
         return self._average
 
+    def _mostly_unknown(self, unknown: bool, passed_s: float) -> bool:
+        """Whether the unknown prevails among recent frames, by the same weights as classes."""
+        if self._how.majority:
+            self._votes_unknown.append(unknown)
+            share = sum(self._votes_unknown) / len(self._votes_unknown)
+        elif self._share_unknown is None or not self._how.smooth_s:
+            share = float(unknown)
+        else:
+            kept = math.exp(-max(0.0, passed_s) / self._how.smooth_s)
+            share = kept * self._share_unknown + (1 - kept) * unknown
+        self._share_unknown = share
+        return share > (0.5 - self._how.hysteresis / 2 if self.unknown else 0.5)
+
     def _candidate(self, average: NDArray[float32], best: int) -> int | None:
         """The class that would be right if it held; None for "unsure". Who holds already needs less."""
-        if self._held is None:
+        if self._held is None or self._held == _UNKNOWN:
             return best if average[best] >= self._least[best] else None
         stays = average[self._held] >= self._least[self._held] - self._how.hysteresis
         if best == self._held:
@@ -184,7 +249,7 @@ class EventLog:
     def take(self, decision: Decision, index: int, pts_s: float, now: str) -> tuple[Event | None, Event | None]:
         """The event that this decision ends, and the one that it begins, if it does."""
         event = self.latest
-        if event is not None and event.label == decision.label:
+        if event is not None and (event.label, event.unknown) == (decision.label, decision.unknown):
             frames = event.frames + 1
             score = event.score + (decision.score - event.score) / frames
             self.latest = replace(event, frames=frames, score=score, end_s=pts_s, last_frame=index)
@@ -193,7 +258,7 @@ class EventLog:
         self._count += 1
         self.latest = Event(
             f"{self.camera}-{self._begun}-{self._count}", self.camera, decision.label, now, pts_s, pts_s, index, index,
-            1, decision.score,
+            1, decision.score, unknown=decision.unknown,
         )  # fmt: skip
         return ended, self.latest
 
@@ -211,7 +276,9 @@ class EventLog:
 
 @dataclass(frozen=True)
 class CameraHealth:
-    """A camera in figures; `captured` = `decided` + `dropped` + `in_flight` at every moment. Times in ms are recent."""
+    """A camera in figures; `captured` = `decided` + `dropped` + `in_flight` at every moment. Times in ms are recent.
+    `drift` is None where nobody looks.
+    """
 
     camera: str
     state: State
@@ -227,6 +294,7 @@ class CameraHealth:
     age_ms: float
     label: str | None
     score: float
+    drift: DriftFigures | None = None
 
 
 @dataclass(frozen=True)

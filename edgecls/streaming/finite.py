@@ -31,8 +31,8 @@ def run_finite(step: Step, stop: threading.Event) -> None:
             overlapped(step.classifier.session, _in_turn(step, prepared, stop), 1 if step.config.max_fps else None)
         ) as answered,
     ):
-        for (camera, frame, begun_ns), scores in answered:
-            step.decide(camera, frame, begun_ns, scores[0])
+        for (camera, frame, begun_ns), outputs in answered:
+            step.decide(camera, frame, begun_ns, outputs)
             if step.is_over():
                 break
 

@@ -55,8 +55,8 @@ def _is_due(camera: Camera) -> bool:
 def _infer_one_by_one(step: Step, turn: Iterable[tuple[Camera, Frame]]) -> None:
     begun = ((camera, frame, now_ns()) for camera, frame in turn)
     inputs = ((entry, step.classifier.card.preprocess(entry[1].picture)[None]) for entry in begun)
-    for (camera, frame, begun_ns), scores in overlapped(step.classifier.session, inputs):
-        step.decide(camera, frame, begun_ns, scores[0])
+    for (camera, frame, begun_ns), outputs in overlapped(step.classifier.session, inputs):
+        step.decide(camera, frame, begun_ns, outputs)
 
 
 def _infer_together(step: Step, turn: Sequence[tuple[Camera, Frame]]) -> None:
@@ -64,8 +64,9 @@ def _infer_together(step: Step, turn: Sequence[tuple[Camera, Frame]]) -> None:
 
     begun_ns = now_ns()
     pixels = np.stack([step.classifier.card.preprocess(frame.picture) for _, frame in turn])
-    for (camera, frame), scores in zip(turn, step.classifier.session.infer(pixels), strict=True):
-        step.decide(camera, frame, begun_ns, scores)
+    outputs = step.classifier.session.infer_all(pixels)
+    for place, (camera, frame) in enumerate(turn):
+        step.decide(camera, frame, begun_ns, outputs, place)
 
 
 def _together(step: Step, cameras: int) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
+from edgecls.artifact.reference import FALSE_REFUSALS, Reference
 from edgecls.clock import Latency, milliseconds_since
 from edgecls.errors import UsageError
 from edgecls.runtime.classifier import Classifier
@@ -17,6 +18,7 @@ from edgecls.streaming.finite import run_finite
 from edgecls.streaming.live import run_live
 from edgecls.streaming.outbox import Outbox
 from edgecls.streaming.sinks.base import Sink
+from edgecls.streaming.sinks.drift import DriftSink
 from edgecls.streaming.sinks.files import SnapshotSink
 from edgecls.streaming.sources import Source
 from edgecls.streaming.step import Step
@@ -42,7 +44,7 @@ class Stream:
 
     Live sources are decided about in their newest frame; finite ones frame by frame, in turn, while the next are being
     decoded. Both kinds cannot be mixed. `beat` is called many times a second as long as the loop is alive. `sinks` are
-    all of them, in the order of their health.
+    all of them, in the order of their health. With a `reference` cameras are watched for drift.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Stream:
         sinks: Sequence[Sink] = (),
         config: LoopConfig = LoopConfig(),
         beat: Callable[[], None] = lambda: None,
+        reference: Reference | None = None,
     ):
         config.check()
         if len({source.live for source in sources}) != 1:
@@ -63,8 +66,6 @@ class Stream:
             if names.count(names[number]) > 1:
                 source.name = f"{source.name} ({names[: number + 1].count(names[number])})"
         snapshots = SnapshotSink(config.snapshots) if config.snapshots else None
-        self.sinks = (*sinks, snapshots) if snapshots else tuple(sinks)
-        self._outboxes = [Outbox(sink) for sink in self.sinks]
         begun = utc_now()
         self._cameras = [
             Camera(
@@ -81,8 +82,19 @@ class Stream:
             )
             for source in sources
         ]
+        self.sinks = (*sinks, snapshots) if snapshots else tuple(sinks)
+        self.sinks = (*self.sinks, self._watch(reference, classifier)) if reference else self.sinks
+        self._outboxes = [Outbox(sink) for sink in self.sinks]
         self.classifier = classifier
         self._step = Step(self._cameras, classifier, self._outboxes, snapshots, config, beat)
+
+    def _watch(self, reference: Reference, classifier: Classifier) -> DriftSink:
+        cameras = {camera.source.name: camera for camera in self._cameras}
+        share = classifier.detector.false_refusals if classifier.detector else FALSE_REFUSALS
+        card = classifier.card
+        return DriftSink(
+            cameras, reference, len(card.classes), card.output, share, lambda change: self._step.publish(change)
+        )
 
     @property
     def live(self) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from edgecls.errors import first_line
-from edgecls.streaming.decision import Decision, Event, Health, SinkHealth, StateChange
+from edgecls.streaming.decision import Decision, DriftChange, Event, Health, SinkHealth, StateChange
 from edgecls.streaming.frames import Frame
 from edgecls.streaming.sinks.base import Sink
 
@@ -19,7 +19,7 @@ EVENTS = 1000
 CLOSING_S = 10.0
 """How long a sink may take to finish when the stream ends."""
 
-Message: TypeAlias = "Event | StateChange"
+Message: TypeAlias = "Event | StateChange | DriftChange"
 
 
 class Outbox:
@@ -84,6 +84,8 @@ class Outbox:
         try:
             if isinstance(event, StateChange):
                 self.sink.state(event)
+            elif isinstance(event, DriftChange):
+                self.sink.drift(event)
             elif event is not None:
                 self.sink.event(event)
             elif waiting is not None:

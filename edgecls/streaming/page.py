@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from edgecls.streaming.decision import Health, State
-from edgecls.web.app import for_viewers, guarded, mjpeg, page, updates
+from edgecls.errors import OutputError
+from edgecls.streaming.decision import CameraHealth, Health, State
+from edgecls.streaming.drift import SIGNS
+from edgecls.web.app import for_viewers, guarded, mjpeg, page, read_object, updates
 from edgecls.web.limits import LIMITS, Limits
 
 if TYPE_CHECKING:
@@ -29,6 +31,27 @@ class Feed(Protocol):
     def events(self) -> list[dict[str, Any]]:
         """Recent events, newest first."""
 
+    def drifts(self) -> dict[str, dict[str, Any]]:
+        """By camera, how its pictures have moved away from those that the model knows."""
+
+    def strange(self, camera: str, number: int) -> bytes | None:
+        """A small JPEG of a frame that shows the drift."""
+
+    @property
+    def classes(self) -> list[str]:
+        """What a frame that is called wrong can show; empty where none are kept."""
+
+    def hold(self, camera: str) -> str | None:
+        """Hold a camera's present frame, which somebody calls wrong; returns a name for it."""
+
+    def held(self, name: str) -> bytes | None:
+        """Such a frame as JPEG."""
+
+    def keep(self, name: str, label: str | None) -> bool:
+        """Keep it with a class that it shows, None for none of them. False where it is held no more. Raises
+        `OutputError`.
+        """
+
     def picture(self, camera: str, after: int) -> tuple[int, bytes] | None:
         """The newest picture of a camera as JPEG and its number; None where there is none newer than `after`."""
 
@@ -48,7 +71,9 @@ def build(feed: Feed, token: str | None, limits: Limits = LIMITS) -> Callable[..
         return HTMLResponse(content)
 
     async def figures(_request: Request) -> Response:
-        return updates(lambda: {"health": feed.health().to_json(), "events": feed.events()}, closing)
+        return updates(
+            lambda: {"health": feed.health().to_json(), "events": feed.events(), "drifts": feed.drifts()}, closing
+        )
 
     async def health(_request: Request) -> Response:
         return JSONResponse(feed.health().to_json())
@@ -73,11 +98,42 @@ def build(feed: Feed, token: str | None, limits: Limits = LIMITS) -> Callable[..
             return PlainTextResponse("no picture\n", 404)
         return Answer(picture[1], media_type="image/jpeg")
 
+    async def strange(request: Request) -> Response:
+        camera, frame = _named(feed, request), request.path_params["frame"]
+        jpeg = feed.strange(camera, int(frame)) if camera and frame.isdecimal() else None
+        return Answer(jpeg, media_type="image/jpeg") if jpeg else PlainTextResponse("no picture\n", 404)
+
+    async def classes(_request: Request) -> Response:
+        return JSONResponse(feed.classes)
+
+    async def hold(request: Request) -> Response:
+        camera = _named(feed, request)
+        name = await asyncio.to_thread(feed.hold, camera) if camera else None
+        return JSONResponse({"held": name}) if name else PlainTextResponse("nothing to keep, or nowhere\n", 404)
+
+    async def held(request: Request) -> Response:
+        jpeg = feed.held(request.path_params["name"])
+        return Answer(jpeg, media_type="image/jpeg") if jpeg else PlainTextResponse("no picture\n", 404)
+
+    async def keep(request: Request) -> Response:
+        given = await read_object(request, limits)
+        label = None if given is None else given.get("label")
+        if given is None or "label" not in given or (label is not None and label not in feed.classes):
+            return PlainTextResponse("give one of the classes as label, or null\n", 400)
+        try:
+            kept = await asyncio.to_thread(feed.keep, request.path_params["name"], label)
+        except OutputError as error:
+            return PlainTextResponse(f"{error}\n", 507)
+        return JSONResponse({"kept": True}) if kept else PlainTextResponse("it is held no more\n", 404)
+
     limited = for_viewers(limits)
     routes = [
         Route("/", index), Route("/api/updates", figures, middleware=limited), Route("/api/health", health),
         Route("/healthz", healthz), Route("/metrics", metrics),
         Route("/camera/{number}.mjpg", live, middleware=limited), Route("/camera/{number}.jpg", still),
+        Route("/camera/{number}/strange/{frame}.jpg", strange), Route("/api/classes", classes),
+        Route("/api/wrong/{number}", hold, methods=["POST"]), Route("/api/held/{name}.jpg", held),
+        Route("/api/held/{name}", keep, methods=["POST"]),
     ]  # fmt: skip
     return guarded(routes, token)
 
@@ -131,6 +187,7 @@ class _Collector:
             for state in State:
                 states.add_metric([camera.camera, state.value], camera.state is state)
         yield states
+        yield from _drift_figures(cameras)
         for name, message, value in (
             ("written", "What a sink took.", lambda s: s.written),
             ("lost", "What its full queue let go.", lambda s: s.lost),
@@ -140,3 +197,21 @@ class _Collector:
             for sink in self._health.sinks:
                 counter.add_metric([sink.sink], value(sink))
             yield counter
+
+
+def _drift_figures(cameras: Iterable[CameraHealth]) -> Iterable[Any]:
+    from prometheus_client.core import GaugeMetricFamily
+
+    watched = [(camera.camera, camera.drift) for camera in cameras if camera.drift is not None]
+    signs = GaugeMetricFamily("edgecls_drift", "1 for a sign of drift that holds.", labels=["camera", "sign"])
+    figures = GaugeMetricFamily(
+        "edgecls_drift_figure",
+        "Recent frames beside validation images: mean ranks (0.5 is usual), share of unknown, PSI of classes.",
+        labels=["camera", "figure"],
+    )
+    for camera, drift in watched:
+        for sign in SIGNS:
+            signs.add_metric([camera, sign], sign in drift.signs)
+        for name in (*SIGNS, "class_shares_psi"):
+            figures.add_metric([camera, name], getattr(drift, name))
+    yield from (signs, figures)

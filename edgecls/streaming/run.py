@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from edgecls.artifact.golden import Golden
+from edgecls.artifact.reference import Reference
 from edgecls.backends import OnProgress
+from edgecls.errors import UsageError
 from edgecls.runtime import store
 from edgecls.runtime.classifier import load
 from edgecls.runtime.first_opening import first_verified
@@ -15,6 +17,7 @@ from edgecls.streaming.config import StreamConfig, split_name
 from edgecls.streaming.loop import Stream, Summary
 from edgecls.streaming.sinks.base import Sink
 from edgecls.streaming.sinks.choose import make_sinks
+from edgecls.streaming.sinks.keep import KeepSink
 from edgecls.streaming.sources import Source, open_source
 from edgecls.streaming.sources.choose import DEMO
 
@@ -53,9 +56,30 @@ def open_stream(
             stack.enter_context(open_source(camera, golden, config.camera_options)) for camera in config.cameras
         ]
         title = " · ".join([*(source.name for source in sources), artifact.card.name])
-        sinks = [*make_sinks(config.sinks, sources), *more_sinks(title)]
+        reference = Reference.read(artifact.path, artifact.card) if artifact.path.is_dir() else None
+        _require_reference(config, artifact, reference)
+        keep = KeepSink(config.keeping, artifact.card.name, reference) if config.keeping.keep_to else None
+        sinks = [*make_sinks(config.sinks, sources, keep), *more_sinks(title)]
         # A camera wants its answer soon, and the processor for others in between; a file wants all of its answers.
         live = sources[0].live
         streams, spinning = (1, config.spin) if live else (None, True)
-        classifier = load(artifact.path, config.threads, on_progress, streams, spinning, check=False)
-        yield Stream(sources, stack.enter_context(classifier), sinks, config, beat)
+        watched = reference if config.drift else None
+        looks_inside = reference is not None and reference.measure == "distance" and (config.drift or keep)
+        classifier = load(
+            artifact.path, config.threads, on_progress, streams, spinning, check=False,
+            tensors=("embedding",) if looks_inside else (),
+            unknown=config.unknown or "unknown" in config.keeping.reasons(), false_refusals=config.false_refusals,
+        )  # fmt: skip
+        classifier.says_unknown = config.unknown
+        yield Stream(sources, stack.enter_context(classifier), sinks, config, beat, watched)
+
+
+def _require_reference(config: StreamConfig, artifact: store.Artifact, reference: Reference | None) -> None:
+    """Raise `UsageError` for frames to keep that nothing could be known of."""
+    wanted = set(config.keeping.reasons())
+    if reference is None and (lacking := sorted(wanted & {"drifted", "unknown"})):
+        raise UsageError(
+            f"`keep` {lacking[0]}: {artifact.path} has no record of validation images to compare with; export again"
+        )
+    if "drifted" in wanted and not config.drift:
+        raise UsageError("`keep` drifted, without watching for drift: give one of them")

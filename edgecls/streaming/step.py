@@ -11,7 +11,7 @@ from edgecls.clock import milliseconds_since, now_ns
 from edgecls.runtime.classifier import Classifier
 from edgecls.streaming.camera import Camera, utc_now
 from edgecls.streaming.config import LoopConfig
-from edgecls.streaming.decision import Decision, Event, State, StateChange
+from edgecls.streaming.decision import Decision, DriftChange, Event, State, StateChange
 from edgecls.streaming.frames import Frame
 from edgecls.streaming.outbox import Outbox
 from edgecls.streaming.sinks.files import SnapshotSink
@@ -44,10 +44,15 @@ class Step:
         self.age_ms: deque[float] = deque(maxlen=KEPT)
         self._outboxes, self._snapshots = outboxes, snapshots
 
-    def decide(self, camera: Camera, frame: Frame, begun_ns: int, scores: NDArray[float32]) -> None:
-        """Decide about a frame whose inference began at `begun_ns`, and hand it to the sinks."""
-        prediction = self.classifier.decide(scores)
-        label, score = camera.smoother.decide(prediction.probabilities, frame.pts_s)
+    def decide(
+        self, camera: Camera, frame: Frame, begun_ns: int, outputs: tuple[NDArray[float32], ...], place: int = 0
+    ) -> None:
+        """Decide about a frame whose inference began at `begun_ns`, and hand it to the sinks. What the session gave for
+        it stands at a place of `outputs`.
+        """
+        embedding = self.classifier.embedding_in(outputs, place)
+        prediction = self.classifier.decide(outputs[0][place], embedding)
+        label, score = camera.smoother.decide(prediction.probabilities, frame.pts_s, prediction.unknown)
         camera.moments_ns.append(now_ns())
         inference_ms, age_ms = milliseconds_since(begun_ns), milliseconds_since(frame.captured_ns)
         camera.decided += 1
@@ -60,9 +65,12 @@ class Step:
         camera.age_ms.append(age_ms)
         decision = Decision(
             camera.source.name, prediction, label, score, inference_ms, age_ms, camera.fps(), camera.source.captured,
-            camera.dropped,
+            camera.dropped, pts_s=frame.pts_s, unknown=camera.smoother.unknown, drifted=camera.drifted,
+            scores=outputs[0][place], embedding=embedding,
         )  # fmt: skip
         ended, begun = camera.events.take(decision, frame.index, frame.pts_s, utc_now())
+        if begun:
+            decision = replace(decision, changed=ended is not None)
         if begun and self._snapshots:
             decision = replace(decision, snapshot=self._snapshots.path_of(begun))
             begun = camera.events.with_snapshot(str(decision.snapshot))
@@ -72,8 +80,8 @@ class Step:
             if event:
                 self.publish(event)
 
-    def publish(self, event: Event | StateChange) -> None:
-        """Hand an event or a change of state to the sinks."""
+    def publish(self, event: Event | StateChange | DriftChange) -> None:
+        """Hand an event, a change of state or a drift to the sinks. From any thread."""
         for outbox in self._outboxes:
             outbox.send_event(event)
 

@@ -93,7 +93,7 @@ def test_streams_beside_each_other_give_the_same_in_order(artifact: Artifact, pa
         assert abs(started.result() - alone.infer(images[:1])).max() < TOLERANCE[artifact.card.precision]
         found = list(overlapped(several, items))
     assert [tag for tag, _ in found] == [start for start, _ in items]
-    for (_, scores), wanted in zip(found, expected, strict=True):
+    for (_, (scores,)), wanted in zip(found, expected, strict=True):
         assert abs(scores - wanted).max() < TOLERANCE[artifact.card.precision]
 
 

@@ -19,9 +19,10 @@ import edgecls
 from edgecls.artifact.golden import Golden
 from edgecls.errors import OutputError
 from edgecls.imaging.opencv import cv2
-from edgecls.streaming.config import EACH_FRAME, CameraOptions, LoopConfig, ReconnectPolicy
+from edgecls.streaming.config import EACH_FRAME, CameraOptions, KeepConfig, LoopConfig, ReconnectPolicy
 from edgecls.streaming.decision import Health
 from edgecls.streaming.loop import Stream
+from edgecls.streaming.sinks.keep import KeepSink
 from edgecls.streaming.sinks.web import WebSink
 from edgecls.streaming.sources import open_source
 from tests.browsing import chromium
@@ -293,3 +294,99 @@ def test_serving_leaves_the_log_handlers_of_others_alone():
         assert not handler.closed
     finally:
         sink.close()
+
+
+class TestWrong:
+    """The button by which viewers keep a frame with the class that it shows."""
+
+    @pytest.fixture
+    def sink(self, classifier: edgecls.Classifier, tmp_path: Path) -> WebSink:
+        return WebSink("0", keep=KeepSink(KeepConfig(keep_to=tmp_path / "pool"), classifier.card.name))
+
+    @pytest.fixture
+    def serving(self, classifier: edgecls.Classifier, sink: WebSink) -> Iterator[Serving]:
+        serving = Serving(classifier, sink, "demo")
+        yield serving
+        serving.end()
+
+    def post(self, serving: Serving, path: str, body: object = None, **headers: str) -> tuple[int, bytes]:
+        request = urllib.request.Request(
+            serving.url + path, method="POST", data=b"" if body is None else json.dumps(body).encode(), headers=headers
+        )
+        try:
+            with DIRECT.open(request, timeout=10) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
+
+    def rows(self, tmp_path: Path) -> list[dict[str, Any]]:
+        index = tmp_path / "pool" / "pool.jsonl"
+        return [json.loads(line) for line in index.read_text().splitlines()] if index.exists() else []
+
+    def test_the_held_picture_is_the_one_that_is_kept(
+        self, serving: Serving, classifier: edgecls.Classifier, tmp_path: Path
+    ):
+        assert json.loads(serving.get("api/classes")[1]) == list(classifier.card.classes)
+        code, body = self.post(serving, "api/wrong/0")
+        assert code == 200
+        name = json.loads(body)["held"]
+        code, held = serving.get(f"api/held/{name}.jpg")
+        assert code == 200
+        assert self.post(serving, f"api/held/{name}", {"label": "no class"})[0] == 400
+        assert self.post(serving, f"api/held/{name}", {})[0] == 400
+        assert self.post(serving, f"api/held/{name}", {"label": "7"})[0] == 200
+        [row] = self.rows(tmp_path)
+        assert (row["label"], row["reasons"], row["camera"]) == ("7", ["wrong"], "demo")
+        assert (tmp_path / "pool" / row["path"]).read_bytes() == held
+        assert self.post(serving, f"api/held/{name}", {"label": "7"})[0] == 404  # nothing is doubled
+        assert len(self.rows(tmp_path)) == 1
+
+    def test_it_can_show_none_of_the_classes(self, serving: Serving, tmp_path: Path):
+        name = json.loads(self.post(serving, "api/wrong/0")[1])["held"]
+        assert self.post(serving, f"api/held/{name}", {"label": None})[0] == 200
+        assert [(row["label"], row["reasons"]) for row in self.rows(tmp_path)] == [(None, ["wrong"])]
+
+    def test_other_sites_and_strange_requests_are_refused(self, serving: Serving, tmp_path: Path):
+        assert self.post(serving, "api/wrong/0", Origin="http://evil.example")[0] == 403
+        assert self.post(serving, "api/wrong/9")[0] == 404
+        assert self.post(serving, "api/held/none", {"label": "7"})[0] == 404
+        assert serving.get("api/wrong/0")[0] == 405
+        assert self.rows(tmp_path) == []
+
+    def test_a_page_without_a_pool_offers_nothing(self, serve: Callable[..., Serving]):
+        serving = serve()
+        assert json.loads(serving.get("api/classes")[1]) == []
+        assert self.post(serving, "api/wrong/0")[0] == 404
+
+    def test_a_token_is_asked_for(self, classifier: edgecls.Classifier, tmp_path: Path):
+        keep = KeepSink(KeepConfig(keep_to=tmp_path / "pool"))
+        serving = Serving(classifier, WebSink("0", "secret", keep=keep), "demo")
+        try:
+            serving.url = serving.url.partition("?")[0]
+            assert self.post(serving, "api/wrong/0")[0] == 401
+            assert self.post(serving, "api/wrong/0", Authorization="Bearer secret")[0] == 200
+        finally:
+            serving.end()
+
+    @pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="needs chromium and its driver")
+    @pytest.mark.parametrize("size", [(1280, 800), (390, 844)], ids=str)
+    def test_the_button_keeps_a_frame_by_keyboard_alone(
+        self, serving: Serving, browser: Any, size: tuple[int, int], tmp_path: Path
+    ):
+        from selenium.webdriver.common.keys import Keys
+
+        browser.set_window_size(*size)
+        browser.get(serving.url)
+        until(lambda: any(each.is_displayed() for each in browser.find_elements("css selector", "button.wrong")))
+        browser.find_element("css selector", "button.wrong").send_keys(Keys.ENTER)
+        until(lambda: len(browser.find_elements("css selector", "#choices button")) == 11)
+        until(lambda: browser.execute_script("return document.getElementById('held').naturalWidth") > 0)
+        browser.save_screenshot(str(tmp_path / "wrong.png"))
+        choice = browser.switch_to.active_element
+        while choice.text != "7":
+            choice.send_keys(Keys.TAB)
+            choice = browser.switch_to.active_element
+        choice.send_keys(Keys.ENTER)
+        until(lambda: len(self.rows(tmp_path)) == 1)
+        until(lambda: not browser.find_element("id", "wrong").is_displayed())
+        assert self.rows(tmp_path)[0]["label"] == "7"

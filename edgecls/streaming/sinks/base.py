@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from edgecls.streaming.decision import Decision, Event, Health, StateChange
+from edgecls.streaming.decision import Decision, DriftChange, Event, Health, StateChange
 from edgecls.streaming.frames import Frame
 
 
@@ -45,6 +45,9 @@ class Sink:
 
     def state(self, change: StateChange) -> None:
         """Take a camera's change of state."""
+
+    def drift(self, change: DriftChange) -> None:
+        """Take a camera's pictures moving away from those that the model knows, or coming back."""
 
     def idle(self) -> None:
         """Nothing has come for a while."""

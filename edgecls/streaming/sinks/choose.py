@@ -9,16 +9,19 @@ from edgecls.errors import UsageError
 from edgecls.streaming.config import SinkConfig
 from edgecls.streaming.sinks.base import Sink
 from edgecls.streaming.sinks.files import EventSink, LogSink, VideoSink
+from edgecls.streaming.sinks.keep import KeepSink
 from edgecls.streaming.sinks.network import MqttSink, WebhookSink
 from edgecls.streaming.sinks.web import WebSink
 from edgecls.streaming.sources import Source
 from edgecls.web.server import read_token
 
 
-def make_sinks(config: SinkConfig, sources: Sequence[Source]) -> list[Sink]:
-    """The sinks of a configuration, not begun yet. Raises `UsageError` and `MissingExtraError`."""
+def make_sinks(config: SinkConfig, sources: Sequence[Source], keep: KeepSink | None = None) -> list[Sink]:
+    """The sinks of a configuration, not begun yet, and the one that keeps frames for a human's look, which the page can
+    hand frames to. Raises `UsageError` and `MissingExtraError`.
+    """
     config.check()
-    sinks: list[Sink] = []
+    sinks: list[Sink] = [keep] if keep else []
     if config.record is not None:
         minutes = config.segment_minutes
         sinks.append(VideoSink(config.record, sources, None if minutes is None else 60 * minutes))
@@ -32,7 +35,7 @@ def make_sinks(config: SinkConfig, sources: Sequence[Source]) -> list[Sink]:
         sinks.append(WebhookSink(config.webhook))
     if config.web is not None:
         token = read_token(config.web_token_file) if config.web_token_file else config.web_token
-        sinks.append(WebSink(config.web, token))
+        sinks.append(WebSink(config.web, token, keep=keep))
     return [*sinks, *map(from_other_package, config.others)]
 
 

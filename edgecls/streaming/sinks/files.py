@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -13,10 +12,10 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from edgecls.errors import OutputError, UsageError
-from edgecls.files import make_folder, take_name, write_bytes, writing_to
+from edgecls.files import make_folder, portable, safe_name, take_name, write_bytes, writing_to
 from edgecls.settings import LONGEST_S, check_bounds
 from edgecls.streaming.config import SHORTEST_SEGMENT_S
-from edgecls.streaming.decision import Decision, Event, Health, StateChange
+from edgecls.streaming.decision import Decision, DriftChange, Event, Health, StateChange
 from edgecls.streaming.frames import Frame
 from edgecls.streaming.sinks.base import Sink
 from edgecls.streaming.sinks.picture import annotated
@@ -32,11 +31,6 @@ SPARE_BYTES = 64 * 1024 * 1024
 LONGEST_REPEAT_S = 2.0
 """Of a longer gap in a live source its recording shows so much."""
 LOG_COLUMNS = ("time_s", "camera", "frame", "label", "score", "frame_label", "frame_score", "inference_ms", "age_ms")
-
-
-def _safe(name: str) -> str:
-    """A name as part of a file's: 240 bytes at most. Two names may become one."""
-    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)[:60]
 
 
 class VideoSink(Sink):
@@ -90,7 +84,7 @@ class VideoSink(Sink):
     def _named(self, camera: str) -> Path:
         stem = self._path.stem
         if len(self._sources) > 1:
-            named = [_safe(source.name) for source in self._sources]
+            named = [portable(source.name) for source in self._sources]
             number = [source.name for source in self._sources].index(camera)
             stem += f"-{named[number]}" + (f"-{number + 1}" if named.count(named[number]) > 1 else "")
         if self._segment_s:
@@ -161,10 +155,7 @@ class SnapshotSink(Sink):
 
     def path_of(self, event: Event) -> Path:
         """Where an event's picture is kept: of two events in two places, whatever their cameras' names hold."""
-        safe = _safe(event.id)
-        if safe != event.id:
-            safe += "-" + hashlib.sha256(event.id.encode()).hexdigest()[:8]
-        return self._folder / f"{safe}.jpg"
+        return self._folder / f"{safe_name(event.id)}.jpg"
 
     def open(self, health: Callable[[], Health]) -> None:  # noqa: ARG002
         """See `Sink.open`."""
@@ -223,6 +214,10 @@ class EventSink(LinesSink):
 
     def state(self, change: StateChange) -> None:
         """See `Sink.state`."""
+        self._add(json.dumps(change.to_json(), ensure_ascii=False))
+
+    def drift(self, change: DriftChange) -> None:
+        """See `Sink.drift`."""
         self._add(json.dumps(change.to_json(), ensure_ascii=False))
 
 

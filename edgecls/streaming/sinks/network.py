@@ -17,7 +17,7 @@ from urllib.request import getproxies, proxy_bypass
 from edgecls.backends.base import missing_package
 from edgecls.errors import MissingExtraError, OutputError, UsageError, first_line
 from edgecls.streaming.camera import one_line
-from edgecls.streaming.decision import Event, Health, StateChange
+from edgecls.streaming.decision import DriftChange, Event, Health, StateChange
 from edgecls.streaming.sinks.base import Sink
 from edgecls.urls import SecretUrl, checked
 
@@ -41,8 +41,8 @@ LOGGERS = ("urllib3.connection", "urllib3.connectionpool", "urllib3.poolmanager"
 class MqttSink(Sink):
     """Events and states to an MQTT broker, at least once (QoS 1).
 
-    Topics: `PREFIX/CAMERA/event`, `PREFIX/CAMERA/state` (which the broker keeps) and `PREFIX/status`: "online" and,
-    by the connection's last will, "offline". A broker that is away is waited for; what happens meanwhile is sent later.
+    Topics: `PREFIX/CAMERA/event`, `PREFIX/CAMERA/state` and `PREFIX/CAMERA/drift` (which the broker keeps) and
+    `PREFIX/status`: "online" and, by the connection's last will, "offline". A broker that is away is waited for; what happens meanwhile is sent later.
     """
 
     name = "mqtt"
@@ -86,6 +86,10 @@ class MqttSink(Sink):
     def state(self, change: StateChange) -> None:
         """See `Sink.state`."""
         self._publish(f"{_topic(change.camera)}/state", change.to_json(), retain=True)
+
+    def drift(self, change: DriftChange) -> None:
+        """See `Sink.drift`."""
+        self._publish(f"{_topic(change.camera)}/drift", change.to_json(), retain=True)
 
     def _publish(self, topic: str, values: dict[str, Any], retain: bool) -> None:
         import paho.mqtt.client as mqtt
@@ -175,6 +179,10 @@ class WebhookSink(Sink):
     def state(self, change: StateChange) -> None:
         """See `Sink.state`."""
         self._send(f"{change.camera}-{change.at}-{change.state.value}", change.to_json())
+
+    def drift(self, change: DriftChange) -> None:
+        """See `Sink.drift`."""
+        self._send(f"{change.camera}-{change.at}-drift", change.to_json())
 
     def begin_shutdown(self) -> None:
         """See `Sink.begin_shutdown`."""

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from edgecls.streaming.decision import Decision, Event, Health
+from edgecls.errors import OutputError
+from edgecls.streaming.decision import Decision, DriftChange, Event, Health
 from edgecls.streaming.frames import Frame
 from edgecls.streaming.sinks.base import Sink
+from edgecls.streaming.sinks.keep import Held, KeepSink
 from edgecls.web.limits import LIMITS, Limits
 from edgecls.web.pictures import Newest
 from edgecls.web.server import Server
 
 LATEST_EVENTS = 50
+MOST_HELD = 16
+"""Pictures that viewers have called wrong and not yet said more of."""
 
 
 class WebSink(Sink):
@@ -22,11 +27,15 @@ class WebSink(Sink):
 
     name = "web"
 
-    def __init__(self, address: str, token: str | None = None, limits: Limits = LIMITS):
+    def __init__(self, address: str, token: str | None = None, limits: Limits = LIMITS, keep: KeepSink | None = None):
         self.server = Server(address, token, limits, packages=("prometheus_client",))
         self._pictures: defaultdict[str, Newest] = defaultdict(Newest)
         self._events: OrderedDict[str, Event] = OrderedDict()
         self._events_lock = threading.Lock()
+        self._keep = keep
+        self._latest: dict[str, tuple[Frame, Decision]] = {}
+        self._held: OrderedDict[str, Held] = OrderedDict()
+        self._drifts: dict[str, DriftChange] = {}
         self.health: Callable[[], Health] = _nothing
 
     @property
@@ -44,6 +53,7 @@ class WebSink(Sink):
     def write(self, frame: Frame, decision: Decision) -> None:
         """See `Sink.write`."""
         self._pictures[decision.camera].put(frame.index, lambda: frame.image)
+        self._latest[decision.camera] = (frame, decision)
 
     def event(self, event: Event) -> None:
         """See `Sink.event`."""
@@ -51,6 +61,56 @@ class WebSink(Sink):
             self._events[event.id] = event
             while len(self._events) > LATEST_EVENTS:
                 self._events.popitem(last=False)
+
+    def drift(self, change: DriftChange) -> None:
+        """See `Sink.drift`."""
+        self._drifts[change.camera] = change
+
+    def drifts(self) -> dict[str, dict[str, Any]]:
+        """By camera, how its pictures have moved away from those that the model knows, last."""
+        return {camera: change.to_json() for camera, change in list(self._drifts.items()) if change.signs}
+
+    def strange(self, camera: str, number: int) -> bytes | None:
+        """See `page.Feed.strange`."""
+        change = self._drifts.get(camera)
+        return None if change is None else dict(change.strangest).get(number)
+
+    @property
+    def classes(self) -> list[str]:
+        """See `page.Feed.classes`."""
+        latest = next(iter(list(self._latest.values())), None)
+        return list(latest[1].prediction.classes) if self._keep and latest else []
+
+    def hold(self, camera: str) -> str | None:
+        """See `page.Feed.hold`."""
+        latest = self._latest.get(camera)
+        if self._keep is None or latest is None:
+            return None
+        held, name = self._keep.hold(*latest), secrets.token_hex(8)
+        with self._events_lock:
+            self._held[name] = held
+            while len(self._held) > MOST_HELD:
+                self._held.popitem(last=False)
+        return name
+
+    def held(self, name: str) -> bytes | None:
+        """See `page.Feed.held`."""
+        held = self._held.get(name)
+        return held.jpeg if held else None
+
+    def keep(self, name: str, label: str | None) -> bool:
+        """See `page.Feed.keep`."""
+        with self._events_lock:
+            held = self._held.pop(name, None)
+        if self._keep is None or held is None:
+            return False
+        try:
+            self._keep.keep_held(held, label)
+        except OutputError:
+            with self._events_lock:
+                self._held[name] = held
+            raise
+        return True
 
     def events(self) -> list[dict[str, Any]]:
         """Recent events, newest first."""
