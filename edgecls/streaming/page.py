@@ -52,8 +52,14 @@ class Feed(Protocol):
         `OutputError`.
         """
 
-    def picture(self, camera: str, after: int) -> tuple[int, bytes] | None:
-        """The newest picture of a camera as JPEG and its number; None where there is none newer than `after`."""
+    @property
+    def explains(self) -> bool:
+        """Whether pictures of what the model looks at can be had."""
+
+    def picture(self, camera: str, after: int, explained: bool = False) -> tuple[int, bytes] | None:
+        """The newest picture of a camera as JPEG and its number; None where there is none newer than `after`. With
+        `explained` it shows what the model looks at.
+        """
 
 
 def build(feed: Feed, token: str | None, limits: Limits = LIMITS) -> Callable[..., Any]:
@@ -72,7 +78,13 @@ def build(feed: Feed, token: str | None, limits: Limits = LIMITS) -> Callable[..
 
     async def figures(_request: Request) -> Response:
         return updates(
-            lambda: {"health": feed.health().to_json(), "events": feed.events(), "drifts": feed.drifts()}, closing
+            lambda: {
+                "health": feed.health().to_json(),
+                "events": feed.events(),
+                "drifts": feed.drifts(),
+                "explains": feed.explains,
+            },
+            closing,
         )
 
     async def health(_request: Request) -> Response:
@@ -89,11 +101,12 @@ def build(feed: Feed, token: str | None, limits: Limits = LIMITS) -> Callable[..
         camera = _named(feed, request)
         if camera is None:
             return PlainTextResponse("no such camera\n", 404)
-        return mjpeg(partial(feed.picture, camera), closing)
+        return mjpeg(partial(feed.picture, camera, explained=_is_to_explain(request)), closing)
 
     async def still(request: Request) -> Response:
         camera = _named(feed, request)
-        picture = None if camera is None else await asyncio.to_thread(feed.picture, camera, -1)
+        explained = _is_to_explain(request)
+        picture = None if camera is None else await asyncio.to_thread(feed.picture, camera, -1, explained)
         if picture is None:
             return PlainTextResponse("no picture\n", 404)
         return Answer(picture[1], media_type="image/jpeg")
@@ -142,6 +155,10 @@ def _named(feed: Feed, request: Request) -> str | None:
     cameras = feed.health().cameras
     number = request.path_params["number"]
     return next((camera.camera for index, camera in enumerate(cameras) if str(index) == number), None)
+
+
+def _is_to_explain(request: Request) -> bool:
+    return "explained" in request.query_params
 
 
 def exposition(health: Health) -> str:

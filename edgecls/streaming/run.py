@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
+from edgecls.artifact.card import HEAD_FILE
 from edgecls.artifact.golden import Golden
 from edgecls.artifact.reference import Reference
 from edgecls.backends import OnProgress
 from edgecls.errors import UsageError
 from edgecls.runtime import store
 from edgecls.runtime.classifier import load
+from edgecls.runtime.explanation import open_explainer
 from edgecls.runtime.first_opening import first_verified
 from edgecls.streaming.config import StreamConfig, split_name
 from edgecls.streaming.loop import Stream, Summary
@@ -59,7 +62,8 @@ def open_stream(
         reference = Reference.read(artifact.path, artifact.card) if artifact.path.is_dir() else None
         _require_reference(config, artifact, reference)
         keep = KeepSink(config.keeping, artifact.card.name, reference) if config.keeping.keep_to else None
-        sinks = [*make_sinks(config.sinks, sources, keep), *more_sinks(title)]
+        explain = partial(open_explainer, artifact) if HEAD_FILE in artifact.card.lineage.files else None
+        sinks = [*make_sinks(config.sinks, sources, keep, explain), *more_sinks(title)]
         # A camera wants its answer soon, and the processor for others in between; a file wants all of its answers.
         live = sources[0].live
         streams, spinning = (1, config.spin) if live else (None, True)

@@ -19,6 +19,8 @@ import edgecls
 from edgecls.artifact.golden import Golden
 from edgecls.errors import OutputError
 from edgecls.imaging.opencv import cv2
+from edgecls.runtime.explanation import open_explainer
+from edgecls.runtime.store import find
 from edgecls.streaming.config import EACH_FRAME, CameraOptions, KeepConfig, LoopConfig, ReconnectPolicy
 from edgecls.streaming.decision import Health
 from edgecls.streaming.loop import Stream
@@ -90,6 +92,21 @@ def test_figures_pictures_and_metrics_are_served(serve: Callable[..., Serving]):
     assert 'edgecls_camera_state{camera="demo",state="live"} 1.0' in metrics
     assert float(metrics.split('edgecls_decided_total{camera="demo"} ')[1].split()[0]) > 3
     assert serving.get("healthz") == (200, b"ok\n")
+
+
+def test_pictures_of_what_the_model_looks_at_are_there_where_it_can_explain(classifier: edgecls.Classifier):
+    sink = WebSink("0", explain=lambda: open_explainer(find(classifier.path)))
+    serving = Serving(classifier, sink, "demo")
+    try:
+        pictures = [
+            cv2.imdecode(np.frombuffer(serving.get(path)[1], np.uint8), cv2.IMREAD_COLOR).astype(int)
+            for path in ("camera/0.jpg", "camera/0.jpg?explained")
+        ]
+        plain, explained = (abs(each[:, :, 0] - each[:, :, 2]).mean() for each in pictures)
+        assert explained > plain + 20  # heat is coloured, the demo's digits are grey
+        assert sink.explains
+    finally:
+        serving.end()
 
 
 def test_nobody_comes_in_without_the_token(serve: Callable[..., Serving]):
@@ -368,7 +385,6 @@ class TestWrong:
         finally:
             serving.end()
 
-    @pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="needs chromium and its driver")
     @pytest.mark.parametrize("size", [(1280, 800), (390, 844)], ids=str)
     def test_the_button_keeps_a_frame_by_keyboard_alone(
         self, serving: Serving, browser: Any, size: tuple[int, int], tmp_path: Path

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from edgecls import plugins
 from edgecls.errors import UsageError
+from edgecls.runtime.explanation import Explainer
 from edgecls.streaming.config import SinkConfig
 from edgecls.streaming.sinks.base import Sink
 from edgecls.streaming.sinks.files import EventSink, LogSink, VideoSink
@@ -16,9 +17,17 @@ from edgecls.streaming.sources import Source
 from edgecls.web.server import read_token
 
 
-def make_sinks(config: SinkConfig, sources: Sequence[Source], keep: KeepSink | None = None) -> list[Sink]:
+def make_sinks(
+    config: SinkConfig,
+    sources: Sequence[Source],
+    keep: KeepSink | None = None,
+    explain: Callable[[], Explainer] | None = None,
+) -> list[Sink]:
     """The sinks of a configuration, not begun yet, and the one that keeps frames for a human's look, which the page can
-    hand frames to. Raises `UsageError` and `MissingExtraError`.
+    hand frames to.
+
+    `explain` opens the model once more where the page can show what it looks at. Raises `UsageError` and
+    `MissingExtraError`.
     """
     config.check()
     sinks: list[Sink] = [keep] if keep else []
@@ -35,7 +44,7 @@ def make_sinks(config: SinkConfig, sources: Sequence[Source], keep: KeepSink | N
         sinks.append(WebhookSink(config.webhook))
     if config.web is not None:
         token = read_token(config.web_token_file) if config.web_token_file else config.web_token
-        sinks.append(WebSink(config.web, token, keep=keep))
+        sinks.append(WebSink(config.web, token, keep=keep, explain=explain))
     return [*sinks, *map(from_other_package, config.others)]
 
 

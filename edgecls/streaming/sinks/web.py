@@ -6,9 +6,10 @@ import secrets
 import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgecls.errors import OutputError
+from edgecls.runtime.explanation import Explainer
 from edgecls.streaming.decision import Decision, DriftChange, Event, Health
 from edgecls.streaming.frames import Frame
 from edgecls.streaming.sinks.base import Sink
@@ -17,21 +18,39 @@ from edgecls.web.limits import LIMITS, Limits
 from edgecls.web.pictures import Newest
 from edgecls.web.server import Server
 
+if TYPE_CHECKING:
+    from numpy import uint8
+    from numpy.typing import NDArray
+
 LATEST_EVENTS = 50
 MOST_HELD = 16
 """Pictures that viewers have called wrong and not yet said more of."""
 
 
 class WebSink(Sink):
-    """Serves the stream's page; see `Server` for the address, the token and who may come in."""
+    """Serves the stream's page; see `Server` for the address, the token and who may come in.
+
+    `explain` opens the model once more, for pictures of what it looks at, when somebody first asks for one.
+    """
 
     name = "web"
 
-    def __init__(self, address: str, token: str | None = None, limits: Limits = LIMITS, keep: KeepSink | None = None):
+    def __init__(
+        self,
+        address: str,
+        token: str | None = None,
+        limits: Limits = LIMITS,
+        keep: KeepSink | None = None,
+        explain: Callable[[], Explainer] | None = None,
+    ):
         self.server = Server(address, token, limits, packages=("prometheus_client",))
         self._pictures: defaultdict[str, Newest] = defaultdict(Newest)
         self._events: OrderedDict[str, Event] = OrderedDict()
         self._events_lock = threading.Lock()
+        self._explained: defaultdict[str, Newest] = defaultdict(Newest)
+        self._open_explainer = explain
+        self._explainer: Explainer | None = None
+        self._opening = threading.Lock()
         self._keep = keep
         self._latest: dict[str, tuple[Frame, Decision]] = {}
         self._held: OrderedDict[str, Held] = OrderedDict()
@@ -53,6 +72,8 @@ class WebSink(Sink):
     def write(self, frame: Frame, decision: Decision) -> None:
         """See `Sink.write`."""
         self._pictures[decision.camera].put(frame.index, lambda: frame.image)
+        if self.explains:
+            self._explained[decision.camera].put(frame.index, lambda: self._what_it_looks_at(frame))
         self._latest[decision.camera] = (frame, decision)
 
     def event(self, event: Event) -> None:
@@ -117,10 +138,23 @@ class WebSink(Sink):
         with self._events_lock:
             return [event.to_json() for event in reversed(self._events.values())]
 
-    def picture(self, camera: str, after: int) -> tuple[int, bytes] | None:
+    @property
+    def explains(self) -> bool:
+        """See `page.Feed.explains`."""
+        return self._open_explainer is not None
+
+    def picture(self, camera: str, after: int, explained: bool = False) -> tuple[int, bytes] | None:
         """See `page.Feed.picture`."""
-        newest = self._pictures.get(camera)
+        newest = (self._explained if explained else self._pictures).get(camera)
         return newest.jpeg(after) if newest else None
+
+    def _what_it_looks_at(self, frame: Frame) -> NDArray[uint8]:
+        """The frame below the heat of its best class; on the thread of a browser that wants to see it."""
+        with self._opening:
+            if self._explainer is None and self._open_explainer:
+                self._explainer = self._open_explainer()
+        image = frame.image
+        return self._explainer.explain(image).over(image) if self._explainer else image
 
     def begin_shutdown(self) -> None:
         """See `Sink.begin_shutdown`: browsers' endless answers end."""
@@ -129,6 +163,8 @@ class WebSink(Sink):
     def close(self) -> None:
         """Stop serving."""
         self.server.close()
+        if self._explainer is not None:
+            self._explainer.close()
 
 
 def _nothing() -> Health:
