@@ -264,7 +264,7 @@ def test_stopped_it_leaves_nothing_behind(
     rows = ["path,label"]
     many = tmp_path / "many"
     many.mkdir()
-    for copy in range(400):
+    for copy in range(120):
         for path in sorted(dim_photos.rglob("*.png"))[:50]:
             place = many / f"{copy}-{path.name}"
             place.write_bytes(path.read_bytes() + copy.to_bytes(2, "big"))
@@ -272,17 +272,11 @@ def test_stopped_it_leaves_nothing_behind(
     (many / "data.csv").write_text("\n".join(rows))
     command = [sys.executable, "-m", "edgecls", "adapt", str(bundles["fp32"].path), "--data", str(many)]
     process = subprocess.Popen([*command, "--out", str(tmp_path / "out")])
-    status = Path(f"/proc/{process.pid}/status")
-    while not _catches(status.read_text(), signal.SIGTERM):  # until then it has not begun
-        time.sleep(0.05)
+    while "onnxruntime" not in Path(f"/proc/{process.pid}/maps").read_text():  # until then it has not begun
+        time.sleep(0.02)
     process.send_signal(number)
     assert process.wait(60) == 128 + number
     assert not list(tmp_path.glob("*out*"))
-
-
-def _catches(status: str, number: int) -> bool:
-    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
-    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
 
 
 def test_the_command_prints_the_verdict(
