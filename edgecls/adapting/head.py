@@ -70,7 +70,7 @@ def fit_head(
     wanted[np.arange(count), labels] += 1 - SMOOTHING
     held = np.full((classes, 1), pull / count)
     if free is not None:
-        held[free] /= 10
+        held[free] /= 100
 
     def loss_and_slope(flat: NDArray[float64]) -> tuple[float, NDArray[float64]]:
         weights = flat.reshape(classes, width + 1)
