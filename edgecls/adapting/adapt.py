@@ -294,7 +294,7 @@ def _remembering(memory: Memory, images: _NewImages) -> Memory:
     ) -> tuple[NDArray[float32], NDArray[int64]]:
         embeddings = np.concatenate([old, images.embeddings[chosen]])
         labels = np.concatenate([old_labels, images.labels[chosen]])
-        kept = evenly(labels, np.arange(len(labels)), MAX_IMAGES)
+        kept = evenly(labels, np.arange(len(labels)), 2 * MAX_IMAGES)
         return embeddings[kept], labels[kept]
 
     return Memory(

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 SMOOTHING = 0.1
 """Share of each label spread over all classes, as in training: what keeps confidences what they were."""
-PULL = 0.0001
-"""How strongly a layer is held where it was, against the mean loss of an image."""
+PULL = 0.3
+"""How strongly a layer is held where it was, against the sum of all images' losses: fewer images move it less."""
 NEW_SHARE = 0.25
 """Of what is learned from, at least of the new images: they are few, and they are what it is for."""
 STEPS = 300
@@ -68,9 +68,9 @@ def fit_head(
     shares = np.full(count, 1 / count) if importance is None else importance / importance.sum()
     wanted = np.full((count, classes), SMOOTHING / classes)
     wanted[np.arange(count), labels] += 1 - SMOOTHING
-    held = np.full((classes, 1), pull)
+    held = np.full((classes, 1), pull / count)
     if free is not None:
-        held[free] = pull / 10
+        held[free] /= 100
 
     def loss_and_slope(flat: NDArray[float64]) -> tuple[float, NDArray[float64]]:
         weights = flat.reshape(classes, width + 1)

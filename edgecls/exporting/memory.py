@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import random
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from edgecls.adapting.head import Head
 from edgecls.adapting.memory import MAX_IMAGES, Memory
 from edgecls.concurrency import chunked
 from edgecls.data.dataset import balanced, open_recorded
+from edgecls.data.splits import Sample
 from edgecls.errors import DataError
 from edgecls.evaluation.inference import labels_of, prepared
 from edgecls.runtime.pipeline import BATCH
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TARGET = "onnx"
+LEAST_OF_A_CLASS = 5
 AGREEING = 0.9
 """Share of the images on which the run's last layer must answer as the bundle does; int8 changes some."""
 
@@ -35,7 +38,7 @@ def remember(run: Artifact, bundle: Artifact, folder: Path) -> None:
         return
     try:
         dataset = open_recorded(run.path)
-        parts = {name: balanced(dataset.splits[name], MAX_IMAGES, dataset.seed) for name in ("train", "test")}
+        parts = {name: _drawn(dataset.splits[name], dataset.seed) for name in ("train", "test")}
         embeddings: dict[str, NDArray[float32]] = {}
         for name, samples in parts.items():
             scores, embeddings[name] = _asked(bundle, prepared(dataset.source, samples, run.card.preprocess))
@@ -48,6 +51,14 @@ def remember(run: Artifact, bundle: Artifact, folder: Path) -> None:
     Memory(head, embeddings["train"], labels_of(parts["train"]), embeddings["test"], labels_of(parts["test"])).write(
         folder
     )
+
+
+def _drawn(samples: Sequence[Sample], seed: int) -> list[Sample]:
+    """Some of the samples: each class with its share of them, for that is what the run learned, and some of each."""
+    some = balanced(samples, LEAST_OF_A_CLASS * len({sample.label for sample in samples}), seed)[:MAX_IMAGES]
+    rest = [sample for sample in samples if sample not in set(some)]
+    random.Random(seed).shuffle(rest)
+    return some + rest[: MAX_IMAGES - len(some)]
 
 
 def _asked(bundle: Artifact, images: Iterable[NDArray[uint8]]) -> tuple[NDArray[float32], NDArray[float32]]:
