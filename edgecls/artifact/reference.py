@@ -214,8 +214,8 @@ class Reference:
 
     def ranks(self, logits: Floats, embedding: Floats | None) -> tuple[float, float]:
         """Where an image with logits (C,) and an embedding (D,) stands among reference images of the same answer, from
-        0 to 1: by distance, or energy, and by lack of confidence. Uniform where nothing has changed, however often which
-        class occurs.
+        0 to 1: by distance, or energy, and by lack of confidence. Uniform where nothing has changed, however often
+        which class occurs.
         """
         import numpy as np
 

@@ -123,8 +123,8 @@ class StateChange:
 @dataclass(frozen=True)
 class DriftChange:
     """A camera whose pictures begin to move away from those that the model knows, do so in another way, or come
-    back (then there are no `signs`), at an ISO time in UTC and a frame's number. `strangest` are the numbers of recent frames
-    that show it most, strangest first, each with a small JPEG.
+    back (then there are no `signs`), at an ISO time in UTC and a frame's number. `strangest` are the numbers of recent
+    frames that show it most, strangest first, each with a small JPEG.
     """
 
     camera: str

@@ -42,7 +42,8 @@ class MqttSink(Sink):
     """Events and states to an MQTT broker, at least once (QoS 1).
 
     Topics: `PREFIX/CAMERA/event`, `PREFIX/CAMERA/state` and `PREFIX/CAMERA/drift` (which the broker keeps) and
-    `PREFIX/status`: "online" and, by the connection's last will, "offline". A broker that is away is waited for; what happens meanwhile is sent later.
+    `PREFIX/status`: "online" and, by the connection's last will, "offline". A broker that is away is waited for; what
+    happens meanwhile is sent later.
     """
 
     name = "mqtt"
