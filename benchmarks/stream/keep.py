@@ -3,7 +3,7 @@
     python benchmarks/stream/keep.py BUNDLE VIDEO [--pairs N] [--seconds N]
 
 In turn, each time anew: the stream without a look at drift (`--no-drift`), with drift, with drift and
-`--unknown`, and with all reasons to keep frames into a pool besides. The video plays as a live camera. Prints each one's
+`--unknown`, and with all reasons to keep frames into a pool besides. The video plays as a camera. Prints each one's
 p50 against the first one's of its round: the median of the ratios and their range. Needs an idle machine.
 """
 
