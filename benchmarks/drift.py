@@ -109,7 +109,7 @@ def main() -> None:
     watch = Watch(reference, len(artifact.card.classes))
     rows = [*unchanged(watch, plain, labels, given), *noticed(watch, plain, changed, given)]
     if given.json:
-        given.json.write_text(json.dumps({"processor": machine.this_machine().cpu, "rows": rows}, indent=1) + "\n")
+        given.json.write_text(json.dumps({**environment(), "rows": rows}, indent=1) + "\n")
 
 
 class Watch:
@@ -206,6 +206,13 @@ def poisson_limit(count: int) -> float:
         tail = sum(exp(-middle) * middle**each / factorial(each) for each in range(count + 1))
         low, high = (middle, high) if tail > 0.05 else (low, middle)
     return high
+
+
+def environment() -> dict[str, Any]:
+    """What was measured on, and with what."""
+    from edgecls.runtime import machine
+
+    return {"machine": machine.this_machine().to_json(), "versions": machine.versions()}
 
 
 if __name__ == "__main__":

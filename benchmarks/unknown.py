@@ -116,7 +116,7 @@ def main() -> None:
     print(machine.this_machine().cpu)
     rows = [row for pair in given.pairs for row in measured(*map(Path, pair.split("=", 1)), given.images)]
     if given.json:
-        record = {"processor": machine.this_machine().cpu, "false_refusals": FALSE_REFUSALS, "rows": rows}
+        record = {**environment(), "false_refusals": FALSE_REFUSALS, "rows": rows}
         given.json.write_text(json.dumps(record, indent=1) + "\n")
 
 
@@ -175,6 +175,13 @@ def auroc(known: Scores, other: Scores) -> float:
 
 def _directions(points: Scores) -> Scores:
     return points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-9)
+
+
+def environment() -> dict[str, Any]:
+    """What was measured on, and with what."""
+    from edgecls.runtime import machine
+
+    return {"machine": machine.this_machine().to_json(), "versions": machine.versions()}
 
 
 if __name__ == "__main__":

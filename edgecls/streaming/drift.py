@@ -27,7 +27,7 @@ BLOCK_S = 10.0
 BLOCKS = 30
 """Blocks with frames that are looked at together: five minutes, where something happens all the time."""
 FEWEST_BLOCKS, FEWEST_FRAMES = 12, 40
-MEAN_RANK, SHARE_UNKNOWN = 0.7, 0.2
+MEAN_RANK, SHARE_UNKNOWN = 0.75, 0.2
 """From where on a mean rank (0.5 is usual), and a share of unknown frames, matter."""
 LETS_GO = 0.8
 """What is left of the excess over the usual ends a drift."""

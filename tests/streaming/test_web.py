@@ -351,11 +351,11 @@ class TestWrong:
         assert code == 200
         assert self.post(serving, f"api/held/{name}", {"label": "no class"})[0] == 400
         assert self.post(serving, f"api/held/{name}", {})[0] == 400
-        assert self.post(serving, f"api/held/{name}", {"label": "7"})[0] == 200
+        assert self.post(serving, f"api/held/{name}", {"label": "seven"})[0] == 200
         [row] = self.rows(tmp_path)
-        assert (row["label"], row["reasons"], row["camera"]) == ("7", ["wrong"], "demo")
+        assert (row["label"], row["reasons"], row["camera"]) == ("seven", ["wrong"], "demo")
         assert (tmp_path / "pool" / row["path"]).read_bytes() == held
-        assert self.post(serving, f"api/held/{name}", {"label": "7"})[0] == 404  # nothing is doubled
+        assert self.post(serving, f"api/held/{name}", {"label": "seven"})[0] == 404  # nothing is doubled
         assert len(self.rows(tmp_path)) == 1
 
     def test_it_can_show_none_of_the_classes(self, serving: Serving, tmp_path: Path):
@@ -366,7 +366,7 @@ class TestWrong:
     def test_other_sites_and_strange_requests_are_refused(self, serving: Serving, tmp_path: Path):
         assert self.post(serving, "api/wrong/0", Origin="http://evil.example")[0] == 403
         assert self.post(serving, "api/wrong/9")[0] == 404
-        assert self.post(serving, "api/held/none", {"label": "7"})[0] == 404
+        assert self.post(serving, "api/held/none", {"label": "seven"})[0] == 404
         assert serving.get("api/wrong/0")[0] == 405
         assert self.rows(tmp_path) == []
 
@@ -399,10 +399,10 @@ class TestWrong:
         until(lambda: browser.execute_script("return document.getElementById('held').naturalWidth") > 0)
         browser.save_screenshot(str(tmp_path / "wrong.png"))
         choice = browser.switch_to.active_element
-        while choice.text != "7":
+        while choice.text != "seven":
             choice.send_keys(Keys.TAB)
             choice = browser.switch_to.active_element
         choice.send_keys(Keys.ENTER)
         until(lambda: len(self.rows(tmp_path)) == 1)
         until(lambda: not browser.find_element("id", "wrong").is_displayed())
-        assert self.rows(tmp_path)[0]["label"] == "7"
+        assert self.rows(tmp_path)[0]["label"] == "seven"

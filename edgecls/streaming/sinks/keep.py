@@ -94,7 +94,7 @@ class KeepSink(Sink):
         self._per_hour, self._model, self._reference = config.keep_per_hour, model, reference
         self._budgets: dict[tuple[str, str, int], _Budget] = {}
         self._memories: defaultdict[str, _Memory] = defaultdict(_Memory)
-        self._sampled: set[tuple[str, int]] = set()
+        self._sampled: deque[tuple[str, float]] = deque(maxlen=8 * self.queue)  # with who is not handed over any more
         self._random = random.Random()
         self._paused_ns: int | None = None
 
@@ -107,7 +107,7 @@ class KeepSink(Sink):
         if self._paused_ns is not None and milliseconds_since(self._paused_ns) < PAUSE_S * 1000:
             return False
         if self._sample and self._random.random() < self._sample:
-            self._sampled.add((decision.camera, decision.captured))
+            self._sampled.append((decision.camera, decision.pts_s))
             return True
         if not self._asked_for(decision):
             return False
@@ -120,8 +120,7 @@ class KeepSink(Sink):
     def write(self, frame: Frame, decision: Decision) -> None:
         """See `Sink.write`."""
         reasons = self._asked_for(decision)
-        if (decision.camera, decision.captured) in self._sampled:
-            self._sampled.clear()  # of those before it nothing will come any more
+        if (decision.camera, decision.pts_s) in list(self._sampled):
             reasons.append("sample")
         elif not self._may_keep(frame, decision, reasons):
             return
