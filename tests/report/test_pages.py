@@ -140,7 +140,7 @@ def test_a_name_never_becomes_an_element_or_an_attribute(write: Callable[[str, P
 def test_no_template_turns_escaping_off():
     environment = page.environment()
     assert environment.autoescape is True
-    assert len(environment.list_templates()) == 7
+    assert len(environment.list_templates()) == 8
     for name in environment.list_templates():
         tree = environment.parse(environment.loader.get_source(environment, name)[0])
         assert not list(tree.find_all((nodes.EvalContextModifier, nodes.MarkSafe, nodes.MarkSafeIfAutoescape))), name

@@ -12,9 +12,10 @@ from edgecls.data.dataset import open_dataset
 from edgecls.data.exchange import LabelExportConfig, LabelImportConfig, export_labels, import_labels
 from edgecls.data.formats.base import is_line
 from edgecls.data.formats.registry import FORMATS, recognised
-from edgecls.data.layout import index_dataset, rows
+from edgecls.data.layout import index_dataset
 from edgecls.errors import DataError
 from edgecls.files import sha256
+from edgecls.rows import read_rows
 
 OUT = {"csv": "x.csv", "jsonl": "x.jsonl", "label-studio": "x.json", "coco": "x.json", "cvat": "x.xml"}
 
@@ -23,7 +24,7 @@ def content(manifest: Path) -> Counter[tuple[str, ...]]:
     """What each line says, with the image itself in place of its name."""
     return Counter(
         (sha256(manifest.parent / row["path"]), row["label"], row.get("split", ""), row.get("camera", ""))
-        for _, row in rows(manifest)
+        for _, row in read_rows(manifest)
     )
 
 
@@ -50,7 +51,7 @@ def test_without_splits_none_are_made_up(photos: Path, tmp_path: Path, name: str
     exported = export_labels(LabelExportConfig(data=photos, format=name, out=tmp_path / "out" / OUT.get(name, "x")))
     images = None if FORMATS[name].is_folder else photos
     import_labels(LabelImportConfig(labels=exported.out, images=images, out=tmp_path / "back.csv"))
-    assert {row.get("split") for _, row in rows(tmp_path / "back.csv")} == {None}
+    assert {row.get("split") for _, row in read_rows(tmp_path / "back.csv")} == {None}
     assert len(open_dataset(str(tmp_path / "back.csv"), 0).splits["train"]) == 16
 
 

@@ -14,8 +14,8 @@ from typer.testing import Result
 
 from edgecls.data.exchange import LabelExportConfig, LabelImportConfig, export_labels, import_labels
 from edgecls.data.formats.registry import FORMATS
-from edgecls.data.layout import rows
 from edgecls.errors import DataError, EdgeclsError, OutputError, UsageError
+from edgecls.rows import read_rows
 
 
 def task(image: str, *choices: str, **more: Any) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def imported(photos: Path, content: Any, name: str = "x.json", **config: Any) ->
     out = photos.parent / "out.csv"
     out.unlink(missing_ok=True)
     done = import_labels(LabelImportConfig(labels=file, images=photos, out=out, **config))
-    return {row["path"]: row["label"] for _, row in rows(out)}, list(done.remarks)
+    return {row["path"]: row["label"] for _, row in read_rows(out)}, list(done.remarks)
 
 
 class TestCounted:
@@ -104,7 +104,7 @@ class TestLabelStudio:
         found, remarks = imported(photos, short)
         assert found == {"photos/dark/00.jpg": "night"}
         assert any("several labels" in line for line in remarks)
-        assert next(rows(photos.parent / "out.csv"))[1]["camera"] == "left"
+        assert next(read_rows(photos.parent / "out.csv"))[1]["camera"] == "left"
         table = 'annotator,choice,id,image\n3,night,1,dark/00.jpg\n3,"{""choices"":[""a"",""b""]}",2,dark/01.jpg\n'
         found, again = imported(photos, table, "x.csv")
         assert found == {"photos/dark/00.jpg": "night"}
@@ -121,7 +121,7 @@ class TestOtherTools:
         found, remarks = imported(photos, record, "instances_val2017.json")
         assert found == {"photos/dark/00.jpg": "night"}
         assert remarks[0] == "2 annotations have boxes or outlines; only their categories are read"
-        assert next(rows(photos.parent / "out.csv"))[1]["split"] == "val"
+        assert next(read_rows(photos.parent / "out.csv"))[1]["split"] == "val"
 
     def test_fiftyone_takes_names_numbers_objects_lists_and_none(self, photos: Path):
         labels = {
@@ -130,7 +130,7 @@ class TestOtherTools:
         }  # fmt: skip
         found, _ = imported(photos, {"classes": ["day", "night"], "labels": labels}, "labels.json")
         assert list(found.values()) == ["night", "rain", "day"]
-        assert [row.get("camera") for _, row in rows(photos.parent / "out.csv")] == [None, None, "left"]
+        assert [row.get("camera") for _, row in read_rows(photos.parent / "out.csv")] == [None, None, "left"]
 
     def test_fiftyone_may_keep_its_images_elsewhere(self, photos: Path):
         (photos.parent / "data.json").write_text(json.dumps({"u1": str(photos / "dark/00.jpg")}))
@@ -145,7 +145,7 @@ class TestOtherTools:
         found, remarks = imported(photos, text, "x.xml")
         assert found == {"photos/dark/00.jpg": "night"}
         assert remarks[0] == "1 shapes are not read: tags are labels of whole images"
-        assert next(rows(photos.parent / "out.csv"))[1] | {"path": ""} == {
+        assert next(read_rows(photos.parent / "out.csv"))[1] | {"path": ""} == {
             "path": "", "label": "night", "split": "val", "camera": "left"
         }  # fmt: skip
 
@@ -181,7 +181,7 @@ class TestOtherTools:
         ("x.xml", '<annotations><track id="0"/></annotations>', "CVAT for images 1.1"),
         ("x.xml", '<!DOCTYPE a [<!ENTITY e "x">]><annotations>&e;</annotations>', "declares a document type"),
         ("x.xml", '<!DOCTYPE a SYSTEM "file:///etc/passwd"><annotations/>', "declares a document type"),
-        ("x.csv", "path,label\n" + "a" * 200_000 + ",b\n", "after line 1: no CSV: field larger than field limit"),
+        ("x.csv", "path,label\n" + "a" * 200_000 + ",b\n", "line 1 is not CSV: field larger than field limit"),
         ("x.csv", "a,b\n1,2\n", "line 2: no path"),
         ("x.jsonl", "[]\n", "line 1 is not a JSON object"),
         ("x.psd", "", "is of none of the formats"),
