@@ -181,7 +181,7 @@ class TestOtherTools:
         ("x.xml", '<annotations><track id="0"/></annotations>', "CVAT for images 1.1"),
         ("x.xml", '<!DOCTYPE a [<!ENTITY e "x">]><annotations>&e;</annotations>', "declares a document type"),
         ("x.xml", '<!DOCTYPE a SYSTEM "file:///etc/passwd"><annotations/>', "declares a document type"),
-        ("x.csv", "path,label\n" + "a" * 200_000 + ",b\n", "line 1 is not CSV: field larger than field limit"),
+        ("x.csv", "path,label\n" + "a" * 200_000 + ",b\n", "line 2 is not CSV: field larger than field limit"),
         ("x.csv", "a,b\n1,2\n", "line 2: no path"),
         ("x.jsonl", "[]\n", "line 1 is not a JSON object"),
         ("x.psd", "", "is of none of the formats"),
