@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
 from edgecls.reviewing.items import Item
 from edgecls.reviewing.learning import LEARNED_FROM, Learned, compressed, densities, uncertainty
+from edgecls.reviewing.looks import Look
 
 if TYPE_CHECKING:
     from numpy import bool_, float32
@@ -91,19 +93,25 @@ class Alike:
 
         return np.array([of(each.probabilities) for each in self._items], np.float32)
 
-    def see(self, positions: Sequence[int], embeddings: NDArray[float32]) -> None:
-        """Know what pictures look like, (N, D): from now on they can be shown. All that are known come at once."""
+    def see(self, positions: Sequence[int], looks: Sequence[Look], lock: AbstractContextManager[object]) -> None:
+        """Know what pictures look like: from now on they can be shown. All that are known come at once; `lock` is held
+        only while they take the place of those that were known before.
+        """
         import numpy as np
 
-        points = compressed(embeddings)
+        points = compressed(np.stack([look.point for look in looks]))
         known, density = np.zeros(len(self._items), bool), np.zeros(len(self._items), np.float32)
         all_points = np.zeros((len(self._items), points.shape[1]), np.float32)
         known[list(positions)], all_points[list(positions)] = True, points
         density[list(positions)] = densities(points)
-        self._points, self._density, self._known = all_points, density, known
-        self._nearest = np.full(len(self._items), -1.0, np.float32)
-        self._come_near([at for at in self._labels if known[at]])
-        self._stale = bool(self._labels)
+        with lock:
+            for at, look in zip(positions, looks, strict=True):
+                if look.guess:
+                    self._guesses[at], self._unsure[at] = look.guess, look.unsure
+            self._points, self._density, self._known = all_points, density, known
+            self._nearest = np.full(len(self._items), -1.0, np.float32)
+            self._come_near([at for at in self._labels if known[at]])
+            self._stale = bool(self._labels)
 
     def _come_near(self, positions: Sequence[int]) -> None:
         import numpy as np
@@ -164,8 +172,3 @@ class Alike:
         best = np.argpartition(similar, -min(size, len(similar)))[-size:]
         best = best[np.argsort(similar[best], kind="stable")[::-1]]
         return [at for at in best.tolist() if similar[at] >= ALIKE]
-
-
-def labels_by_position(items: Iterable[str], labels: Mapping[str, str], position_of: Mapping[str, int]) -> dict[int, str]:
-    """Labels of those pictures that are still there, by position."""
-    return {position_of[item]: labels.get(item, "") for item in items if item in position_of}

@@ -1,6 +1,6 @@
 """What was decided of each picture: the replay of a log.
 
-Events and what they bring, besides who and when: `decide` (`verdict`, `label`, `items`), `undo` (`of`, the number of
+Events and what they bring, besides who and when: `decide` (`verdict`, `label`, `items`, and `rows` of labelled images), `undo` (`of`, the number of
 what is taken back), `class` (`label`), `rename` (`old`, `new`; into a class that is there, both become one), `renamed`
 (`of`: it is done in the folder of labelled images), and `placed` (`paths` by item: where that folder has them now, null
 where it does not; `versions` by item: the decision for which this was done).
@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from edgecls.collecting.table import Row
 from edgecls.reviewing.log import Event
 
 Kind = Literal["label", "reject", "unknown"]
@@ -41,6 +42,8 @@ class Decisions:
         """Where the folder of labelled images has a picture as far as it is known; see `unplaced`."""
         self.unplaced: dict[str, None] = {}
         """Pictures whose last decision is not done in the folder yet, in order."""
+        self.rows: dict[str, Row] = {}
+        """Labelled images on which something was decided: their rows before that."""
         self.renames: dict[int, Event] = {}
         """What is to be renamed in the folder yet."""
         self.classes: list[str] = []
@@ -84,6 +87,7 @@ class Decisions:
     def _decide(self, event: Event) -> list[str]:
         verdict = Verdict(event["verdict"], event.get("label") or "", event["who"], event["n"])
         self._made[event["n"]] = event
+        self.rows.update({item: Row(**values) for item, values in event.get("rows", {}).items()})
         for item in event["items"]:
             self._history.setdefault(item, []).append(verdict)
             self._changed(item, event["n"])
@@ -113,6 +117,7 @@ class Decisions:
         names = [new if label == old else label for label in self.classes]
         self.classes = list(dict.fromkeys(names if new in names else [*names, new]))
         self.renames[event["n"]] = event
+        self.rows |= {item: replace(row, label=new) for item, row in self.rows.items() if row.label == old}
         changed = []
         for item, history in self._history.items():
             if any(verdict.label == old for verdict in history):

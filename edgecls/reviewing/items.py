@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,8 +23,8 @@ SERIES = "%Y-%m-%d %H:%M"
 class Item:
     """A picture to look at. `path` is below the folder, with /, and is what it is called.
 
-    `label` is what it is said to show already, `suggested` what it may show, `reason` why it is here, and `probabilities` are those of
-    the best classes. `first` are looked at before all others, the highest first.
+    `label` is what it is said to show already, `suggested` what it may show, `reason` why it is here, and
+    `probabilities` are those of the best classes. Those with the highest `first` are looked at before all others.
     """
 
     path: str
@@ -37,6 +37,8 @@ class Item:
     first: float = 0.0
     other: str = ""
     """Another picture to show beside it, also a path below the folder."""
+    row: Row | None = field(default=None, compare=False)
+    """Of a labelled image: its row as it was found."""
 
     @property
     def group(self) -> str | None:
@@ -77,7 +79,6 @@ def _item(path: str, row: Mapping[str, Any]) -> Item:
     scores = row.get("scores")
     return Item(
         path,
-        label="",
         suggested=str(label or best or ""),
         reason=", ".join(reasons),
         source=str(row.get("camera") or ""),
@@ -109,5 +110,6 @@ def is_below(path: str) -> bool:
 
 def doubted(rows: Iterable[Row], suspects: Sequence[Item]) -> list[Item]:
     """Those suspects that the list of labelled images still has with the label that is doubted, ranked as given."""
-    labels = {row.path: row.label for row in rows}
-    return [each for each in suspects if labels.get(each.path) == each.label]
+    known = {row.path: row for row in rows}
+    found = (replace(each, row=known.get(each.path)) for each in suspects)
+    return [each for each in found if each.row is not None and each.row.label == each.label]
