@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edgecls.reviewing.items import Item
-from edgecls.reviewing.learning import LEARNED_FROM, Learned, compressed, densities, uncertainty
+from edgecls.reviewing.learning import LEARNED_FROM, Learned, compressed, gains, uncertainty
 from edgecls.reviewing.looks import Look
 
 if TYPE_CHECKING:
-    from numpy import bool_, float32
+    from numpy import bool_, float32, int64
     from numpy.typing import NDArray
 
 ALIKE = 0.35
 """Cosine of two points, of principal components, from which on pictures are shown together."""
+UNSURE = 0.5
+"""Pictures that the classifier is surer of stand together with any that are taken for the same class."""
+SAMPLE = 1500
+SURE = 1e-3
+"""What a picture counts of which the classifier is sure."""
+FARTHEST = -1.0
 LABELLED_AT_LEAST = 8
 """Labelled pictures from which on what is learned from them counts more than what the model said."""
 
@@ -26,8 +32,8 @@ class Choice(Protocol):
     def next(self, free: NDArray[bool_], size: int) -> list[int]:
         """At most `size` pictures of those that are free (N,); none where there is nothing to show (yet)."""
 
-    def decided(self, labels: Mapping[int, str]) -> None:
-        """Hear the labels of pictures by position, "" for those that have none any more."""
+    def decided(self, labels: Mapping[int, str | None]) -> None:
+        """Hear the labels of pictures by position: "" for those that got none, None where that is taken back."""
 
     def learn(self) -> None:
         """Take in what was heard since the last time. May take a while; others go on meanwhile."""
@@ -50,7 +56,7 @@ class Ranked:
         left = np.flatnonzero(free).tolist()
         return [each for each in left if self._kinds[each] == self._kinds[left[0]]][:size]
 
-    def decided(self, labels: Mapping[int, str]) -> None:
+    def decided(self, labels: Mapping[int, str | None]) -> None:
         """See `Choice`."""
 
     def learn(self) -> None:
@@ -64,8 +70,9 @@ class Ranked:
 class Alike:
     """Around the most useful picture those that look most like it and may show the same.
 
-    Most useful is what a classifier of the labelled pictures is unsure of, what many others look like, and what no
-    labelled one looks like. Whoever shares it between threads locks around all but `learn`.
+    Most useful is what brings most of the others that a classifier of the labelled pictures is unsure of nearest to a
+    labelled one: it is unlike what is labelled, and like many that are not. In a comparison on three data sets this
+    took fewest labels; see benchmarks/loop/review.py. Whoever shares it between threads locks around all but `learn`.
     """
 
     def __init__(self, items: Sequence[Item]):
@@ -75,12 +82,11 @@ class Alike:
         self._items = items
         self._known = np.zeros(count, bool)
         self._points = np.zeros((count, 1), np.float32)
-        self._density = np.zeros(count, np.float32)
-        self._nearest = np.full(count, -1.0, np.float32)
+        self._nearest = np.full(count, FARTHEST, np.float32)
         """Similarity to the labelled picture that is most alike."""
         self._labels: dict[int, str] = {}
         self._stale = False
-        self._guesses: list[str] = [each.suggested for each in items]
+        self._guesses: NDArray[Any] = np.array([each.suggested for each in items], object)
         self._unsure = self._given_uncertainty()
         self._first = np.array([each.first for each in items], np.float32)
 
@@ -100,39 +106,49 @@ class Alike:
         import numpy as np
 
         points = compressed(np.stack([look.point for look in looks]))
-        known, density = np.zeros(len(self._items), bool), np.zeros(len(self._items), np.float32)
+        known = np.zeros(len(self._items), bool)
         all_points = np.zeros((len(self._items), points.shape[1]), np.float32)
         known[list(positions)], all_points[list(positions)] = True, points
-        density[list(positions)] = densities(points)
         with lock:
             for at, look in zip(positions, looks, strict=True):
                 if look.guess:
                     self._guesses[at], self._unsure[at] = look.guess, look.unsure
-            self._points, self._density, self._known = all_points, density, known
-            self._nearest = np.full(len(self._items), -1.0, np.float32)
-            self._come_near([at for at in self._labels if known[at]])
+            self._points, self._known = all_points, known
+            self._nearest = np.full(len(self._items), FARTHEST, np.float32)
+            self._come_near([*self._labels])
             self._stale = bool(self._labels)
 
     def _come_near(self, positions: Sequence[int]) -> None:
+        """Hear of pictures that are decided."""
         import numpy as np
 
-        for start in range(0, len(positions), 256):
-            similar = self._points @ self._points[list(positions[start : start + 256])].T
+        known = [at for at in positions if self._known[at]]
+        for start in range(0, len(known), 256):
+            similar = self._points @ self._points[known[start : start + 256]].T
             self._nearest = np.maximum(self._nearest, similar.max(axis=1))
 
-    def decided(self, labels: Mapping[int, str]) -> None:
+    def decided(self, labels: Mapping[int, str | None]) -> None:
         """See `Choice`."""
-        for position, label in labels.items():
-            self._labels.pop(position, None)
-            if label:
-                self._labels[position] = label
-        self._come_near([at for at, label in labels.items() if label and self._known[at]])
+        import numpy as np
+
+        taken_back = [at for at, label in labels.items() if label is None and self._labels.pop(at, None) is not None]
+        for at, label in labels.items():
+            if label is not None:
+                self._labels.pop(at, None)
+                self._labels[at] = label
+        if taken_back:
+            self._nearest = np.full(len(self._items), FARTHEST, np.float32)
+            self._come_near([*self._labels])
+        else:
+            self._come_near([*labels])
         self._stale = True
 
     def learn(self) -> None:
         """See `Choice`."""
+        import numpy as np
+
         points, known = self._points, self._known
-        latest = [(at, label) for at, label in [*self._labels.items()][-LEARNED_FROM:] if known[at]]
+        latest = [(at, label) for at, label in [*self._labels.items()] if label and known[at]][-LEARNED_FROM:]
         if not self._stale or len(latest) < LABELLED_AT_LEAST:
             return
         self._stale = False
@@ -140,17 +156,12 @@ class Alike:
         learned.fit(points[[at for at, _ in latest]], [label for _, label in latest])
         probabilities = learned.probabilities(points)
         if points is self._points:
-            self._guesses = [learned.classes[best] for best in probabilities.argmax(axis=1).tolist()]
+            self._guesses = np.array(learned.classes, object)[probabilities.argmax(axis=1)]
             self._unsure = uncertainty(probabilities)
 
     def guess(self, position: int) -> str:
         """See `Choice`."""
-        return self._guesses[position]
-
-    def usefulness(self) -> NDArray[float32]:
-        """How useful each picture is to label, (N,)."""
-        result: NDArray[float32] = self._first * 100 + (self._unsure + 1e-3) * (1 - self._nearest) * (1 + self._density)
-        return result
+        return str(self._guesses[position])
 
     def next(self, free: NDArray[bool_], size: int) -> list[int]:
         """See `Choice`."""
@@ -159,16 +170,23 @@ class Alike:
         free = free & self._known
         if not free.any():
             return []
-        seed = int(np.where(free, self.usefulness(), -np.inf).argmax())
+        seed = self._most_useful(np.flatnonzero(free))
         if size == 1:
             return [seed]
         similar = self._points @ self._points[seed]
-        guess = self._guesses[seed]
-        for at in np.argsort(similar)[::-1][: 4 * size].tolist() if guess else []:
-            if self._guesses[at] != guess:
-                similar[at] = -1.0
-        similar[~free] = -np.inf
+        together = (similar >= ALIKE) | (self._unsure < UNSURE)
+        together[seed] = True
+        alike = np.flatnonzero(free & together & (self._guesses == self._guesses[seed]))
         similar[seed] = np.inf
-        best = np.argpartition(similar, -min(size, len(similar)))[-size:]
-        best = best[np.argsort(similar[best], kind="stable")[::-1]]
-        return [at for at in best.tolist() if similar[at] >= ALIKE]
+        return alike[np.argsort(-similar[alike], kind="stable")][:size].tolist()
+
+    def _most_useful(self, free: NDArray[int64]) -> int:
+        """Of some positions the one that is worth most; of many a sample is compared, drawn anew each time."""
+        import numpy as np
+
+        first = self._first[free]
+        if first.max() > 0:
+            return int(free[first.argmax()])
+        if len(free) > SAMPLE:
+            free = np.random.default_rng(len(free)).choice(free, SAMPLE, replace=False)
+        return int(free[gains(self._points[free], self._nearest[free], self._unsure[free] + SURE).argmax()])

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 WIDTH = 64
 """Numbers that are left of an embedding: what a pool varies in most."""
 SAMPLE = 2000
-NEAREST = 10
 STEPS = 150
 LEARNED_FROM = 3000
 """Labelled pictures, the latest, that a fit takes in: it has to keep up with a human."""
@@ -32,17 +31,17 @@ def compressed(embeddings: NDArray[float32], seed: int = 0) -> NDArray[float32]:
     return result
 
 
-def densities(points: NDArray[float32], seed: int = 0) -> NDArray[float32]:
-    """How crowded it is around each point (N,): its mean similarity to the nearest of a sample, from -1 to 1."""
+def gains(points: NDArray[float32], nearest: NDArray[float32], unsure: NDArray[float32]) -> NDArray[float32]:
+    """What each point (N, W) is worth as the next to be labelled: how much nearer all of them come to a labelled one,
+    whose similarities are `nearest` (N,) now, those the most that a classifier is `unsure` of (N,).
+    """
     import numpy as np
 
-    sample = points[np.random.default_rng(seed).permutation(len(points))[:SAMPLE]]
-    nearest = min(NEAREST, len(sample))
-    found = np.empty(len(points), np.float32)
-    for start in range(0, len(points), 4096):
-        similar = points[start : start + 4096] @ sample.T
-        found[start : start + 4096] = np.partition(similar, -nearest, axis=1)[:, -nearest:].mean(axis=1)
-    return found
+    similar = points @ points.T
+    similar -= nearest
+    np.maximum(similar, 0, out=similar)
+    result: NDArray[float32] = similar @ (unsure / len(points))
+    return result
 
 
 class Learned:

@@ -247,11 +247,11 @@ class Queue:
 
     def _tell(self, verdicts: Mapping[str, Verdict | None]) -> None:
         """Let what is chosen next know of decisions."""
-        labels: dict[int, str] = {}
+        labels: dict[int, str | None] = {}
         for path, verdict in verdicts.items():
             if (at := self.position_of.get(path)) is not None:
                 self._free[at] = verdict is None
-                labels[at] = "" if verdict is None else verdict.label
+                labels[at] = None if verdict is None else verdict.label
                 if verdict is not None:
                     self._leases.pop(at, None)
         self._choice.decided(labels)
