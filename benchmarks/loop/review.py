@@ -163,7 +163,9 @@ def chosen_order(features: NDArray[float32], labels: NDArray[int64]) -> list[int
     return order
 
 
-def tested(features: NDArray[float32], labels: NDArray[int64], order: NDArray[int64], test: NDArray[int64]) -> list[float]:
+def tested(
+    features: NDArray[float32], labels: NDArray[int64], order: NDArray[int64], test: NDArray[int64]
+) -> list[float]:
     """Top-1 on the test after every 20 labels."""
     import numpy as np
     from sklearn.linear_model import LogisticRegression

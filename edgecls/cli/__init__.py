@@ -45,7 +45,7 @@ class _Verbs(Mapping[str, Any]):
     """The verbs by their names. Each is imported when it is asked for: who wants one does not wait for the others."""
 
     _NAMES = (
-        "collect", "train", "tune", "shrink", "import", "data", "calibrate", "export", "build", "evaluate", "compare",
+        "collect", "review", "train", "tune", "shrink", "import", "data", "calibrate", "export", "build", "evaluate", "compare",
         "benchmark", "predict", "stream", "cameras", "verify", "info", "doctor", "cache",
     )  # fmt: skip
 

@@ -26,8 +26,8 @@ def compressed(embeddings: NDArray[float32], seed: int = 0) -> NDArray[float32]:
     values, vectors = np.linalg.eigh((sample - centre).T @ (sample - centre))
     axes = vectors[:, np.argsort(values)[::-1][: min(WIDTH, width)]].astype(np.float32)
     points = (embeddings.astype(np.float32, copy=False) - centre) @ axes
-    points /= np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-12)
-    result: NDArray[float32] = points.astype(np.float32, copy=False)
+    lengths = np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-12)
+    result: NDArray[float32] = (points / lengths).astype(np.float32, copy=False)
     return result
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from edgecls.runtime.classifier import Classifier
 
+
 class Look(NamedTuple):
     """What is seen in a picture, (D,), what the model takes it for ("" without one), and how unsure it is, 0 to 1."""
 

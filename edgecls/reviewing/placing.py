@@ -99,9 +99,9 @@ class InPlace:
         return Placed(paths, tuple(gone))
 
     def _found(self, item: str, rows: Mapping[str, Row]) -> Row | None:
-        """The row of an item: where it was seen last, or at its first place, or moved in between, when we were killed."""
+        """The row of an item: where it was last, at its first place, or moved by somebody who was killed then."""
         before = self._before[item]
-        for path in (self._placed.get(item), item):
+        for path in (self._placed.get(item) or item, item):
             if path in rows and _is_same(rows[path], before):
                 return rows[path]
         return next((row for row in rows.values() if row.path != item and _is_same(row, before)), None)

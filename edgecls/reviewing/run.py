@@ -16,7 +16,6 @@ from edgecls.errors import DataError, EdgeclsError, UsageError, first_line
 from edgecls.files import printable
 from edgecls.reviewing.choosing import Alike, Choice, Ranked
 from edgecls.reviewing.config import ReviewConfig
-from edgecls.reviewing.decisions import Decisions
 from edgecls.reviewing.items import Item, doubted, read_pool
 from edgecls.reviewing.log import Log
 from edgecls.reviewing.looks import Look, Looks, Thumbnails
@@ -57,7 +56,12 @@ class Review:
         self._choice: Choice = Ranked(items) if in_place else Alike(items)
         labels = [*config.classes, *self.folder.counts(), *_suggested(items)]
         self.queue = Queue(
-            items, self._log, self._choice, dict.fromkeys(labels), config.group, lambda path: (self.pictures / path).is_file()
+            items,
+            self._log,
+            self._choice,
+            dict.fromkeys(labels),
+            config.group,
+            lambda path: (self.pictures / path).is_file(),
         )
         self.looks = Looks(self.pictures, own, self.thumbnails, model)
         self.known = len(items) if in_place else 0
@@ -72,6 +76,9 @@ class Review:
         if not in_place:
             self._threads.append(threading.Thread(target=self._look, name="edgecls-review-look", daemon=True))
         self.queue.changed = self._wake.set
+
+    def _is_there(self, item: str) -> bool:
+        return (self.pictures / item).is_file()
 
     def start(self) -> None:
         """Begin to look at pictures, and to do what was decided and not done when the last program ended."""
@@ -267,10 +274,3 @@ def pool_name(pool: Path) -> str:
 def _suggested(items: Sequence[Item]) -> list[str]:
     """Classes that pictures may show, as somebody or a model said, by name."""
     return sorted({name for item in items for name in (item.suggested, *item.probabilities) if name})
-
-
-def replayed(events: Path) -> Decisions:
-    """The state that a log leads to. Raises `DataError`."""
-    from edgecls.reviewing.log import read_log
-
-    return Decisions(read_log(events))
