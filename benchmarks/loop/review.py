@@ -11,7 +11,7 @@ another class, the others are marked by their letters and labelled first, class 
 A class beyond the ninth takes a slash, its number, and Enter.
 
 Choice: two thirds of the images are the pool (at most 1,500) and one third the test. One image at a time is labelled,
-as the queue chooses or at random, and every 20 labels a logistic regression (scikit-learn, on embeddings of length 8)
+as the queue chooses, which learns from every 5 labels, or at random. Every 20 labels a logistic regression (scikit-learn, on embeddings of length 8)
 is fitted and tested. For N = 100 to 400: how many labels the queue's choice takes to reach the mean top-1 that random
 choice has at N, as a share of N, interpolated.
 """
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from edgecls.reviewing.queue import Queue
 
 EVERY = 20
+LEARNED_EVERY = 5
 MOST = 400
 POOL = 1500
 REACHED = (100, 200, 300, 400)
@@ -158,7 +159,7 @@ def chosen_order(features: NDArray[float32], labels: NDArray[int64]) -> list[int
             at = queue.position_of[shown.item.path]
             queue.decide("labeller", {shown.item.path: shown.version}, "label", f"class {labels[at]}")
             order.append(at)
-            if len(order) % EVERY == 0:
+            if len(order) % LEARNED_EVERY == 0:
                 queue._choice.learn()
     return order
 

@@ -45,8 +45,8 @@ class _Verbs(Mapping[str, Any]):
     """The verbs by their names. Each is imported when it is asked for: who wants one does not wait for the others."""
 
     _NAMES = (
-        "collect", "review", "train", "tune", "shrink", "import", "data", "calibrate", "export", "build", "evaluate", "compare",
-        "benchmark", "predict", "stream", "cameras", "verify", "info", "doctor", "cache",
+        "collect", "review", "train", "tune", "shrink", "import", "data", "calibrate", "export", "build", "evaluate",
+        "compare", "benchmark", "predict", "stream", "cameras", "verify", "info", "doctor", "cache",
     )  # fmt: skip
 
     def __init__(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 ALIKE = 0.35
 """Cosine of two points, of principal components, from which on pictures are shown together."""
 UNSURE = 0.5
-"""Pictures that the classifier is surer of stand together with any that are taken for the same class."""
+"""Pictures that the classifier is surer of, and that look like a labelled one, stand together with any that are taken
+for the same class."""
 SAMPLE = 1500
 SURE = 1e-3
 """What a picture counts of which the classifier is sure."""
@@ -174,7 +175,7 @@ class Alike:
         if size == 1:
             return [seed]
         similar = self._points @ self._points[seed]
-        together = (similar >= ALIKE) | (self._unsure < UNSURE)
+        together = (similar >= ALIKE) | ((self._unsure < UNSURE) & (self._nearest >= ALIKE))
         together[seed] = True
         alike = np.flatnonzero(free & together & (self._guesses == self._guesses[seed]))
         similar[seed] = np.inf

@@ -1,9 +1,9 @@
 """What was decided of each picture: the replay of a log.
 
-Events and what they bring, besides who and when: `decide` (`verdict`, `label`, `items`, and `rows` of labelled images), `undo` (`of`, the number of
-what is taken back), `class` (`label`), `rename` (`old`, `new`; into a class that is there, both become one), `renamed`
-(`of`: it is done in the folder of labelled images), and `placed` (`paths` by item: where that folder has them now, null
-where it does not; `versions` by item: the decision for which this was done).
+Events and what they bring, besides who and when: `decide` (`verdict`, `label`, `items`, and `rows` of labelled images),
+`undo` (`of`, the number of what is taken back), `class` (`label`), `rename` (`old`, `new`; into a class that is there,
+both become one), `renamed` (`of`: it is done in the folder of labelled images), and `placed` (`paths` by item: where
+that folder has them now, null where it does not; `versions` by item: the decision for which this was done).
 """
 
 from __future__ import annotations

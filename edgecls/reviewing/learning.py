@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from numpy import float32, int64
+    from numpy import float32, floating
     from numpy.typing import NDArray
 
 WIDTH = 64
 """Numbers that are left of an embedding: what a pool varies in most."""
 SAMPLE = 2000
+BLOCK = 4096
 STEPS = 150
 LEARNED_FROM = 3000
 """Labelled pictures, the latest, that a fit takes in: it has to keep up with a human."""
 
 
-def compressed(embeddings: NDArray[float32], seed: int = 0) -> NDArray[float32]:
+def compressed(embeddings: NDArray[floating[Any]], seed: int = 0) -> NDArray[float32]:
     """Embeddings (N, D) as points (N, W) of length 1: the principal components of a sample, centred."""
     import numpy as np
 
@@ -25,10 +26,11 @@ def compressed(embeddings: NDArray[float32], seed: int = 0) -> NDArray[float32]:
     centre = sample.mean(axis=0)
     values, vectors = np.linalg.eigh((sample - centre).T @ (sample - centre))
     axes = vectors[:, np.argsort(values)[::-1][: min(WIDTH, width)]].astype(np.float32)
-    points = (embeddings.astype(np.float32, copy=False) - centre) @ axes
-    lengths = np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-12)
-    result: NDArray[float32] = (points / lengths).astype(np.float32, copy=False)
-    return result
+    points = np.empty((count, axes.shape[1]), np.float32)
+    for start in range(0, count, BLOCK):  # embeddings of 16 bits may be all that fits the memory
+        points[start : start + BLOCK] = (embeddings[start : start + BLOCK].astype(np.float32) - centre) @ axes
+    points /= np.maximum(np.linalg.norm(points, axis=1, keepdims=True), np.float32(1e-12))
+    return points
 
 
 def gains(points: NDArray[float32], nearest: NDArray[float32], unsure: NDArray[float32]) -> NDArray[float32]:
@@ -61,7 +63,7 @@ class Learned:
         import numpy as np
 
         classes = sorted(set(labels))
-        before = {label: row for label, row in zip(self.classes, self._weights, strict=True)}
+        before = dict(zip(self.classes, self._weights, strict=True))
         weights = np.stack([before.get(label, np.zeros(points.shape[1] + 1, np.float32)) for label in classes])
         inputs = np.concatenate([points * self.SCALE, np.ones((len(points), 1), np.float32)], axis=1)
         wanted = np.eye(len(classes), dtype=np.float32)[[classes.index(label) for label in labels]]

@@ -15,7 +15,7 @@ from edgecls.files import make_folder, write_bytes
 from edgecls.imaging.decode import read_image
 
 if TYPE_CHECKING:
-    from numpy import float32, uint8
+    from numpy import float16, float32, uint8
     from numpy.typing import NDArray
 
     from edgecls.runtime.classifier import Classifier
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Look(NamedTuple):
     """What is seen in a picture, (D,), what the model takes it for ("" without one), and how unsure it is, 0 to 1."""
 
-    point: NDArray[float32]
+    point: NDArray[float16] | NDArray[float32]
     guess: str = ""
     unsure: float = 1.0
 
@@ -52,7 +52,7 @@ class Thumbnails:
             return self.put(item, read_image(self._pictures / item))
 
     def put(self, item: str, image: NDArray[uint8]) -> bytes:
-        """Make the small copy of a picture that is decoded already, BGR; returns it. A full disk is nobody's trouble."""
+        """Make the small copy of a picture that is decoded already, BGR; returns it. A full disk troubles nobody."""
         from edgecls.imaging.opencv import cv2
 
         scale = THUMBNAIL_PX / max(image.shape[:2])
@@ -109,7 +109,8 @@ class Looks:
                 try:
                     image = read_image(self._pictures / item)
                     self._thumbnails.put(item, image)
-                    found[item] = self._look(image)
+                    look = self._look(image)
+                    found[item] = look._replace(point=look.point.astype("float16"))
                 except (ImageError, OSError) as error:
                     self.unreadable[item] = str(error)
             if found:
@@ -133,7 +134,7 @@ class Looks:
             try:
                 with np.load(file, allow_pickle=False) as content:
                     items, guesses = (_texts(content[name]) for name in ("items", "guesses"))
-                    points, unsure = content["points"].astype(np.float32), content["unsure"].tolist()
+                    points, unsure = content["points"], content["unsure"].tolist()
                 known.update(zip(items, map(Look, points, guesses, unsure), strict=True))
             except (OSError, ValueError, KeyError, BadZipFile):
                 continue  # looked at again

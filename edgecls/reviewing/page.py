@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 """What a browser calls itself."""
+MOST_CLIENTS = 100
 PAGE = 24
 """Decided pictures on one page."""
 
@@ -40,6 +41,7 @@ def build(
     from edgecls.web.pictures import to_jpeg
 
     queue, content = review.queue, page("edgecls.reviewing")
+    undoable_of: dict[str, tuple[int, dict[str, Any] | None]] = {}
 
     async def index(_request: Request) -> Response:
         return HTMLResponse(content)
@@ -58,7 +60,12 @@ def build(
 
     def state(client: str) -> dict[str, Any]:
         with queue.lock:
-            undoable = queue.decisions.undoable(client)
+            if undoable_of.get(client, (-1, None))[0] != queue.version:
+                event = queue.decisions.undoable(client)
+                undoable = None if event is None else _undoable(event, len(queue.decisions.still(event)))
+                if len(undoable_of) > MOST_CLIENTS:
+                    undoable_of.clear()
+                undoable_of[client] = queue.version, undoable
             counts = queue.counts()
             return {
                 "pictures": str(review.pictures), "folder": str(review.config.data), "in_place": review.in_place,
@@ -67,7 +74,7 @@ def build(
                 "total": len(queue.items), "left": queue.left(), "known": review.known,
                 "unreadable": len(review.looks.unreadable), "gone": len(review.gone),
                 "unplaced": len(queue.decisions.unplaced), "error": review.error,
-                "undo": None if undoable is None else _undoable(undoable, len(queue.decisions.still(undoable))),
+                "undo": undoable_of[client][1],
             }  # fmt: skip
 
     def picture(get: Callable[[str], bytes]) -> Callable[[Request], Any]:

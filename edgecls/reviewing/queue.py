@@ -76,6 +76,7 @@ class Queue:
         self._leases: dict[int, _Lease] = {}
         self._later: dict[str, set[int]] = {}
         """Pictures that somebody wants to see after all others."""
+        self._counted: tuple[int, Counter[str]] | None = None
         self._tell(self.decisions.decided())
 
     # ── what there is ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -96,7 +97,15 @@ class Queue:
     def counts(self) -> Counter[str]:
         """Decided pictures by label, and by kind for the others."""
         with self.lock:
-            return Counter(each.label or each.kind for each in self.decisions.decided().values())
+            if self._counted is None or self._counted[0] != self.version:
+                found = Counter(each.label or each.kind for each in self.decisions.decided().values())
+                self._counted = self.version, found
+            return self._counted[1]
+
+    @property
+    def version(self) -> int:
+        """The number of the last event."""
+        return len(self._log.events)
 
     def shown(self, paths: Iterable[str]) -> list[Shown]:
         """Some pictures as they are now."""
