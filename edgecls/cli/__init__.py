@@ -45,9 +45,9 @@ class _Verbs(Mapping[str, Any]):
     """The verbs by their names. Each is imported when it is asked for: who wants one does not wait for the others."""
 
     _NAMES = (
-        "collect", "train", "retrain", "adapt", "tune", "shrink", "import", "data", "calibrate", "export", "build",
-        "evaluate", "compare", "benchmark", "predict", "explain", "stream", "cameras", "verify", "info", "doctor",
-        "cache",
+        "collect", "review", "train", "retrain", "adapt", "tune", "shrink", "import", "data", "calibrate", "export",
+        "build", "evaluate", "compare", "benchmark", "predict", "explain", "stream", "cameras", "verify", "info",
+        "doctor", "cache",
     )  # fmt: skip
 
     def __init__(self) -> None:

@@ -242,7 +242,7 @@ class LabelledFolder:
 
     def _append(self, table: Table, row: Row) -> None:
         """Add one line to the file; on an error what stood there stands there again."""
-        if not self.file.exists() or not table.complete:
+        if not self.file.exists() or not table.complete or not set(row.further) <= set(table.header):
             self._rewrite(table, {row.path: row})
             return
         line = csv_text([row.values(table.header)]).encode()
@@ -269,7 +269,7 @@ class LabelledFolder:
     def _rewrite(self, table: Table, changes: Mapping[str, Row | None]) -> None:
         """Write the file anew, whole or not at all."""
         self._kept = None  # what is in memory changes before the file does
-        table.complete_header()
+        table.complete_header(row for row in changes.values() if row is not None)
         table.put(changes)
         table.torn = False
         text = table.text()

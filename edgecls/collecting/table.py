@@ -100,9 +100,10 @@ class Table:
         """Whether a line can be added to the file as it is: nothing is torn, and no column of ours is missing."""
         return not self.torn and set(COLUMNS) <= set(self.header)
 
-    def complete_header(self) -> None:
-        """Take in the columns of ours that are missing."""
-        self.header = (*self.header, *(name for name in COLUMNS if name not in self.header))
+    def complete_header(self, rows: Iterable[Row] = ()) -> None:
+        """Take in the columns of ours that are missing, and those that only these rows have."""
+        wanted = dict.fromkeys((*COLUMNS, *(name for row in rows for name in row.further)))
+        self.header = (*self.header, *(name for name in wanted if name not in self.header))
 
     def text(self) -> str:
         """The whole as CSV."""

@@ -1,0 +1,101 @@
+"""Which pictures are most useful to label next, and what the others show, learned from those that are labelled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy import float32, floating
+    from numpy.typing import NDArray
+
+WIDTH = 64
+"""Numbers that are left of an embedding: what a pool varies in most."""
+SAMPLE = 2000
+BLOCK = 4096
+STEPS = 150
+LEARNED_FROM = 3000
+"""Labelled pictures, the latest, that a fit takes in: it has to keep up with a human."""
+
+
+def compressed(embeddings: NDArray[floating[Any]], seed: int = 0) -> NDArray[float32]:
+    """Embeddings (N, D) as points (N, W) of length 1: the principal components of a sample, centred."""
+    import numpy as np
+
+    count, width = embeddings.shape
+    sample = embeddings[np.random.default_rng(seed).permutation(count)[:SAMPLE]].astype(np.float32)
+    centre = sample.mean(axis=0)
+    values, vectors = np.linalg.eigh((sample - centre).T @ (sample - centre))
+    axes = vectors[:, np.argsort(values)[::-1][: min(WIDTH, width)]].astype(np.float32)
+    points = np.empty((count, axes.shape[1]), np.float32)
+    for start in range(0, count, BLOCK):  # embeddings of 16 bits may be all that fits the memory
+        points[start : start + BLOCK] = (embeddings[start : start + BLOCK].astype(np.float32) - centre) @ axes
+    points /= np.maximum(np.linalg.norm(points, axis=1, keepdims=True), np.float32(1e-12))
+    return points
+
+
+def gains(points: NDArray[float32], nearest: NDArray[float32], unsure: NDArray[float32]) -> NDArray[float32]:
+    """What each point (N, W) is worth as the next to be labelled: how much nearer all of them come to a labelled one,
+    whose similarities are `nearest` (N,) now, those the most that a classifier is `unsure` of (N,).
+    """
+    import numpy as np
+
+    similar = points @ points.T
+    similar -= nearest
+    np.maximum(similar, 0, out=similar)
+    result: NDArray[float32] = similar @ (unsure / len(points))
+    return result
+
+
+class Learned:
+    """A classifier of points: multinomial logistic regression, which begins where the last one ended."""
+
+    SCALE = 8.0
+    """Of points of length 1: with this the usual pull is the right one."""
+
+    def __init__(self, width: int):
+        import numpy as np
+
+        self.classes: list[str] = []
+        self._weights = np.zeros((0, width + 1), np.float32)
+
+    def fit(self, points: NDArray[float32], labels: list[str]) -> None:
+        """Learn from labelled points (N, W)."""
+        import numpy as np
+
+        classes = sorted(set(labels))
+        before = dict(zip(self.classes, self._weights, strict=True))
+        weights = np.stack([before.get(label, np.zeros(points.shape[1] + 1, np.float32)) for label in classes])
+        inputs = np.concatenate([points * self.SCALE, np.ones((len(points), 1), np.float32)], axis=1)
+        wanted = np.eye(len(classes), dtype=np.float32)[[classes.index(label) for label in labels]]
+        pull = 1 / len(points)
+        rate = 1 / (0.5 * float(np.square(inputs).sum(axis=1).mean()) + pull)
+        ahead = last = weights
+        for step in range(STEPS):  # Nesterov's accelerated gradient
+            slope = (_softmax(inputs @ ahead.T) - wanted).T @ inputs / len(points) + pull * ahead
+            weights = ahead - rate * slope
+            ahead = weights + step / (step + 3) * (weights - last)
+            last = weights
+        self.classes, self._weights = classes, weights.astype(np.float32)
+
+    def probabilities(self, points: NDArray[float32]) -> NDArray[float32]:
+        """Probabilities (N, C) of the classes of points (N, W)."""
+        return _softmax(points @ (self.SCALE * self._weights[:, :-1]).T + self._weights[:, -1])
+
+
+def _softmax(scores: NDArray[float32]) -> NDArray[float32]:
+    import numpy as np
+
+    raised: NDArray[float32] = np.exp(scores - scores.max(axis=1, keepdims=True))
+    raised /= raised.sum(axis=1, keepdims=True)
+    return raised
+
+
+def uncertainty(probabilities: NDArray[float32]) -> NDArray[float32]:
+    """How far the best class (N, C) is from being sure against the second: from 0 to 1, (N,)."""
+    import numpy as np
+
+    if probabilities.shape[1] < 2:
+        return np.ones(len(probabilities), np.float32)
+    best = np.partition(probabilities, -2, axis=1)[:, -2:]
+    result: NDArray[float32] = 1 - (best[:, 1] - best[:, 0])
+    return result

@@ -1,0 +1,265 @@
+"""Decisions, their log, and several people at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgecls.errors import DataError, OutputError, UsageError
+from edgecls.reviewing.choosing import Alike
+from edgecls.reviewing.decisions import Decisions
+from edgecls.reviewing.items import Item
+from edgecls.reviewing.log import Log, read_log
+from edgecls.reviewing.looks import Look
+from edgecls.reviewing.queue import Queue
+
+CLUSTERS, EACH = 5, 20
+
+
+def clustered(clusters: int = CLUSTERS, each: int = EACH) -> list[Look]:
+    """Embeddings that lie in clusters, picture by picture in turns."""
+    generator = np.random.default_rng(0)
+    centres = generator.normal(size=(clusters, 32)) * 5
+    points = [centres[at % clusters] + generator.normal(size=32) for at in range(clusters * each)]
+    return [Look(point.astype(np.float32)) for point in points]
+
+
+def items() -> list[Item]:
+    return [Item(f"{at}.jpg") for at in range(CLUSTERS * EACH)]
+
+
+def truth(path: str) -> str:
+    return f"class {int(path.removesuffix('.jpg')) % CLUSTERS}"
+
+
+def begin(folder: Path) -> Queue:
+    choice = Alike(items())
+    queue = Queue(choice._items, Log(folder / "log.jsonl"), choice)
+    choice.see(range(len(queue.items)), clustered(), queue.lock)
+    return queue
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> Iterator[Queue]:
+    queue = begin(tmp_path)
+    yield queue
+    queue._log.close()
+
+
+def seen(group: list) -> dict[str, int]:
+    return {each.item.path: each.version for each in group}
+
+
+class TestGroups:
+    def test_pictures_that_look_alike_come_together_and_all_come_once(self, queue: Queue):
+        strokes = 0
+        shown: list[str] = []
+        while group := queue.next("anna"):
+            labels = {truth(each.item.path) for each in group}
+            assert len(labels) == 1
+            queue.decide("anna", seen(group), "label", labels.pop())
+            queue._choice.learn()
+            shown += seen(group)
+            strokes += 1
+        assert sorted(shown) == sorted(each.path for each in items())
+        assert strokes <= 2 * CLUSTERS
+        assert queue.left() == 0
+        assert queue.counts() == {f"class {number}": EACH for number in range(CLUSTERS)}
+
+    def test_each_group_is_of_what_was_not_seen_yet_until_all_classes_were(self, queue: Queue):
+        first = []
+        for _ in range(CLUSTERS):
+            group = queue.next("anna")
+            first.append(truth(group[0].item.path))
+            queue.decide("anna", seen(group[:1]), "label", first[-1])
+            queue.later("anna")
+        assert sorted(first) == sorted(set(map(truth, seen_all())))
+
+    def test_what_is_learned_is_suggested(self, queue: Queue):
+        for _ in range(CLUSTERS):
+            group = queue.next("anna")
+            queue.decide("anna", seen(group[: len(group) // 2]), "label", truth(group[0].item.path))
+            queue.later("anna")
+        queue._choice.learn()
+        left = [each for each in queue.shown(seen_all()) if each.verdict is None]
+        assert left
+        assert all(each.guess == truth(each.item.path) for each in left)
+
+    def test_what_was_put_off_comes_last(self, queue: Queue):
+        off = set(seen(queue.next("anna")))
+        queue.later("anna")
+        while group := queue.next("anna"):
+            if off & set(seen(group)):
+                break
+            queue.decide("anna", seen(group), "reject")
+        assert set(seen(group)) <= off
+        assert queue.left() == len(off)
+
+    def test_pictures_that_are_gone_are_not_shown(self, tmp_path: Path):
+        choice = Alike(items())
+        queue = Queue(choice._items, Log(tmp_path / "log.jsonl"), choice, exists=lambda path: path != "0.jpg")
+        choice.see(range(len(queue.items)), clustered(), queue.lock)
+        shown: set[str] = set()
+        while group := queue.next("anna"):
+            shown |= set(seen(group))
+            queue.decide("anna", seen(group), "reject")
+        assert shown == {each.path for each in items()} - {"0.jpg"}
+
+
+def seen_all() -> list[str]:
+    return [each.path for each in items()]
+
+
+class TestPeople:
+    def test_two_never_look_at_the_same_picture(self, queue: Queue):
+        anna, ben = queue.next("anna"), queue.next("ben")
+        assert not set(seen(anna)) & set(seen(ben))
+        assert seen(queue.next("anna")) == seen(anna)  # a page that is loaded again
+
+    def test_nobody_replaces_what_they_have_not_seen(self, queue: Queue):
+        before = seen(queue.next("anna"))
+        path = next(iter(before))
+        queue.decide("ben", {path: 0}, "label", "ben's")
+        outcome = queue.decide("anna", before, "label", "anna's")
+        assert outcome.conflicts == (path,)
+        assert set(outcome.done) == set(before) - {path}
+        verdict = queue.decisions.verdict(path)
+        assert verdict is not None
+        assert (verdict.label, verdict.who) == ("ben's", "ben")
+        now = queue.shown([path])[0].version
+        assert queue.decide("anna", {path: now}, "label", "anna's").done == (path,)  # having seen it
+
+    def test_undo_takes_back_only_what_nobody_decided_on_since(self, queue: Queue):
+        group = queue.next("anna")
+        done = queue.decide("anna", seen(group), "label", "one")
+        first, *others = done.done
+        queue.decide("ben", {first: done.n or 0}, "label", "two")
+        undone = queue.undo("anna")
+        assert undone is not None
+        assert sorted(undone[1]) == sorted(others)
+        assert queue.counts() == {"two": 1}
+        assert set(seen(queue.next("anna"))) == set(others)  # to look at again
+        assert queue.undo("anna") is None
+        assert queue.undo("ben") is not None
+        verdict = queue.decisions.verdict(first)
+        assert verdict is not None
+        assert verdict.label == "one"
+
+    def test_many_at_once_lose_nothing(self, tmp_path: Path):
+        queue = begin(tmp_path)
+        decided: dict[str, str] = {}
+
+        def work(who: str) -> None:
+            while group := queue.next(who):
+                outcome = queue.decide(who, seen(group[:3]), "label", who)
+                decided.update(dict.fromkeys(outcome.done, who))
+
+        people = [threading.Thread(target=work, args=(name,)) for name in ("anna", "ben", "cleo")]
+        for person in people:
+            person.start()
+        for person in people:
+            person.join()
+        for lease in [*queue._leases]:
+            queue._leases.pop(lease)
+        work("dora")
+        assert len(decided) == len(items())
+        again = Decisions(read_log(tmp_path / "log.jsonl"))
+        assert {path: verdict.who for path, verdict in again.decided().items()} == decided
+
+
+class TestLog:
+    def test_the_same_log_is_the_same_state(self, tmp_path: Path):
+        queue = begin(tmp_path)
+        queue.decide("anna", dict.fromkeys(seen_all()[:9], 0), "label", "ok/ä b")
+        queue.decide("ben", {"3.jpg": 2}, "unknown")
+        queue.decide("ben", {"20.jpg": 0, "21.jpg": 0}, "reject")
+        queue.undo("ben")
+        queue.rename("anna", "ok/ä b", "日本")
+        queue._log.close()
+        again = begin(tmp_path)
+        assert again.decisions.decided() == queue.decisions.decided()
+        assert again.counts() == queue.counts()
+        assert again.counts() == {"日本": 8, "unknown": 1}
+        assert again.left() == queue.left() == len(items()) - 9
+        assert again.classes == ["日本"]
+
+    def test_one_program_at_a_time(self, queue: Queue, tmp_path: Path):
+        with pytest.raises(UsageError, match="reviews this already"):
+            Log(tmp_path / "log.jsonl")
+
+    def test_a_torn_last_line_never_counted(self, tmp_path: Path):
+        queue = begin(tmp_path)
+        queue.decide("anna", {"1.jpg": 0}, "reject")
+        queue._log.close()
+        with (tmp_path / "log.jsonl").open("ab") as stream:
+            stream.write(b'{"n": 2, "do": "decide", "items": ["2.j')
+        again = begin(tmp_path)
+        assert set(again.decisions.decided()) == {"1.jpg"}
+        again.decide("anna", {"2.jpg": 0}, "reject")
+        again._log.close()
+        assert [event["n"] for event in read_log(tmp_path / "log.jsonl")] == [1, 2]
+
+    def test_a_log_that_was_edited_is_said(self, tmp_path: Path):
+        (tmp_path / "log.jsonl").write_text('{"n": 1, "do": "class", "label": "a"}\n{"n": 3, "do": "class"}\n')
+        with pytest.raises(DataError, match="line 2 is no event"):
+            Log(tmp_path / "log.jsonl")
+
+    def test_a_full_disk_decides_nothing(self, queue: Queue, tmp_path: Path):
+        queue.decide("anna", {"1.jpg": 0}, "reject")
+        size = (tmp_path / "log.jsonl").stat().st_size
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, before[1]))
+        try:
+            with pytest.raises(OutputError, match="cannot write"):
+                queue.decide("anna", {"2.jpg": 0}, "reject")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            signal.signal(signal.SIGXFSZ, handler)
+        assert queue.counts() == {"reject": 1}
+        assert (tmp_path / "log.jsonl").stat().st_size == size
+        assert queue.decide("anna", {"2.jpg": 0}, "reject").done == ("2.jpg",)
+
+    def test_what_was_answered_survives_a_kill(self, tmp_path: Path):
+        code = (
+            "import sys\nfrom pathlib import Path\nfrom tests.reviewing.test_queue import begin\n"
+            "queue = begin(Path(sys.argv[1]))\n"
+            "for at in range(100):\n"
+            "    queue.decide('anna', {f'{at}.jpg': 0}, 'label', 'x')\n    print(at, flush=True)\n"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            answered = [process.stdout.readline() for _ in range(12)]
+            os.kill(process.pid, signal.SIGKILL)
+            answered += process.stdout.readlines()
+        again = begin(tmp_path)
+        assert len(again.decisions.decided()) - len(answered) in (0, 1)
+        again._log.close()
+
+    @pytest.mark.parametrize(("kind", "label"), [("label", ""), ("label", "a\nb"), ("maybe", ""), ("label", "x" * 65)])
+    def test_what_makes_no_sense_is_refused(self, queue: Queue, kind: str, label: str):
+        with pytest.raises(UsageError):
+            queue.decide("anna", {"1.jpg": 0}, kind, label)
+        assert queue.left() == len(items())
+
+    def test_a_class_that_is_renamed_into_another_becomes_one_with_it(self, queue: Queue):
+        queue.decide("anna", {"1.jpg": 0}, "label", "scratched")
+        queue.decide("anna", {"2.jpg": 0}, "label", "scratch")
+        assert queue.rename("anna", "scratched", "scratch") == "scratch"
+        assert queue.classes == ["scratch"]
+        assert queue.counts() == {"scratch": 2}
+        with pytest.raises(UsageError, match="no class"):
+            queue.rename("anna", "scratched", "x")
+        assert json.loads(json.dumps(queue._log.events)) == queue._log.events
