@@ -160,7 +160,13 @@ class _Mixing:
             )
         self._old = [image for image in self._old if image.name is not None]
         self._changed = self._changed.with_new(sorted({i.name for i in (*self._old, *images) if i.name is not None}))
-        self._new = self._split(images, drawn=enough and not usable.get("test"))
+        brought = bool(usable.get("test"))
+        self._new = self._split(images, drawn=enough and not brought)
+        if enough and brought and not any(image.split == "test" for image in self._new):
+            self._remarks.append(
+                f"none of the {len(self._new)} new images is held out: all of their series stand in other splits, so "
+                "that nothing tells how well the new is learned; collect more series"
+            )
 
     def _join(self, source: Source) -> str:
         """Put the new images' source beside the old ones'; returns what their keys begin with."""

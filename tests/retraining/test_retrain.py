@@ -333,3 +333,17 @@ def test_the_command_prints_the_verdict(
     assert "old images: equal" in result.output
     assert "verdict: better" in result.output
     assert "learned again" in cli("info", tmp_path / "run").output
+
+
+def test_it_says_where_no_new_image_is_held_out_by_the_splits_that_they_bring(
+    learn: Callable[..., Retrained], taught: Artifact, dim_photos: Path, tmp_path: Path
+) -> None:
+    old = Path(open_recorded(taught.path).source.location)
+    rows = ["path,label,split", *(f"{path},{path.parent.name},test" for path in sorted(old.rglob("*.png"))[::9])]
+    rows += [f"{path},{path.parent.name},train" for path in sorted(dim_photos.rglob("*.png"))]
+    manifest = tmp_path / "all.csv"
+    manifest.write_text("\n".join(rows))
+    hearing = Hearing()
+    learned = learn(manifest, hearing=hearing, accept_worse=True).artifact
+    assert any("none of the 150 new images is held out" in line for line in hearing.remarks)
+    assert not [key for key in keys(learned, "test") if key.endswith("dim.png")]
