@@ -237,7 +237,9 @@ class TestLog:
             "for at in range(100):\n"
             "    queue.decide('anna', {f'{at}.jpg': 0}, 'label', 'x')\n    print(at, flush=True)\n"
         )
-        with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        ) as process:
             assert process.stdout is not None
             answered = [process.stdout.readline() for _ in range(12)]
             os.kill(process.pid, signal.SIGKILL)

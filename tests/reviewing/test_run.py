@@ -87,7 +87,12 @@ class TestPool:
         assert set(items) == {path(number) for number in range(12) if number != 1}
         wrong, unsure = items[path(2)], items[path(3)]
         assert (wrong.suggested, wrong.first, wrong.reason) == ("bad", 1.0, "wrong")
-        assert (unsure.suggested, unsure.first, unsure.source, unsure.group) == ("ok", 0, "gate", "gate 2026-11-28 10:03")
+        assert (unsure.suggested, unsure.first, unsure.source, unsure.group) == (
+            "ok",
+            0,
+            "gate",
+            "gate 2026-11-28 10:03",
+        )
 
     def test_any_folder_of_images_is_a_pool(self, tmp_path: Path):
         (tmp_path / "a ä").mkdir()
@@ -269,7 +274,9 @@ class TestLooks:
             for item in items[:-1]:
                 (pool / item).write_bytes(b"not read again")
             again: dict[str, object] = {}
-            Looks(pool, tmp_path / "own", Thumbnails(pool, tmp_path / "thumbnails"), model).find(items[:-1], again.update)
+            Looks(pool, tmp_path / "own", Thumbnails(pool, tmp_path / "thumbnails"), model).find(
+                items[:-1], again.update
+            )
             assert set(again) == set(heard)
 
     def test_thumbnails_are_small_and_those_of_the_picture_that_is_there(self, tmp_path: Path):
