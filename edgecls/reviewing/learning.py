@@ -43,8 +43,7 @@ def gains(points: NDArray[float32], nearest: NDArray[float32], unsure: NDArray[f
     similar = points @ points.T
     similar -= nearest
     np.maximum(similar, 0, out=similar)
-    shares = (unsure / len(points)).astype(np.float32)
-    result: NDArray[float32] = similar @ shares
+    result: NDArray[float32] = (similar @ unsure / len(points)).astype(np.float32)
     return result
 
 
