@@ -284,6 +284,8 @@ class TestLooks:
         thumbnails = Thumbnails(tmp_path, tmp_path / "own")
         small = thumbnails.get("a.png")
         assert cv2.imdecode(np.frombuffer(small, np.uint8), 1).shape == (160, 240, 3)
-        assert thumbnails.get("a.png") == small
+        (kept,) = (tmp_path / "own").rglob("*.jpg")
+        kept.write_bytes(small[:100])  # torn by a power cut
+        assert thumbnails.get("a.png") == small == kept.read_bytes()
         (tmp_path / "a.png").write_bytes(picture(1))
         assert thumbnails.get("a.png") != small
