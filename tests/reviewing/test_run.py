@@ -196,7 +196,7 @@ class TestPlacing:
         first = begin(config)
         first.queue.decide("anna", {path(0): 0}, "label", "ok")
         first.settle()
-        first.queue.rename("anna", "ok", "gut")
+        first.queue.rename_class("anna", "ok", "gut")
         first._log.close()  # killed before it is done
         review(config, replay=True)
         assert other.label == "ok"
