@@ -11,9 +11,9 @@ another class, the others are marked by their letters and labelled first, class 
 A class beyond the ninth takes a slash, its number, and Enter.
 
 Choice: two thirds of the images are the pool (at most 1,500) and one third the test. One image at a time is labelled,
-as the queue chooses, which learns from every 5 labels, or at random. Every 20 labels a logistic regression (scikit-learn, on embeddings of length 8)
-is fitted and tested. For N = 100 to 400: how many labels the queue's choice takes to reach the mean top-1 that random
-choice has at N, as a share of N, interpolated.
+as the queue chooses, which learns from every 5 labels, or at random. Every 20 labels a logistic regression
+(scikit-learn, on embeddings of length 8) is fitted and tested. For N = 100 to 400: how many labels the queue's choice
+takes to reach the mean top-1 that random choice has at N, as a share of N, interpolated.
 """
 
 from __future__ import annotations

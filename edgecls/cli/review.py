@@ -22,7 +22,7 @@ PICTURES, PAGE = "Pictures", "Page"
         PICTURES: ("pool", "data", "model", "classes", "group", "move"),
         PAGE: ("web", "web_token", "web_token_file"),
     },
-    pool=Option(argument="[POOL]"),
+    pool=Option(argument="POOL"),
     classes=Option(parse=_labels, text=", ".join, metavar="NAME,NAME,..."),
     web_token=Option(variable=TOKEN_VARIABLE),
 )

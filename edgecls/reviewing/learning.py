@@ -29,7 +29,8 @@ def compressed(embeddings: NDArray[floating[Any]], seed: int = 0) -> NDArray[flo
     points = np.empty((count, axes.shape[1]), np.float32)
     for start in range(0, count, BLOCK):  # embeddings of 16 bits may be all that fits the memory
         points[start : start + BLOCK] = (embeddings[start : start + BLOCK].astype(np.float32) - centre) @ axes
-    points /= np.maximum(np.linalg.norm(points, axis=1, keepdims=True), np.float32(1e-12))
+    lengths = np.sqrt(np.square(points).sum(axis=1, keepdims=True))
+    points /= np.maximum(lengths, np.float32(1e-12))
     return points
 
 
@@ -42,7 +43,7 @@ def gains(points: NDArray[float32], nearest: NDArray[float32], unsure: NDArray[f
     similar = points @ points.T
     similar -= nearest
     np.maximum(similar, 0, out=similar)
-    result: NDArray[float32] = similar @ (unsure / len(points))
+    result: NDArray[float32] = (similar @ unsure / len(points)).astype(np.float32)
     return result
 
 

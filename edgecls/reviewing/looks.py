@@ -36,6 +36,7 @@ CELLS = 8
 TOGETHER = 128
 """Pictures that are written to the disk at once: as many are looked at again after a crash, at most."""
 THUMBNAIL_QUALITY = 82
+END_OF_JPEG = b"\xff\xd9"
 
 
 class Thumbnails:
@@ -47,9 +48,10 @@ class Thumbnails:
     def get(self, item: str) -> bytes:
         """The small JPEG of a picture. Raises `ImageError` for what is none."""
         try:
-            return self._file(item).read_bytes()
+            content = self._file(item).read_bytes()
         except OSError:
-            return self.put(item, read_image(self._pictures / item))
+            content = b""
+        return content if content.endswith(END_OF_JPEG) else self.put(item, read_image(self._pictures / item))
 
     def put(self, item: str, image: NDArray[uint8]) -> bytes:
         """Make the small copy of a picture that is decoded already, BGR; returns it. A full disk troubles nobody."""
@@ -60,13 +62,10 @@ class Thumbnails:
             size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
             image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         content: bytes = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, THUMBNAIL_QUALITY])[1].tobytes()
-        file = self._file(item)
-        try:
-            if not file.exists():
-                make_folder(file.parent)
-                partial = file.with_suffix(".tmp")
-                partial.write_bytes(content)  # not synced: one that is torn after a power cut is only a small copy
-                partial.replace(file)
+        try:  # not synced: one that was torn is made again
+            file = self._file(item)
+            make_folder(file.parent)
+            file.write_bytes(content)
         except (OSError, EdgeclsError):
             pass
         return content

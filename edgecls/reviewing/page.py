@@ -126,7 +126,7 @@ def build(
         return None if undone is None else _undoable(undone[0], len(undone[1]))
 
     def rename(given: dict[str, Any], client: str) -> str:
-        return queue.rename(client, _text(given, "old"), _text(given, "label"))
+        return queue.rename_class(client, _text(given, "old"), _text(given, "label"))
 
     def look_back(given: dict[str, Any], _client: str) -> dict[str, Any]:
         label, number = given.get("label"), given.get("page", 0)

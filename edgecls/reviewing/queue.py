@@ -220,7 +220,7 @@ class Queue:
                 self._write("class", who, label=label)
         return label
 
-    def rename(self, who: str, old: str, new: str) -> str:
+    def rename_class(self, who: str, old: str, new: str) -> str:
         """Call a class something else, in all that was decided; returns the name as it is kept. Where there is a class
         of that name both become one.
         """

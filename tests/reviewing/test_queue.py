@@ -184,7 +184,7 @@ class TestLog:
         queue.decide("ben", {"3.jpg": 2}, "unknown")
         queue.decide("ben", {"20.jpg": 0, "21.jpg": 0}, "reject")
         queue.undo("ben")
-        queue.rename("anna", "ok/ä b", "日本")
+        queue.rename_class("anna", "ok/ä b", "日本")
         queue._log.close()
         again = begin(tmp_path)
         assert again.decisions.decided() == queue.decisions.decided()
@@ -257,9 +257,9 @@ class TestLog:
     def test_a_class_that_is_renamed_into_another_becomes_one_with_it(self, queue: Queue):
         queue.decide("anna", {"1.jpg": 0}, "label", "scratched")
         queue.decide("anna", {"2.jpg": 0}, "label", "scratch")
-        assert queue.rename("anna", "scratched", "scratch") == "scratch"
+        assert queue.rename_class("anna", "scratched", "scratch") == "scratch"
         assert queue.classes == ["scratch"]
         assert queue.counts() == {"scratch": 2}
         with pytest.raises(UsageError, match="no class"):
-            queue.rename("anna", "scratched", "x")
+            queue.rename_class("anna", "scratched", "x")
         assert json.loads(json.dumps(queue._log.events)) == queue._log.events

@@ -196,7 +196,7 @@ class TestPlacing:
         first = begin(config)
         first.queue.decide("anna", {path(0): 0}, "label", "ok")
         first.settle()
-        first.queue.rename("anna", "ok", "gut")
+        first.queue.rename_class("anna", "ok", "gut")
         first._log.close()  # killed before it is done
         review(config, replay=True)
         assert other.label == "ok"
@@ -284,6 +284,8 @@ class TestLooks:
         thumbnails = Thumbnails(tmp_path, tmp_path / "own")
         small = thumbnails.get("a.png")
         assert cv2.imdecode(np.frombuffer(small, np.uint8), 1).shape == (160, 240, 3)
-        assert thumbnails.get("a.png") == small
+        (kept,) = (tmp_path / "own").rglob("*.jpg")
+        kept.write_bytes(small[:100])  # torn by a power cut
+        assert thumbnails.get("a.png") == small == kept.read_bytes()
         (tmp_path / "a.png").write_bytes(picture(1))
         assert thumbnails.get("a.png") != small
