@@ -25,10 +25,13 @@ FEWEST_IMAGES = 20
 
 
 def record_reference(bundle: Artifact, verifier: Verifier) -> Reference | None:
-    """What a bundle answers to the run's validation images; None where these are gone or few.
+    """What a bundle answers to the run's validation images; None where these are gone or few, or where the bundle's
+    runtime is here but not its device.
 
     Where its runtime gives no embeddings, or cannot run here, the reference is made from scores alone.
     """
+    if bundle.backend.available() is None and not bundle.is_runnable:
+        return None
     if (validation := verifier.validation(MOST_IMAGES)) is None or len(validation[1]) < FEWEST_IMAGES:
         return None
     images, labels = validation
