@@ -154,7 +154,8 @@ def rank(
         found.setdefault(each[0], each)
     others = [position for position in np.argsort(confidence, kind="stable").tolist() if position not in found]
     wrong = [position for position in likely_wrong(probabilities, labels) if position not in found]
-    hard = [position for position in others if position not in set(wrong)][:hardest]
+    taken = set(wrong)
+    hard = [position for position in others if position not in taken][:hardest]
     reasons: tuple[tuple[Reason, list[int]], ...] = (("label", wrong), ("loss", hard))
     for reason, positions in reasons:
         for position in positions:

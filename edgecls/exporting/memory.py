@@ -56,7 +56,8 @@ def remember(run: Artifact, bundle: Artifact, folder: Path) -> None:
 def _drawn(samples: Sequence[Sample], seed: int) -> list[Sample]:
     """Some of the samples: each class with its share of them, for that is what the run learned, and some of each."""
     some = balanced(samples, LEAST_OF_A_CLASS * len({sample.label for sample in samples}), seed)[:MAX_IMAGES]
-    rest = [sample for sample in samples if sample not in set(some)]
+    taken = set(some)
+    rest = [sample for sample in samples if sample not in taken]
     random.Random(seed).shuffle(rest)
     return some + rest[: MAX_IMAGES - len(some)]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from edgecls.errors import UsageError
 from edgecls.models.torch_backend import TorchSession, observed, open_module
 from edgecls.runtime.classifier import Classifier
-from edgecls.runtime.explanation import Explainer
+from edgecls.runtime.explanation import Explainer, Outputs
 from edgecls.runtime.store import Artifact
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ class GradientExplainer(Explainer):
         self._module = open_module(run.path / run.card.model_file, run.card)
         super().__init__(Classifier(run.card, TorchSession(run.card, self._module), run.path))
 
-    def places(self, pixels: NDArray[uint8], index: int) -> NDArray[float32]:
-        """See `Explainer.places`. Raises `UsageError` for a network without feature maps."""
+    def _places(self, pixels: NDArray[uint8], outputs: Outputs, index: int) -> NDArray[float32]:  # noqa: ARG002
+        """Raises `UsageError` for a network without feature maps."""
         import torch
 
         with torch.enable_grad(), observed(self._module, self.classifier.card.arch) as inside:

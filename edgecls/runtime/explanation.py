@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from edgecls.artifact.card import HEAD_FILE
 from edgecls.backends import LOW_LATENCY, Parallelism
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Self
 
+Outputs: TypeAlias = "tuple[NDArray[float32], ...]"
+"""What `Session.infer_all` gives for one image."""
 GRID = 7
 """Parts of an image to each side that are covered one by one."""
 COVER_WIDTH = 0.9
@@ -72,24 +74,29 @@ class Explainer(ABC):
         """
         card = self.classifier.card
         pixels = card.preprocess(image)
-        prediction = self.classifier.decide(self.classifier.session.infer(pixels[None])[0])
+        outputs = self.classifier.session.infer_all(pixels[None])
+        prediction = self.classifier.decide(outputs[0][0])
         if label is not None and label not in card.classes:
             raise UsageError(f"the model has no class {label!r}; it has {', '.join(card.classes)[:200]}")
         index = prediction.index if label is None else card.classes.index(label)
-        heat = card.preprocess.laid_over(self._heat(pixels, index), *image.shape[:2])
+        heat = card.preprocess.laid_over(self._heat(pixels, outputs, index), *image.shape[:2])
         return Explanation(prediction, card.classes[index], heat)
 
-    def _heat(self, pixels: NDArray[uint8], index: int) -> NDArray[float32]:
+    def places(self, pixels: NDArray[uint8], index: int) -> NDArray[float32]:
+        """What speaks for a class, on any scale, at each place of a coarse grid over a network's input (h, w, 3)."""
+        return self._places(pixels, self.classifier.session.infer_all(pixels[None]), index)
+
+    def _heat(self, pixels: NDArray[uint8], outputs: Outputs, index: int) -> NDArray[float32]:
         """What speaks for a class, (h, w) float32 from 0 to 1, at each pixel of the network's input."""
         from edgecls.imaging.opencv import cv2
 
-        places = self.places(pixels, index)
+        places = self._places(pixels, outputs, index)
         height, width = pixels.shape[:2]
         return _from_0_to_1(cv2.resize(places, (width, height), interpolation=cv2.INTER_CUBIC))
 
     @abstractmethod
-    def places(self, pixels: NDArray[uint8], index: int) -> NDArray[float32]:
-        """What speaks for a class, on any scale, at each place of a coarse grid over a network's input (h, w, 3)."""
+    def _places(self, pixels: NDArray[uint8], outputs: Outputs, index: int) -> NDArray[float32]:
+        """See `places`; `outputs` are what the session gave for the input."""
 
     def close(self) -> None:
         """Free the runtime."""
@@ -116,9 +123,8 @@ class ActivationExplainer(Explainer):
         self._head = onnxruntime.InferenceSession(str(head), options, providers=["CPUExecutionProvider"])
         self._taken = self._head.get_inputs()[0].name
 
-    def places(self, pixels: NDArray[uint8], index: int) -> NDArray[float32]:
-        """See `Explainer.places`."""
-        _, [feature_map] = self.classifier.session.infer_all(pixels[None])
+    def _places(self, pixels: NDArray[uint8], outputs: Outputs, index: int) -> NDArray[float32]:  # noqa: ARG002
+        _, [feature_map] = outputs
         channels, height, width = feature_map.shape
         each_place = feature_map.reshape(channels, -1).T[:, :, None, None]
         [scores] = self._head.run(None, {self._taken: each_place})
@@ -130,8 +136,7 @@ class OcclusionExplainer(Explainer):
 
     name = "occlusion"
 
-    def places(self, pixels: NDArray[uint8], index: int) -> NDArray[float32]:
-        """See `Explainer.places`."""
+    def _places(self, pixels: NDArray[uint8], outputs: Outputs, index: int) -> NDArray[float32]:  # noqa: ARG002
         import numpy as np
 
         from edgecls.imaging.opencv import cv2

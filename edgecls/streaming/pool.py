@@ -67,7 +67,11 @@ class Pool:
             self._make_room(kept.bytes + len(line))
             make_folder((self.folder / name).parent)
             write_bytes(self.folder / name, jpeg)
-            self._append(line)
+            try:
+                self._append(line)
+            except OSError:  # a picture that no line knows would never make room
+                (self.folder / name).unlink(missing_ok=True)
+                raise
             self._kept[name] = kept
             return self.folder / name
 

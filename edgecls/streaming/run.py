@@ -10,7 +10,7 @@ from functools import partial
 from edgecls.artifact.card import HEAD_FILE
 from edgecls.artifact.golden import Golden
 from edgecls.artifact.reference import Reference
-from edgecls.backends import OnProgress
+from edgecls.backends import OnProgress, Parallelism
 from edgecls.errors import UsageError
 from edgecls.runtime import store
 from edgecls.runtime.classifier import load
@@ -23,6 +23,9 @@ from edgecls.streaming.sinks.choose import make_sinks
 from edgecls.streaming.sinks.keep import KeepSink
 from edgecls.streaming.sources import Source, open_source
 from edgecls.streaming.sources.choose import DEMO
+
+BESIDE_A_STREAM = Parallelism(threads=1, spinning=False)
+"""How the model is opened once more, for pictures of what it looks at: the stream's own inferences come first."""
 
 
 def stream(
@@ -62,7 +65,9 @@ def open_stream(
         reference = Reference.read(artifact.path, artifact.card) if artifact.path.is_dir() else None
         _require_reference(config, artifact, reference)
         keep = KeepSink(config.keeping, artifact.card.name, reference) if config.keeping.keep_to else None
-        explain = partial(open_explainer, artifact) if HEAD_FILE in artifact.card.lineage.files else None
+        explain = (
+            partial(open_explainer, artifact, BESIDE_A_STREAM) if HEAD_FILE in artifact.card.lineage.files else None
+        )
         sinks = [*make_sinks(config.sinks, sources, keep, explain), *more_sinks(title)]
         # A camera wants its answer soon, and the processor for others in between; a file wants all of its answers.
         live = sources[0].live

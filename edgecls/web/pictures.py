@@ -32,8 +32,8 @@ class Newest:
         newest = self._newest
         if newest is None or newest[0] == after:
             return None
-        number, image = newest
         with self._encoding:
+            number, image = self._newest or newest
             if self._encoded is None or self._encoded[0] != number:
                 self._encoded = (number, to_jpeg(image()))
             return self._encoded

@@ -198,3 +198,19 @@ pool.add("door", {TIME!r}, b"y" * 1000, {ROW!r})
     assert sorted(path.stat().st_size for path in tmp_path.rglob("*.jpg")) == [1000, 1000]
     assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".") and path.name != ".lock"]
     assert len(Pool(tmp_path, 1 << 30).rows()) == 2
+
+
+def test_a_picture_whose_line_cannot_be_written_does_not_stay(tmp_path: Path):
+    pool = Pool(tmp_path, MIB)
+    pool.add("door", moment(1), jpeg(1), ROW)
+    index = tmp_path / INDEX_FILE
+    content = index.read_bytes()
+    index.unlink()
+    index.mkdir()
+    with pytest.raises(OutputError):
+        pool.add("door", moment(2), jpeg(2), ROW)
+    assert len(list((tmp_path / "door").iterdir())) == 1
+    index.rmdir()
+    index.write_bytes(content)
+    pool.add("door", moment(2), jpeg(2), ROW)
+    assert len(pool.rows()) == 2

@@ -111,10 +111,11 @@ class KeepSink(Sink):
             return True
         if not self._asked_for(decision):
             return False
-        memory, now_s = self._memories[decision.camera], now_ns() / 1e9
-        if now_s - memory.looked_at_s < 1 / LOOKS_PER_S and not decision.changed:
+        memory = self._memories[decision.camera]
+        passed_s = abs(decision.pts_s - memory.looked_at_s)  # a file that is played again begins anew
+        if passed_s < 1 / LOOKS_PER_S and not decision.changed:
             return False
-        memory.looked_at_s = now_s
+        memory.looked_at_s = decision.pts_s
         return True
 
     def write(self, frame: Frame, decision: Decision) -> None:
