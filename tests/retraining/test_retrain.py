@@ -158,7 +158,7 @@ def test_what_continues_a_held_out_series_of_the_run_is_not_learned_from(tmp_pat
     photos = write_digits(tmp_path / "photos", FIVE[:3], 0, 40)
     listed(photos, 5, lambda number: {0: "test", 1: "val"}.get(number, "train"))
     run, _ = train(TrainConfig(data=str(photos), arch="simple_cnn", size_px=32, epochs=1, out=tmp_path / "run"))
-    new = listed(write_digits(tmp_path / "new", FIVE[:3], 60, 40, dim=True), 12, lambda number: "")
+    new = listed(write_digits(tmp_path / "new", FIVE[:3], 60, 40, dim=True), 12, lambda _: "")
     mixture = mix(store.find(run), RetrainConfig(run=run, data=str(new)))
     columns, splits = mixture.dataset.columns, mixture.dataset.splits
     old, new_ones = (
