@@ -11,6 +11,7 @@ import pytest
 from edgecls.data.dataset import balanced, open_dataset, open_recorded
 from edgecls.data.splits import Sample
 from edgecls.errors import DataError
+from edgecls.training.folds import folds_of
 
 
 def keys(dataset, split: str) -> set[str]:
@@ -72,6 +73,8 @@ def test_the_columns_of_a_manifest_are_recorded_and_older_records_have_none(phot
     dataset.write(tmp_path)
     assert open_recorded(tmp_path).columns == dataset.columns
     assert open_recorded(tmp_path).columns["dark/03.jpg"] == {"group": "03"}
+    folds, expected = (folds_of(each, 3) for each in (open_recorded(tmp_path), dataset))
+    assert [fold.splits for fold in folds] == [fold.splits for fold in expected]
     record = json.loads((tmp_path / "data.json").read_text())
     del record["columns"]
     (tmp_path / "data.json").write_text(json.dumps(record))
