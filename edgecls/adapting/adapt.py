@@ -11,18 +11,21 @@ from typing import TYPE_CHECKING
 from edgecls.adapting.classes import ClassChange
 from edgecls.adapting.config import AdaptConfig
 from edgecls.adapting.head import Head, fit_head, importance_of
-from edgecls.adapting.memory import MAX_IMAGES, Memory, evenly
+from edgecls.adapting.memory import MAX_IMAGES, SEED, Memory, evenly
 from edgecls.adapting.onnx_head import with_head
 from edgecls.adapting.photos import Photo, held_out, labelled_photos, near
 from edgecls.adapting.verdict import Verdict, scores_for
 from edgecls.artifact.card import EMBEDDED_KEY, Card, Quality, check_files, with_files, write_card
 from edgecls.artifact.golden import Golden
+from edgecls.artifact.reference import FEWEST_IMAGES, MOST_IMAGES, Reference
+from edgecls.artifact.terms import Output
 from edgecls.concurrency import chunked, ordered_map
 from edgecls.errors import DataError, ImageError, UsageError, VerificationError
 from edgecls.files import new_folder, read_bytes, sha256, write_bytes
 from edgecls.imaging.decode import read_image
 from edgecls.runtime import machine, store
 from edgecls.runtime.pipeline import BATCH, scores_of
+from edgecls.runtime.scores import as_logits
 from edgecls.runtime.store import Artifact
 from edgecls.runtime.verification import compared
 
@@ -98,6 +101,7 @@ def adapt(config: AdaptConfig, callbacks: AdaptCallbacks | None = None) -> Adapt
         verdict.require()
     path = config.out or _free_path(bundle.path)
     with new_folder(path) as folder:
+        _record_reference(folder, bundle.card.output, replace(old, head=head), images, callbacks)
         card = _write(folder, bundle, changed, replace(old, head=head), images, verdict)
     return Adapted(Artifact(path, card), verdict)
 
@@ -208,11 +212,20 @@ def _judged(
 ) -> Verdict:
     import numpy as np
 
-    embeddings = np.concatenate([old.test, images.embeddings[images.held_out]])
-    labels = np.concatenate([old.test_labels, images.labels[images.held_out]])
+    embeddings, labels = _all_held_out(old, images)
     scores = scores_for(before.head.scores(embeddings), changed.sources)
     is_new = np.arange(len(labels)) >= len(old.test_labels)
     return Verdict.of(scores, head.scores(embeddings), labels, is_new, changed.names, max_drop_points)
+
+
+def _all_held_out(old: Memory, images: _NewImages) -> tuple[NDArray[float32], NDArray[int64]]:
+    """Embeddings (N, D) and labels (N,) of the old images and of the new ones that are held out, in this order."""
+    import numpy as np
+
+    return (
+        np.concatenate([old.test, images.embeddings[images.held_out]]),
+        np.concatenate([old.test_labels, images.labels[images.held_out]]),
+    )
 
 
 def _free_path(bundle: Path) -> Path:
@@ -269,6 +282,24 @@ def _write_graph(folder: Path, bundle: Artifact, card: Card, head: Head) -> Card
     content = with_head(read_bytes(bundle.path / name), card.inner_tensors["embedding"], head, entries)
     write_bytes(folder / name, content)
     return with_files(card, folder, [name])
+
+
+def _record_reference(
+    folder: Path, output: Output, memory: Memory, images: _NewImages, callbacks: AdaptCallbacks
+) -> None:
+    """Write what the last layer of `memory` answers to all held-out images; the old reference is of another layer."""
+    import numpy as np
+
+    embeddings, labels = _all_held_out(memory, images)
+    if len(labels) < FEWEST_IMAGES:
+        callbacks.remark(
+            f"{len(labels)} images are held out and {FEWEST_IMAGES} are the least for a reference: the new bundle "
+            "neither tells what is unknown nor watches for drift; add images"
+        )
+        return
+    chosen = np.random.default_rng(SEED).permutation(len(labels))[:MOST_IMAGES]
+    logits = as_logits(memory.head.scores(embeddings[chosen]), output)
+    Reference.recorded(logits, embeddings[chosen], labels[chosen]).write(folder)
 
 
 def _quality(scores: NDArray[float32], head: Head, images: _NewImages, verdict: Verdict, runtime: str) -> Quality:

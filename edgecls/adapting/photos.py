@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -12,14 +11,23 @@ from typing import TYPE_CHECKING
 
 from edgecls.errors import DataError
 from edgecls.fields import is_name
-from edgecls.files import read_text
 from edgecls.imaging.decode import find_images
+from edgecls.imaging.folders import (
+    DATA_FILE,
+    MANIFESTS,
+    class_folders,
+    holds_labels,
+    labelled_row,
+    read_quarantine,
+    split_named,
+    split_roots,
+)
+from edgecls.rows import read_rows
 
 if TYPE_CHECKING:
     from numpy import bool_, float32
     from numpy.typing import NDArray
 
-MANIFEST_FILE = "data.csv"
 HELD_OUT = 0.25
 NEAR = 0.995
 """Cosine of two embeddings from which on they are taken for two pictures of one moment."""
@@ -37,17 +45,21 @@ class Photo:
 
 
 def labelled_photos(location: Path) -> list[Photo]:
-    """The images of a folder with one folder per class, of a folder with a `data.csv`, or of such a file.
+    """The images that training would find there: of a folder with one folder per class, or with `train/`, `val/` and
+    `test/` that have these inside, of a folder with a `data.csv`, or of a CSV or JSONL manifest.
 
-    The file names `path`, relative to itself, and `label`, and may name `split` and `group`. Raises `DataError`.
+    A manifest names `path`, relative to itself, and `label`, and may name `split` and `group`. Images in quarantine are
+    left out. Raises `DataError`.
     """
     if location.is_dir():
-        manifest = location / MANIFEST_FILE
-        photos = _listed(manifest) if manifest.is_file() else _in_class_folders(location)
-    elif location.suffix.lower() == ".csv" and location.is_file():
-        photos = _listed(location)
+        root = location
+        photos = _listed(root / DATA_FILE) if holds_labels(root) else _in_class_folders(root)
+    elif location.suffix.lower() in MANIFESTS and location.is_file():
+        root, photos = location.parent, _listed(location)
     else:
         raise DataError(f"there is no folder {location}; give one with one folder of images per class, or a data.csv")
+    quarantined = {root / key for key in read_quarantine(root)}
+    photos = [photo for photo in photos if photo.path not in quarantined]
     if not photos:
         raise DataError(f"{location} holds no images in class folders")
     if strange := next((photo.label for photo in photos if not is_name(photo.label)), None):
@@ -56,22 +68,21 @@ def labelled_photos(location: Path) -> list[Photo]:
 
 
 def _in_class_folders(root: Path) -> list[Photo]:
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return [Photo(path, folder.name) for folder in folders for path in find_images(folder)]
+    roots = split_roots(root)
+    return [
+        Photo(path, folder.name, split if len(roots) > 1 else "")
+        for split, inside in roots.items()
+        for folder in class_folders(inside)
+        for path in find_images(folder)
+    ]
 
 
 def _listed(file: Path) -> list[Photo]:
-    try:
-        reader = csv.DictReader(read_text(file).splitlines())
-    except OSError as error:
-        raise DataError(f"{file} cannot be read as text in UTF-8: {error.strerror}") from error
     photos = []
-    for row in reader:
-        if not row.get("path") or not row.get("label"):
-            raise DataError(f"{file}, line {reader.line_num}: each line needs path and label")
-        photos.append(
-            Photo(file.parent / row["path"], row["label"], (row.get("split") or "").lower(), row.get("group") or "")
-        )
+    for number, given in read_rows(file):
+        row = labelled_row(given, file, number)
+        split = split_named(row["split"], file, f"line {number}") if "split" in row else ""
+        photos.append(Photo(file.parent / row["path"], row["label"], split, row.get("group", "")))
     return photos
 
 

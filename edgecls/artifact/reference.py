@@ -1,7 +1,8 @@
 """What a bundle's answers to validation images were like, by which others are told to be strange.
 
-A small file beside the golden inputs, recorded by an export with the bundle's own session. It holds no images: shares
-of classes, confidences, and, where the runtime gives embeddings, their principal components.
+A small file beside the golden inputs, recorded by an export with the bundle's own session, or on a device that learned
+again. It holds no images: shares of classes, confidences, and, where the runtime gives embeddings, their principal
+components.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ COMPONENTS = 64
 """Principal components of embeddings at most."""
 MOST_IMAGES = 2000
 """Validation images that a reference is made from at most: with 64 components half a megabyte."""
+FEWEST_IMAGES = 20
+"""Of fewer validation images no reference is made."""
 FALSE_REFUSALS = 0.01
 """Share of validation images that an answer of "unknown" would be wrong for, unless another one is asked for."""
 FOLDS = 5

@@ -20,9 +20,9 @@ from edgecls.collecting.labels import clean_label, file_part, folder_name
 from edgecls.collecting.table import Row, Table
 from edgecls.files import make_folder, read_bytes, take_name, write_bytes, write_text, writing_to
 from edgecls.imaging.decode import find_images
+from edgecls.imaging.folders import DATA_FILE
 from edgecls.rows import csv_records, csv_text, table_text
 
-DATA_FILE = "data.csv"
 LOCK_FILE = ".data.lock"
 REMOVED_FOLDER = ".removed"
 
@@ -45,15 +45,6 @@ class Counts:
     def images(self) -> int:
         """All of them."""
         return sum(self.splits.values())
-
-
-def holds_labels(root: Path) -> bool:
-    """Whether a folder has a `data.csv` that names path and label; another file of that name is not ours."""
-    file = root / DATA_FILE
-    if not file.is_file():
-        return False
-    _, header = next(csv_records(table_text(file), file), (0, []))
-    return {"path", "label"} <= {name.strip().lower() for name in header}
 
 
 def read_labelled(root: Path) -> tuple[list[Row], list[str]]:

@@ -46,13 +46,14 @@ class Dataset:
         return self.source.read(sample.key)
 
     def write(self, folder: Path) -> None:
-        """Record location, seed and the split of every image in `folder/data.json`."""
+        """Record location, seed, and the split and columns of every image in `folder/data.json`."""
         record = {
             "location": self.source.location,
             "seed": self.seed,
             "classes": list(self.classes),
             "splits": {name: [[s.key, s.label] for s in samples] for name, samples in self.splits.items()},
             "skipped": dict(self.skipped),
+            "columns": {key: dict(named) for key, named in self.columns.items() if named},
         }
         write_text(folder / DATA_FILE, json.dumps(record, indent=1) + "\n")
 
@@ -108,7 +109,7 @@ def is_run_record(folder: Path) -> bool:
 def open_recorded(folder: Path, moved_to: Path | None = None) -> Dataset:
     """Open the data set that `Dataset.write` recorded in `folder`; its images may have been `moved_to` another one.
 
-    Raises `DataError` where its images are gone.
+    Records of older versions hold no columns. Raises `DataError` where its images are gone.
     """
     path = folder / DATA_FILE
     try:
@@ -116,10 +117,11 @@ def open_recorded(folder: Path, moved_to: Path | None = None) -> Dataset:
         location = str(moved_to or record["location"])
         splits = {name: [Sample(key, label) for key, label in samples] for name, samples in record["splits"].items()}
         classes, seed = tuple(record["classes"]), int(record["seed"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        columns = {key: dict(named) for key, named in record.get("columns", {}).items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise DataError(f"{path} does not say which images the run was trained on: {reason}") from error
-    return Dataset(open_source(location), classes, splits, seed, record.get("skipped", {}))
+    return Dataset(open_source(location), classes, splits, seed, record.get("skipped", {}), columns)
 
 
 def balanced(samples: Iterable[Sample], count: int, seed: int) -> list[Sample]:

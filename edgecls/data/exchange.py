@@ -12,11 +12,11 @@ from edgecls.data.formats.base import Format, LabelFile, LabelledImage, NamedIma
 from edgecls.data.formats.folders import copy as copy_image
 from edgecls.data.formats.places import AMBIGUOUS, MISSING, OUTSIDE, Places, in_full
 from edgecls.data.formats.registry import FORMATS, FormatName, FormatOrAuto, recognised
-from edgecls.data.layout import read_quarantine
 from edgecls.data.splits import SPLITS
 from edgecls.errors import DataError, OutputError, UsageError
 from edgecls.fields import is_name
 from edgecls.files import is_folder, make_folder, new_folder, shortened
+from edgecls.imaging.folders import read_quarantine
 from edgecls.settings import Config, setting
 
 _UNLABELLED, _SEVERAL, _NO_NAME, _CONTRADICTION, _QUARANTINE = (

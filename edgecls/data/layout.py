@@ -7,21 +7,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgecls.collecting.labelled import DATA_FILE, holds_labels, read_labelled
+from edgecls.collecting.labelled import read_labelled
 from edgecls.data.sources import DIGITS, TORCHVISION, DigitsSource, FolderSource, Source, TorchvisionSource
-from edgecls.data.splits import SPLITS, Sample
+from edgecls.data.splits import Sample
 from edgecls.errors import DataError
 from edgecls.fields import is_name
 from edgecls.files import expanded, write_text
 from edgecls.imaging.decode import find_images
+from edgecls.imaging.folders import (
+    COLUMNS,
+    DATA_FILE,
+    MANIFESTS,
+    QUARANTINE_FILE,
+    class_folders,
+    holds_labels,
+    labelled_row,
+    read_quarantine,
+    split_named,
+    split_roots,
+)
 from edgecls.rows import csv_text, read_rows
 
-QUARANTINE_FILE = "quarantine.csv"
-MANIFESTS = (".csv", ".jsonl")
-COLUMNS = {"image": "path", "filename": "path", "filepath": "path", "class": "label"}
-"""Other names of columns that people use, and ours."""
 _READ = {"path", "label", "split", *COLUMNS}
-SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -86,20 +93,11 @@ def index_dataset(location: str | None) -> DatasetIndex:
 
 def _scan(root: Path, left_out: Counter[str]) -> tuple[tuple[str, ...], dict[str, list[Sample]]]:
     """Class names in order, and the samples of each split folder that is there."""
-    roots = {}
-    if (root / "train").is_dir():
-        for split, names in SPLIT_FOLDERS.items():
-            there = [root / name for name in names if (root / name).is_dir()]
-            if len(there) > 1:
-                raise DataError(f"{root} has both {there[0].name}/ and {there[1].name}/; keep one of them")
-            if there:
-                roots[split] = there[0]
-    else:
-        roots["train"] = root
-    classes = tuple(folder.name for folder in _class_folders(roots["train"]))
+    roots = split_roots(root)
+    classes = tuple(folder.name for folder in class_folders(roots["train"]))
     samples: dict[str, list[Sample]] = {}
     for split, folder in roots.items():
-        for class_folder in _class_folders(folder):
+        for class_folder in class_folders(folder):
             if class_folder.name not in classes:
                 raise DataError(f"{class_folder} is a class that {roots['train']} does not have; rename or remove it")
             label = classes.index(class_folder.name)
@@ -107,10 +105,6 @@ def _scan(root: Path, left_out: Counter[str]) -> tuple[tuple[str, ...], dict[str
                 Sample(str(path.relative_to(root)), label) for path in find_images(class_folder, left_out)
             )
     return classes, {"train": [], **samples}
-
-
-def _class_folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def read_manifest(file: Path) -> tuple[tuple[str, ...], dict[str, list[Sample]], dict[str, dict[str, str]]]:
@@ -121,15 +115,10 @@ def read_manifest(file: Path) -> tuple[tuple[str, ...], dict[str, list[Sample]],
     rows: dict[str, tuple[str, str]] = {}
     columns: dict[str, dict[str, str]] = {}
     for number, given in read_rows(file):
-        row = {COLUMNS.get(name, name): value for name, value in given.items()} | given
-        missing = [name for name in ("path", "label") if not row.get(name)]
-        if missing:
-            raise DataError(
-                f"{file}, line {number}: no {missing[0]}; each line needs path and label, and may have split"
-            )
+        row = labelled_row(given, file, number)
         if row["path"] in rows:
             raise DataError(f"{file}, line {number}: {row['path']} stands there twice")
-        rows[row["path"]] = row["label"], _split_named(row.get("split") or "train", file, f"line {number}")
+        rows[row["path"]] = row["label"], split_named(row.get("split") or "train", file, f"line {number}")
         columns[row["path"]] = {name: value for name, value in given.items() if name not in _READ}
     return *_members(rows), columns
 
@@ -139,7 +128,7 @@ def _listed(
 ) -> tuple[tuple[str, ...], dict[str, list[Sample]], dict[str, dict[str, str]], list[str]]:
     """What `read_manifest` gives of a folder's `data.csv`, and the images that it does not list."""
     rows, unlisted = read_labelled(root)
-    splits = {row.path: _split_named(row.split or "train", root / DATA_FILE, row.path) for row in rows}
+    splits = {row.path: split_named(row.split or "train", root / DATA_FILE, row.path) for row in rows}
     members = _members({row.path: (row.label, splits[row.path]) for row in rows})
     return *members, {row.path: row.others for row in rows}, unlisted
 
@@ -153,13 +142,6 @@ def _members(rows: Mapping[str, tuple[str, str]]) -> tuple[tuple[str, ...], dict
     return classes, samples
 
 
-def _split_named(name: str, file: Path, where: str) -> str:
-    for split, names in SPLIT_FOLDERS.items():
-        if name.lower() in names:
-            return split
-    raise DataError(f"{file}, {where}: there is no split {name!r}; there are {', '.join(SPLITS)}")
-
-
 def write_manifest(layout: DatasetIndex, splits: Mapping[str, Sequence[Sample]], file: Path) -> None:
     """Write a CSV manifest of these splits; paths are relative to it where the images lie below its folder."""
     root, folder = Path(layout.source.location), file.resolve().parent
@@ -170,19 +152,6 @@ def write_manifest(layout: DatasetIndex, splits: Mapping[str, Sequence[Sample]],
             shown = path.relative_to(folder) if path.is_relative_to(folder) else path
             lines.append([str(shown), layout.classes[sample.label], split])
     write_text(file, csv_text(lines), errors="surrogateescape")
-
-
-def read_quarantine(root: Path) -> dict[str, str]:
-    """Key and reason of each image below `root` that its quarantine list names. Raises `DataError`."""
-    file = root / QUARANTINE_FILE
-    if not file.is_file():
-        return {}
-    listed = {}
-    for number, row in read_rows(file):
-        if not row.get("path"):
-            raise DataError(f"{file}, line {number}: no path; each line needs path, and may have reason")
-        listed[row["path"]] = row.get("reason", "in quarantine")
-    return listed
 
 
 def write_quarantine(root: Path, listed: Mapping[str, str]) -> Path:

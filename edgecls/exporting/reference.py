@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from edgecls.artifact.reference import MOST_IMAGES, Reference
+from edgecls.artifact.reference import FEWEST_IMAGES, MOST_IMAGES, Reference
 from edgecls.concurrency import chunked
 from edgecls.errors import BackendError, UsageError
 from edgecls.runtime.pipeline import BATCH
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from edgecls.backends import Session
     from edgecls.exporting.verification import Verifier
     from edgecls.runtime.store import Artifact
-
-FEWEST_IMAGES = 20
-"""Of fewer validation images no reference is made."""
 
 
 def record_reference(bundle: Artifact, verifier: Verifier) -> Reference | None:

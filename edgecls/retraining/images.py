@@ -105,6 +105,7 @@ class _Mixing:
             for split in SPLITS
             for sample in recorded.splits.get(split, ())
         ]
+        self._columns = dict(recorded.columns)
         self._old = self._readable(images)
         lost = Counter(image.split for image in images) - Counter(image.split for image in self._old)
         if lost:
@@ -150,7 +151,7 @@ class _Mixing:
             for sample in samples
             if (name := self._changed.name_now(layout.classes[sample.label])) is not None
         ]
-        self._columns = {prefix + key: columns for key, columns in layout.columns.items()}
+        self._columns |= {prefix + key: columns for key, columns in layout.columns.items()}
         images, relabelled = self._without_known(self._readable(images))
         enough = len(images) >= LEAST_NEW
         if not (enough or relabelled or self._changed.renamed or self._changed.removed):
@@ -181,6 +182,7 @@ class _Mixing:
             parts = (self._source,)
             self._old = [_Image(f"0/{image.key}", image.name, image.split) for image in self._old]
             self._digests = {f"0/{key}": digest for key, digest in self._digests.items()}
+            self._columns = {f"0/{key}": columns for key, columns in self._columns.items()}
         self._source = JoinedSource([*parts, source])
         return f"{len(parts)}/"
 
@@ -223,7 +225,9 @@ class _Mixing:
                 )
 
     def _split(self, images: Sequence[_Image], drawn: bool) -> list[_Image]:
-        """New images in their splits; near duplicates of held-out old ones are left out, those of others trained on."""
+        """New images in their splits; near duplicates of held-out old ones, and what continues their series, are left
+        out, those of others trained on.
+        """
         groups, held_out_copies = self._groups(images)
         for image in images:
             if image.key in held_out_copies:
@@ -233,6 +237,7 @@ class _Mixing:
             self._remarks.append(
                 f"{len(held_out_copies)} new images show nearly what held-out images of the run show; they are left out"
             )
+        images = self._without_held_out_series(images, groups)
         if not drawn:
             return list(images)
         trained = {groups[image.key] for image in self._old if image.key in groups}
@@ -252,6 +257,22 @@ class _Mixing:
         chosen = {sample.key: split for split, members in splits.items() for sample in members}
         return [_Image(image.key, image.name, chosen.get(image.key, image.split)) for image in images]
 
+    def _without_held_out_series(self, images: Sequence[_Image], groups: Mapping[str, str]) -> list[_Image]:
+        """The images but those to learn from whose group the run holds out whole."""
+        trained = {groups[image.key] for image in self._old if image.split == "train"}
+        held_out = {groups[image.key]: image.key for image in self._old if image.split != "train"}
+        members = {
+            image.key: held_out[group]
+            for image in images
+            if (group := groups[image.key]) in held_out and group not in trained and image.split == "train"
+        }
+        if members:
+            self._skipped |= {
+                key: f"{key} is of the series of {old}, which is held out" for key, old in members.items()
+            }
+            self._remarks.append(f"{len(members)} new images are of series that the run holds out; they are left out")
+        return [image for image in images if image.key not in members]
+
     def _groups(self, images: Sequence[_Image]) -> tuple[dict[str, str], dict[str, str]]:
         """What belongs into one split: series of a manifest and near duplicates, by key; and near duplicates of
         held-out old images, with these.
@@ -266,7 +287,7 @@ class _Mixing:
             return key
 
         series = defaultdict(list)
-        for key in keys[: len(images)]:
+        for key in keys:
             if group := self._columns.get(key, {}).get(GROUP_COLUMN):
                 series[group].append(key)
         for members in series.values():

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgecls.backends import OnProgress
-from edgecls.collecting.labelled import DATA_FILE, LabelledFolder, holds_labels, unlisted
+from edgecls.collecting.labelled import LabelledFolder, unlisted
 from edgecls.collecting.labels import file_part
 from edgecls.errors import DataError, EdgeclsError, UsageError, first_line
 from edgecls.files import printable
+from edgecls.imaging.folders import DATA_FILE, holds_labels
 from edgecls.reviewing.choosing import Alike, Choice, Ranked
 from edgecls.reviewing.config import ReviewConfig
 from edgecls.reviewing.items import Item, doubted, read_pool

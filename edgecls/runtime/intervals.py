@@ -13,9 +13,9 @@ Z_95 = 1.959964
 """Two-sided 95 % quantile of the normal distribution."""
 
 
-def wilson(fraction: float, count: int) -> tuple[float, float]:
-    """The 95 % interval of a fraction of `count` trials (Wilson 1927)."""
-    z2 = Z_95**2 / count
+def wilson(fraction: float, count: int, z: float = Z_95) -> tuple[float, float]:
+    """The interval of a fraction of `count` trials (Wilson 1927); 95 % unless `z` is another quantile."""
+    z2 = z**2 / count
     centre = (fraction + z2 / 2) / (1 + z2)
     half = float((fraction * (1 - fraction) * z2 + z2**2 / 4) ** 0.5) / (1 + z2)
     return max(0.0, min(fraction, centre - half)), min(1.0, max(fraction, centre + half))
@@ -46,8 +46,9 @@ def drop(scores: NDArray[float32], parent: NDArray[float32], labels: NDArray[int
     return Drop(100 * (lost - won) / max(len(labels), 1), 100 * low, 100 * high)
 
 
-def paired_interval(both: int, lost: int, won: int, count: int) -> tuple[float, float]:
-    """The 95 % interval of the difference (lost - won) / count of two fractions of the same `count` trials.
+def paired_interval(both: int, lost: int, won: int, count: int, z: float = Z_95) -> tuple[float, float]:
+    """The interval of the difference (lost - won) / count of two fractions of the same `count` trials; 95 % unless `z`
+    is another quantile.
 
     Only those trials make a difference in which one of the two is right and the other wrong (McNemar 1947). `both`,
     `lost` and `won` are the trials in which both are right, the first alone, and the second alone. The Wilson intervals
@@ -63,7 +64,7 @@ def paired_interval(both: int, lost: int, won: int, count: int) -> tuple[float, 
     if covariance > 0:
         covariance = max(covariance - count / 2, 0)  # continuity
     correlation = covariance / spread if spread else 0.0
-    (low1, high1), (low2, high2) = wilson(first / count, count), wilson(second / count, count)
+    (low1, high1), (low2, high2) = wilson(first / count, count, z), wilson(second / count, count, z)
     below1, above1 = first / count - low1, high1 - first / count
     below2, above2 = second / count - low2, high2 - second / count
     difference = (lost - won) / count

@@ -20,6 +20,7 @@ from edgecls.adapting.config import AdaptConfig
 from edgecls.adapting.memory import MEMORY_FILE, Memory, evenly
 from edgecls.adapting.verdict import Verdict
 from edgecls.artifact.card import read_card
+from edgecls.artifact.reference import Reference
 from edgecls.data.dataset import open_recorded
 from edgecls.data.layout import DIGIT_NAMES
 from edgecls.errors import ArtifactError, DataError, UsageError, VerificationError
@@ -136,6 +137,43 @@ def test_the_card_says_where_it_comes_from_and_how_good_it_is(
     new = next(change for change in adapted.verdict.groups if change.name == "new images")
     assert (card.quality.images, card.quality.top1) == (new.images, pytest.approx(new.after))
     assert card.quality.agreement == 1.0
+
+
+def test_it_has_a_reference_of_its_own_answers(
+    learn: Callable[..., Adapted], bundles: dict[str, Artifact], dim_photos: Path, tmp_path: Path
+) -> None:
+    adapted = learn(dim_photos)
+    path, card = adapted.artifact.path, adapted.artifact.card
+    reference = Reference.read(path, card)
+    assert reference is not None
+    images = sum(change.images for change in adapted.verdict.groups)
+    right = sum(change.images * change.after for change in adapted.verdict.groups)
+    assert len(reference.labels) == images
+    assert (reference.predicted == reference.labels).sum() == pytest.approx(right)
+    others = sorted(write_digits(tmp_path / "others", FIVE, 100, 10, dim=True).rglob("*.png"))
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    with edgecls.load(path, unknown=True) as model:
+        assert np.mean([model.predict(each).unknown for each in others]) < 0.2
+        assert model.predict(noise).unknown
+
+
+def test_of_too_few_held_out_images_there_is_no_reference_and_it_is_said(
+    learn: Callable[..., Adapted], bundles: dict[str, Artifact], tmp_path: Path
+) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(bundles["fp32"].path, bundle)
+    memory = Memory.read(bundle, bundles["fp32"].card)
+    replace(memory, test=memory.test[::10], test_labels=memory.test_labels[::10]).write(bundle)
+    said: list[str] = []
+
+    class Hearing(AdaptCallbacks):
+        def remark(self, line: str) -> None:
+            said.append(line)
+
+    photos = write_digits(tmp_path / "photos", FIVE, 60, 8)
+    adapted = learn(photos, bundle, callbacks=Hearing(), accept_worse=True).artifact
+    assert Reference.read(adapted.path, adapted.card) is None
+    assert any("least for a reference" in line for line in said)
 
 
 def test_wrong_labels_make_it_worse_and_nothing_is_written(learn: Callable[..., Adapted], tmp_path: Path) -> None:

@@ -85,3 +85,33 @@ def test_chance_alone_is_seldom_worse(seed: int) -> None:
         before, after = (generator.random(200) < 0.95 for _ in range(2))
         words.append(judged(before, after).word)
     assert words.count("worse") <= 10
+
+
+def of_many_classes(before: np.ndarray, after: np.ndarray, classes: int) -> Verdict:
+    labels = np.repeat(np.arange(classes), len(before) // classes)
+    old = np.zeros(len(labels), bool)
+    names = [f"class {number}" for number in range(classes)]
+    return Verdict.of(answers(before, labels, classes), answers(after, labels, classes), labels, old, names)
+
+
+def test_of_many_classes_chance_makes_none_worse_but_a_real_loss_is_seen() -> None:
+    generator = np.random.default_rng(0)
+    seen = []
+    for _ in range(40):
+        before, after = (generator.random(4000) < 0.9 for _ in range(2))
+        seen.append(len([c for c in of_many_classes(before, after, 100).classes if c.word == "worse"]))
+        after[:40] = False
+        assert "class 0" in {change.name for change in of_many_classes(before, after, 100).worse}
+    assert np.mean([count > 0 for count in seen]) <= 0.1
+
+
+def test_a_loss_that_one_class_alone_would_prove_is_told_with_the_same_interval_among_many() -> None:
+    before = np.ones(2000, bool)
+    after = ~np.isin(np.arange(2000), range(8))
+    labels = np.zeros(20, np.int64)
+    first, second = (answers(right[:20], labels) for right in (before, after))
+    alone = Verdict.of(first, second, labels, np.zeros(20, bool), ["class 0", "without images"]).classes[0]
+    among = of_many_classes(before, after, 100).classes[0]
+    assert (alone.word, among.word) == ("worse", "equal")
+    assert (alone.low_points, alone.high_points) == (among.low_points, among.high_points)
+    assert among.high_points < 0

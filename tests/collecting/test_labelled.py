@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from edgecls.collecting.labelled import LabelledFolder, holds_labels, read_labelled
+from edgecls.collecting.labelled import LabelledFolder, read_labelled
 from edgecls.collecting.labels import clean_label, folder_name
 from edgecls.collecting.table import COLUMNS, SHARES
 from edgecls.data.dataset import open_dataset
 from edgecls.data.layout import index_dataset
 from edgecls.errors import DataError, OutputError, UsageError
+from edgecls.imaging.folders import holds_labels
 from edgecls.imaging.opencv import cv2
 from tests.streaming.cameras import numbered
 

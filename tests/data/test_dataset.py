@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections import Counter
@@ -10,6 +11,7 @@ import pytest
 from edgecls.data.dataset import balanced, open_dataset, open_recorded
 from edgecls.data.splits import Sample
 from edgecls.errors import DataError
+from edgecls.training.folds import folds_of
 
 
 def keys(dataset, split: str) -> set[str]:
@@ -62,6 +64,22 @@ def test_a_recorded_data_set_opens_with_the_same_splits(photos: Path, tmp_path: 
     shutil.rmtree(photos)
     with pytest.raises(DataError, match="no longer at"):
         open_recorded(tmp_path)
+
+
+def test_the_columns_of_a_manifest_are_recorded_and_older_records_have_none(photos: Path, tmp_path: Path):
+    rows = [f"{path.relative_to(photos)},{path.parent.name},{path.stem}" for path in sorted(photos.rglob("*.jpg"))]
+    (photos / "data.csv").write_text("\n".join(["path,label,group", *rows]))
+    dataset = open_dataset(str(photos), seed=0)
+    dataset.write(tmp_path)
+    assert open_recorded(tmp_path).columns == dataset.columns
+    assert open_recorded(tmp_path).columns["dark/03.jpg"] == {"group": "03"}
+    folds, expected = (folds_of(each, 3) for each in (open_recorded(tmp_path), dataset))
+    assert [fold.splits for fold in folds] == [fold.splits for fold in expected]
+    record = json.loads((tmp_path / "data.json").read_text())
+    del record["columns"]
+    (tmp_path / "data.json").write_text(json.dumps(record))
+    assert open_recorded(tmp_path).columns == {}
+    assert open_recorded(tmp_path).splits == dataset.splits
 
 
 def test_file_names_that_are_no_utf8_are_recorded(photos: Path, tmp_path: Path):

@@ -146,6 +146,37 @@ def test_series_are_not_torn_apart(learn: Callable[..., Retrained], dim_photos: 
     assert {"train", "test"} <= set().union(*splits.values())
 
 
+def test_what_continues_a_held_out_series_of_the_run_is_not_learned_from(tmp_path: Path) -> None:
+    def listed(root: Path, count: int, split_of: Callable[[int], str]) -> Path:
+        rows = ["path,label,split,group"]
+        for path in sorted(root.rglob("*.png")):
+            number = int(path.name[:4]) % count
+            rows.append(f"{path.relative_to(root)},{path.parent.name},{split_of(number)},series {number}")
+        (root / "data.csv").write_text("\n".join(rows))
+        return root
+
+    photos = write_digits(tmp_path / "photos", FIVE[:3], 0, 40)
+    listed(photos, 5, lambda number: {0: "test", 1: "val"}.get(number, "train"))
+    run, _ = train(TrainConfig(data=str(photos), arch="simple_cnn", size_px=32, epochs=1, out=tmp_path / "run"))
+    new = listed(write_digits(tmp_path / "new", FIVE[:3], 60, 40, dim=True), 12, lambda _: "")
+    mixture = mix(store.find(run), RetrainConfig(run=run, data=str(new)))
+    columns, splits = mixture.dataset.columns, mixture.dataset.splits
+    old, new_ones = (
+        {
+            name: {columns[s.key]["group"] for s in splits[name] if (s.key in mixture.new_keys) is is_new}
+            for name in splits
+        }
+        for is_new in (False, True)
+    )
+    assert (old["val"], old["test"]) == ({"series 1"}, {"series 0"})
+    assert not {"series 0", "series 1"} & set().union(*new_ones.values())
+    assert {"series 2", "series 3", "series 4"} <= new_ones["train"]
+    assert new_ones["test"]
+    left_out = [path for path in new.rglob("*.png") if int(path.name[:4]) % 12 < 2]
+    remark = f"{len(left_out)} new images are of series that the run holds out; they are left out"
+    assert remark in mixture.remarks
+
+
 def test_a_new_class_is_taken_in_behind_the_old_ones(
     learn: Callable[..., Retrained], taught: Artifact, tmp_path: Path
 ) -> None:

@@ -12,12 +12,12 @@ from typing import Any
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from edgecls.data.layout import COLUMNS, SPLIT_FOLDERS
 from edgecls.data.splits import SPLITS
 from edgecls.errors import DataError, MissingExtraError
 from edgecls.fields import parse_json
 from edgecls.files import read_text, shortened
 from edgecls.imaging.decode import read_image
+from edgecls.imaging.folders import COLUMNS, SPLIT_FOLDERS
 
 NO_SPLIT = "default"
 """What CVAT and Datumaro call the subset of images without one."""

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from edgecls.data.formats.base import Format, LabelFile, LabelledImage, NamedImage, column_names, columns_of, split_of
-from edgecls.data.layout import COLUMNS
 from edgecls.errors import DataError
 from edgecls.files import shortened, write_text
+from edgecls.imaging.folders import COLUMNS
 from edgecls.rows import csv_text, read_rows
 
 DATA_CSV = "data.csv"
