@@ -160,7 +160,7 @@ class LabelledFolder:
     def undo(self, change: Change) -> int:
         """Take a change back; returns the number of images. What somebody has changed again since then stays as it is.
 
-        Images that the change added are deleted.
+        Images that the change added are deleted; those that it took out come back where their file is there yet.
         """
         changes: dict[str, Row | None] = {}
         restored: dict[str, str] = {}
@@ -174,13 +174,13 @@ class LabelledFolder:
                     if before is None:
                         deleted.append(after.path)
                 elif after is None and before is not None and before.path not in table.rows:
-                    changes[before.path] = before
                     kept = f"{REMOVED_FOLDER}/{before.path}"
-                    if _is_below(before.path) and (self.root / kept).is_file():
-                        if (self.root / before.path).exists():
-                            del changes[before.path]
-                        else:
-                            restored[before.path] = kept
+                    is_kept = _is_below(before.path) and (self.root / kept).is_file()
+                    if is_kept == (self.root / before.path).exists():
+                        continue  # there is no file, or one that somebody else put there
+                    changes[before.path] = before
+                    if is_kept:
+                        restored[before.path] = kept
             self._apply(table, changes, restored, deleted)
         return len(changes)
 

@@ -99,11 +99,16 @@ class InPlace:
         return Placed(paths, tuple(gone))
 
     def _found(self, item: str, rows: Mapping[str, Row]) -> Row | None:
-        """The row of an item: where it was last, at its first place, or moved by somebody who was killed then."""
+        """The row of an item: where it was last, at its first place, or moved by somebody who was killed then.
+
+        The last is looked for only where time or series tell it from an image of that name in another class's folder.
+        """
         before = self._before[item]
         for path in (self._placed.get(item) or item, item):
             if path in rows and _is_same(rows[path], before):
                 return rows[path]
+        if not (before.time or before.group):
+            return None
         return next((row for row in rows.values() if row.path != item and _is_same(row, before)), None)
 
 

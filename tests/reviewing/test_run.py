@@ -232,6 +232,27 @@ class TestSuspects:
         again.close()
         assert sorted(LabelledFolder(photos.data).rows(), key=lambda row: row.time) == before
 
+    def test_an_image_of_the_same_name_in_another_class_is_left_alone(self, tmp_path: Path):
+        config = ReviewConfig(data=tmp_path / "photos", web="0")
+        for number, label in enumerate(("apple", "pear")):
+            (config.data / label).mkdir(parents=True)
+            (config.data / label / "0001.png").write_bytes(picture(number))
+        (config.data / "data.csv").write_text("path,label\napple/0001.png,apple\npear/0001.png,pear\n")
+        review = begin(config, self.doubt(config))
+        review.queue.decide("anna", {"apple/0001.png": 0}, "reject")
+        review.settle()
+        assert labels(config) == {digest(1): "pear"}
+        review.queue.undo("anna")
+        review.settle()
+        assert labels(config) == {digest(0): "apple", digest(1): "pear"}
+        review.queue.decide("anna", {"apple/0001.png": review.queue.decisions.version("apple/0001.png")}, "reject")
+        review.settle()
+        (config.data / ".removed" / "apple" / "0001.png").unlink()
+        review.queue.undo("anna")
+        review.close()
+        assert labels(config) == {digest(1): "pear"}
+        assert review.gone == {"apple/0001.png"}
+
     @pytest.mark.parametrize("kind", ["label", "reject"])
     def test_killed_before_it_is_noted_it_is_not_done_twice(self, photos: ReviewConfig, kind: str):
         first = begin(photos, self.doubt(photos))
