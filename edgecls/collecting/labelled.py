@@ -18,7 +18,8 @@ from pathlib import Path, PurePosixPath
 
 from edgecls.collecting.labels import clean_label, file_part, folder_name
 from edgecls.collecting.table import Row, Table
-from edgecls.files import make_folder, read_bytes, take_name, write_bytes, write_text, writing_to
+from edgecls.errors import DataError
+from edgecls.files import make_folder, printable, read_bytes, take_name, write_bytes, write_text, writing_to
 from edgecls.imaging.decode import find_images
 from edgecls.rows import csv_records, csv_text, table_text
 
@@ -301,14 +302,15 @@ class LabelledFolder:
                 if (self.root / origin).is_file():
                     make_folder(target.parent)
                     copied.append(target)
-                    write_bytes(target, read_bytes(self.root / origin))
+                    write_bytes(target, _content(self.root / origin))
             self._rewrite(table, changes)
         except BaseException:
             for copy in copied:
                 copy.unlink(missing_ok=True)
             raise
         for origin in (*origins.values(), *deleted):
-            (self.root / origin).unlink(missing_ok=True)
+            with writing_to(self.root / origin):
+                (self.root / origin).unlink(missing_ok=True)
         for gone in (path for path, row in changes.items() if row is None and _is_below(path)):
             if not (self.root / gone).is_file():
                 continue
@@ -316,6 +318,13 @@ class LabelledFolder:
             make_folder(kept.parent)
             take_name(self.root / gone, kept)
         return Change(pairs)
+
+
+def _content(image: Path) -> bytes:
+    try:
+        return read_bytes(image)
+    except OSError as error:
+        raise DataError(f"{printable(image)} cannot be read: {error.strerror}") from error
 
 
 def _is_below(path: str) -> bool:

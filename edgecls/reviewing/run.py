@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -23,6 +24,8 @@ from edgecls.reviewing.placing import FromPool, InPlace
 from edgecls.reviewing.queue import Queue
 from edgecls.runtime.classifier import Classifier, load
 from edgecls.web.server import Server, read_token
+
+logger = logging.getLogger(__name__)
 
 REVIEWS_FOLDER = ".reviews"
 LOG_FILE = "log.jsonl"
@@ -67,7 +70,8 @@ class Review:
         self.known = len(items) if in_place else 0
         """Pictures whose look is known."""
         self.gone: set[str] = set()
-        self.error: str | None = None
+        self._errors: dict[str, str] = {}
+        """What failed the last time that it was tried, by what it is for."""
         self._from_pool = FromPool(self.folder, self.pictures, pool_name(self.pictures))
         self._wake = threading.Event()
         self._stop = threading.Event()
@@ -77,8 +81,10 @@ class Review:
             self._threads.append(threading.Thread(target=self._look, name="edgecls-review-look", daemon=True))
         self.queue.changed = self._wake.set
 
-    def _is_there(self, item: str) -> bool:
-        return (self.pictures / item).is_file()
+    @property
+    def error(self) -> str | None:
+        """What does not work now, in one line."""
+        return next(iter([*self._errors.values()]), None)
 
     def start(self) -> None:
         """Begin to look at pictures, and to do what was decided and not done when the last program ended."""
@@ -129,14 +135,24 @@ class Review:
         while not self._stop.is_set():
             self._wake.wait()
             self._wake.clear()
-            self._choice.learn()
-            try:
-                self.settle()
-                self.error = None
-            except EdgeclsError as error:
-                self.error = first_line(error)
-                if not self._stop.wait(RETRY_S):
-                    self._wake.set()
+            learned = self._try("learning", self._choice.learn)
+            if not (self._try("labelling", self.settle) and learned) and not self._stop.wait(RETRY_S):
+                self._wake.set()
+
+    def _try(self, name: str, work: Callable[[], None]) -> bool:
+        """Whether something could be done; where not, the page says why. No thread ends of it."""
+        try:
+            work()
+        except (EdgeclsError, OSError) as error:
+            self._errors[name] = first_line(error)
+        except Exception as error:
+            if self._errors.get(name) != first_line(error):  # not each time that it is tried again
+                logger.exception("%s failed", name)
+            self._errors[name] = first_line(error)
+        else:
+            self._errors.pop(name, None)
+            return True
+        return False
 
     def _move(self) -> int:
         """Take pictures out of the pool that the folder of labelled images has; returns how many."""
@@ -152,11 +168,9 @@ class Review:
     # ── looking at pictures ─────────────────────────────────────────────────────────────────────────────────────────
 
     def _look(self) -> None:
-        try:
-            self.looks.find([item.path for item in self.queue.items], self._heard, self._stop.is_set)
-        except EdgeclsError as error:
-            self.error = first_line(error)
-        self._tell_looks()
+        paths = [item.path for item in self.queue.items]
+        self._try("looking", lambda: self.looks.find(paths, self._heard, self._stop.is_set))
+        self._try("showing", self._tell_looks)
 
     def _heard(self, looks: Mapping[str, Look]) -> None:
         """Show pictures as soon as there are some, and then whenever there are half as many again."""

@@ -15,7 +15,7 @@ import pytest
 from edgecls.collecting.labelled import LabelledFolder, read_labelled
 from edgecls.errors import DataError, UsageError
 from edgecls.imaging.opencv import cv2
-from edgecls.reviewing import placing
+from edgecls.reviewing import placing, run
 from edgecls.reviewing.config import ReviewConfig
 from edgecls.reviewing.items import Item, doubted, read_pool
 from edgecls.reviewing.log import read_log
@@ -23,6 +23,7 @@ from edgecls.reviewing.looks import Looks, Thumbnails
 from edgecls.reviewing.run import Review, review, review_folder
 from edgecls.runtime.classifier import load
 from edgecls.runtime.store import Artifact
+from tests.streaming.cameras import until
 
 KINDS = ((40, 60, 200), (200, 80, 40), (60, 180, 60))
 
@@ -231,6 +232,26 @@ class TestSuspects:
             again.queue.undo("anna")
         again.close()
         assert sorted(LabelledFolder(photos.data).rows(), key=lambda row: row.time) == before
+
+    @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), ZeroDivisionError("a fault of the program")])
+    def test_a_fault_in_learning_is_said_and_stops_nothing(
+        self, photos: ReviewConfig, monkeypatch: pytest.MonkeyPatch, error: Exception
+    ):
+        monkeypatch.setattr(run, "RETRY_S", 0.05)
+        review = begin(photos, self.doubt(photos))
+
+        def fails() -> None:
+            raise error
+
+        monkeypatch.setattr(review._choice, "learn", fails)
+        review.start()
+        until(lambda: review.error is not None)
+        review.queue.decide("anna", {review.queue.items[0].path: 0}, "label", "bad")
+        until(lambda: not review.queue.decisions.unplaced)
+        assert labels(photos)[digest(0)] == "bad"
+        assert str(error) in str(review.error)
+        monkeypatch.undo()
+        review.close()
 
     def test_an_image_of_the_same_name_in_another_class_is_left_alone(self, tmp_path: Path):
         config = ReviewConfig(data=tmp_path / "photos", web="0")
