@@ -16,6 +16,11 @@ ORIGIN = "frame"
 """The column that says which picture of a pool an image is a copy of: by it none is copied twice."""
 
 
+def origin(pool: str, item: str) -> str:
+    """What stands in that column, in UTF-8 whatever the file is called."""
+    return f"{pool}/{item}".encode(errors="backslashreplace").decode()
+
+
 @dataclass(frozen=True)
 class Placed:
     """Where the folder has pictures now (None: not at all), and those that were gone before they could be copied."""
@@ -41,7 +46,7 @@ class FromPool:
         paths: dict[str, str | None] = {}
         gone = []
         for item, verdict in wanted.items():
-            row = there.get(f"{self._name}/{item}")
+            row = there.get(origin(self._name, item))
             label = verdict.label if verdict is not None and verdict.kind == "label" else None
             if label is None:
                 if row is not None:
@@ -63,7 +68,7 @@ class FromPool:
         source = known.source or self._name
         row = self._folder.add(
             content, label, source, known.group, time=known.time, suffix=PurePosixPath(item).suffix.lower() or ".jpg",
-            further={ORIGIN: f"{self._name}/{item}"},
+            further={ORIGIN: origin(self._name, item)},
         )  # fmt: skip
         return row.path
 

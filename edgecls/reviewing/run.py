@@ -20,7 +20,7 @@ from edgecls.reviewing.config import ReviewConfig
 from edgecls.reviewing.items import Item, doubted, read_pool
 from edgecls.reviewing.log import Log
 from edgecls.reviewing.looks import Look, Looks, Thumbnails
-from edgecls.reviewing.placing import FromPool, InPlace
+from edgecls.reviewing.placing import ORIGIN, FromPool, InPlace, origin
 from edgecls.reviewing.queue import Queue
 from edgecls.runtime.classifier import Classifier, load
 from edgecls.web.server import Server, read_token
@@ -156,11 +156,11 @@ class Review:
 
     def _move(self) -> int:
         """Take pictures out of the pool that the folder of labelled images has; returns how many."""
-        there = {row.further.get("frame") for row in self.folder.rows()}
+        there = {row.further.get(ORIGIN) for row in self.folder.rows()}
         name, moved = pool_name(self.pictures), 0
         for item, verdict in self.queue.decisions.decided().items():
             file = self.pictures / item
-            if verdict.kind == "label" and f"{name}/{item}" in there and file.is_file():
+            if verdict.kind == "label" and origin(name, item) in there and file.is_file():
                 file.unlink(missing_ok=True)
                 moved += 1
         return moved

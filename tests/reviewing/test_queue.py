@@ -209,6 +209,17 @@ class TestLog:
         again._log.close()
         assert [event["n"] for event in read_log(tmp_path / "log.jsonl")] == [1, 2]
 
+    @pytest.mark.parametrize("odd", ["\u2028", "\x85", "\x0c", "\udcff", "ä", "\n"])
+    def test_any_name_can_be_logged(self, tmp_path: Path, odd: str):
+        log = Log(tmp_path / "log.jsonl")
+        event = log.append("decide", "anna", verdict="reject", items=[f"a{odd}.jpg"])
+        log.close()
+        assert read_log(tmp_path / "log.jsonl") == [event]
+
+    def test_a_log_in_utf_8_is_read(self, tmp_path: Path):
+        (tmp_path / "log.jsonl").write_text('{"n": 1, "do": "class", "label": "a\u2028ä"}\n', "utf-8")
+        assert read_log(tmp_path / "log.jsonl")[0]["label"] == "a\u2028ä"
+
     def test_a_log_that_was_edited_is_said(self, tmp_path: Path):
         (tmp_path / "log.jsonl").write_text('{"n": 1, "do": "class", "label": "a"}\n{"n": 3, "do": "class"}\n')
         with pytest.raises(DataError, match="line 2 is no event"):
