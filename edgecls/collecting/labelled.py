@@ -111,12 +111,13 @@ class LabelledFolder:
         time: datetime | None = None,
         suffix: str = ".jpg",
         further: Mapping[str, str] | None = None,
+        as_is: bool = False,
     ) -> Row:
         """Add an encoded image; returns its row. Without a `group` it begins one, which is called as its file.
 
-        Raises `UsageError` for a label that nobody can read.
+        Raises `UsageError` for a label that nobody can read, unless it is one to be taken `as_is`.
         """
-        label = clean_label(label)
+        label = label if as_is else clean_label(label)
         time = (time or datetime.now(timezone.utc)).astimezone(timezone.utc)
         stem = f"{time.strftime('%Y%m%dT%H%M%S')}{time.microsecond // 1000:03d}_{file_part(source)}"
         with self._locked() as table:
@@ -133,12 +134,12 @@ class LabelledFolder:
                 raise
         return row
 
-    def relabel(self, paths: Iterable[str], label: str) -> Change:
+    def relabel(self, paths: Iterable[str], label: str, *, as_is: bool = False) -> Change:
         """Give images another label; those in folders of their label move to the new one. Paths unknown are passed.
 
-        Their splits stay, as the rest of their series is there.
+        Their splits stay, as the rest of their series is there. Labels are those of `add`.
         """
-        label = clean_label(label)
+        label = label if as_is else clean_label(label)
         changes: dict[str, Row | None] = {}
         with self._locked() as table:
             for row in self._named(table, paths):

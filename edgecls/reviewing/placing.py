@@ -68,7 +68,7 @@ class FromPool:
         source = known.source or self._name
         row = self._folder.add(
             content, label, source, known.group, time=known.time, suffix=PurePosixPath(item).suffix.lower() or ".jpg",
-            further={ORIGIN: origin(self._name, item)},
+            further={ORIGIN: origin(self._name, item)}, as_is=True,
         )  # fmt: skip
         return row.path
 
@@ -126,6 +126,6 @@ def _is_same(row: Row, before: Row) -> bool:
 
 
 def _path_after(folder: LabelledFolder, row: Row, label: str) -> str:
-    change = folder.relabel([row.path], label)
+    change = folder.relabel([row.path], label, as_is=True)
     after = change.rows[0][1] if change.rows else row
     return row.path if after is None else after.path

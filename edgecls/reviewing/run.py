@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edgecls.backends import OnProgress
 from edgecls.collecting.labelled import DATA_FILE, LabelledFolder, holds_labels, unlisted
-from edgecls.collecting.labels import file_part
+from edgecls.collecting.labels import file_part, typed_label
 from edgecls.errors import DataError, EdgeclsError, UsageError, first_line
 from edgecls.files import printable
 from edgecls.reviewing.choosing import Alike, Choice, Ranked
@@ -57,7 +57,8 @@ class Review:
         self._log = Log(own / LOG_FILE)
         self.thumbnails = Thumbnails(self.pictures, own / "thumbnails")
         self._choice: Choice = Ranked(items) if in_place else Alike(items)
-        labels = [*config.classes, *self.folder.counts(), *_suggested(items)]
+        known = [*self.folder.counts(), *_suggested(items)]
+        labels = [*(typed_label(label, known) for label in config.classes), *known]
         self.queue = Queue(
             items,
             self._log,
@@ -116,7 +117,7 @@ class Review:
             renames = [*queue.decisions.renames.values()]
         for event in renames:
             named = [row.path for row in self.folder.rows() if row.label == event["old"]]
-            self.folder.relabel(named, event["new"])
+            self.folder.relabel(named, event["new"], as_is=True)
             queue.renamed(event["n"])
         with queue.lock:
             wanted = {item: queue.decisions.verdict(item) for item in queue.decisions.unplaced}

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -252,6 +253,25 @@ class TestSuspects:
         assert str(error) in str(review.error)
         monkeypatch.undo()
         review.close()
+
+    def test_labels_that_nobody_typed_are_taken_as_they_are(self, tmp_path: Path):
+        config = ReviewConfig(data=tmp_path / "photos", web="0", classes=("e\u0301",))
+        composed, decomposed, long = "\u00e9", "e\u0301", "n" * 80
+        config.data.mkdir()
+        for number in range(3):
+            (config.data / f"{number}.png").write_bytes(picture(number))
+        rows = f"path,label\n0.png,{decomposed}\n1.png,{long}\n2.png,ok\n"
+        (config.data / "data.csv").write_text(rows, "utf-8")
+        model = "model " * 20
+        review = begin(config, [replace(each, suggested=model) for each in self.doubt(config)])
+        assert review.queue.classes == [decomposed, long, "ok", model]
+        for at, label in enumerate((long, model, composed)):  # what is typed means the one that is there
+            review.queue.decide("anna", {f"{at}.png": 0}, "label", label)
+        assert review.queue.counts() == {long: 1, model: 1, decomposed: 1}
+        with pytest.raises(UsageError, match="1 to 64 printable"):
+            review.queue.add_class("anna", "x" * 65)
+        review.close()
+        assert labels(config) == {digest(0): long, digest(1): model, digest(2): decomposed}
 
     def test_an_image_of_the_same_name_in_another_class_is_left_alone(self, tmp_path: Path):
         config = ReviewConfig(data=tmp_path / "photos", web="0")
