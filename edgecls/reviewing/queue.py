@@ -85,8 +85,7 @@ class Queue:
     def classes(self) -> list[str]:
         """All classes, in the order of their keys."""
         with self.lock:
-            gone = {event["old"] for event in self._log.events if event["do"] == "rename"}
-            known = [label for label in self._classes if label not in gone]
+            known = [label for label in self._classes if label not in self.decisions.old_names]
             return list(dict.fromkeys([*known, *self.decisions.classes]))
 
     def left(self) -> int:
@@ -229,8 +228,8 @@ class Queue:
             if old not in self.classes:
                 raise UsageError(f"there is no class {old!r}")
             if new != old:
-                self._classes = list(dict.fromkeys(new if label == old else label for label in self._classes))
                 self._write("rename", who, old=old, new=new)
+                self._classes = list(dict.fromkeys(new if label == old else label for label in self._classes))
         return new
 
     def placed(self, paths: Mapping[str, str | None], versions: Mapping[str, int]) -> None:

@@ -226,6 +226,7 @@ class TestLog:
             Log(tmp_path / "log.jsonl")
 
     def test_a_full_disk_decides_nothing(self, queue: Queue, tmp_path: Path):
+        queue._classes = ["a"]
         queue.decide("anna", {"1.jpg": 0}, "reject")
         size = (tmp_path / "log.jsonl").stat().st_size
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -234,10 +235,13 @@ class TestLog:
         try:
             with pytest.raises(OutputError, match="cannot write"):
                 queue.decide("anna", {"2.jpg": 0}, "reject")
+            with pytest.raises(OutputError, match="cannot write"):
+                queue.rename_class("anna", "a", "b")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
             signal.signal(signal.SIGXFSZ, handler)
         assert queue.counts() == {"reject": 1}
+        assert queue.classes == ["a"]
         assert (tmp_path / "log.jsonl").stat().st_size == size
         assert queue.decide("anna", {"2.jpg": 0}, "reject").done == ("2.jpg",)
 
