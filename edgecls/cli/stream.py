@@ -19,6 +19,7 @@ from edgecls.cli.serving import TOKEN_VARIABLE, announced, stopping_on_signals
 from edgecls.errors import OutputError, UsageError
 from edgecls.streaming.config import StreamConfig
 from edgecls.streaming.frames import Region
+from edgecls.streaming.sinks.keep import KeepSink
 
 if TYPE_CHECKING:
     from edgecls.streaming.loop import Summary
@@ -97,7 +98,7 @@ def stream(
             )
         stack.callback(supervisor.stopping)
         summary = running.run(stop)
-    written = (config.sinks.record, config.sinks.events, config.sinks.log)
+    written = (config.sinks.record, config.sinks.events, config.sinks.log, config.keeping.keep_to)
     _report(summary, running.live, [path for path in written if path])
     _fail_for(summary, running.sinks)
     if received:
@@ -167,6 +168,9 @@ def _report(summary: Summary, live: bool, written: Sequence[Path]) -> None:
     for path in written:
         if path.exists():
             console.print(f"written: {shown(path)}", soft_wrap=True)
+    for sink in summary.sinks:
+        if sink.sink == KeepSink.name:
+            console.print(f"frames kept for a look: {sink.written}")
 
 
 def _fail_for(summary: Summary, sinks: Sequence[Sink]) -> None:

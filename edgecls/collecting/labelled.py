@@ -18,7 +18,8 @@ from pathlib import Path, PurePosixPath
 
 from edgecls.collecting.labels import clean_label, file_part, folder_name
 from edgecls.collecting.table import Row, Table
-from edgecls.files import make_folder, read_bytes, take_name, write_bytes, write_text, writing_to
+from edgecls.errors import DataError
+from edgecls.files import make_folder, printable, read_bytes, take_name, write_bytes, write_text, writing_to
 from edgecls.imaging.decode import find_images
 from edgecls.imaging.folders import DATA_FILE
 from edgecls.rows import csv_records, csv_text, table_text
@@ -101,12 +102,13 @@ class LabelledFolder:
         time: datetime | None = None,
         suffix: str = ".jpg",
         further: Mapping[str, str] | None = None,
+        as_is: bool = False,
     ) -> Row:
         """Add an encoded image; returns its row. Without a `group` it begins one, which is called as its file.
 
-        Raises `UsageError` for a label that nobody can read.
+        Raises `UsageError` for a label that nobody can read, unless it is one to be taken `as_is`.
         """
-        label = clean_label(label)
+        label = label if as_is else clean_label(label)
         time = (time or datetime.now(timezone.utc)).astimezone(timezone.utc)
         stem = f"{time.strftime('%Y%m%dT%H%M%S')}{time.microsecond // 1000:03d}_{file_part(source)}"
         with self._locked() as table:
@@ -123,12 +125,12 @@ class LabelledFolder:
                 raise
         return row
 
-    def relabel(self, paths: Iterable[str], label: str) -> Change:
+    def relabel(self, paths: Iterable[str], label: str, *, as_is: bool = False) -> Change:
         """Give images another label; those in folders of their label move to the new one. Paths unknown are passed.
 
-        Their splits stay, as the rest of their series is there.
+        Their splits stay, as the rest of their series is there. Labels are those of `add`.
         """
-        label = clean_label(label)
+        label = label if as_is else clean_label(label)
         changes: dict[str, Row | None] = {}
         with self._locked() as table:
             for row in self._named(table, paths):
@@ -151,7 +153,7 @@ class LabelledFolder:
     def undo(self, change: Change) -> int:
         """Take a change back; returns the number of images. What somebody has changed again since then stays as it is.
 
-        Images that the change added are deleted.
+        Images that the change added are deleted; those that it took out come back where their file is there yet.
         """
         changes: dict[str, Row | None] = {}
         restored: dict[str, str] = {}
@@ -165,13 +167,13 @@ class LabelledFolder:
                     if before is None:
                         deleted.append(after.path)
                 elif after is None and before is not None and before.path not in table.rows:
-                    changes[before.path] = before
                     kept = f"{REMOVED_FOLDER}/{before.path}"
-                    if _is_below(before.path) and (self.root / kept).is_file():
-                        if (self.root / before.path).exists():
-                            del changes[before.path]
-                        else:
-                            restored[before.path] = kept
+                    is_kept = _is_below(before.path) and (self.root / kept).is_file()
+                    if is_kept == (self.root / before.path).exists():
+                        continue  # there is no file, or one that somebody else put there
+                    changes[before.path] = before
+                    if is_kept:
+                        restored[before.path] = kept
             self._apply(table, changes, restored, deleted)
         return len(changes)
 
@@ -292,14 +294,15 @@ class LabelledFolder:
                 if (self.root / origin).is_file():
                     make_folder(target.parent)
                     copied.append(target)
-                    write_bytes(target, read_bytes(self.root / origin))
+                    write_bytes(target, _content(self.root / origin))
             self._rewrite(table, changes)
         except BaseException:
             for copy in copied:
                 copy.unlink(missing_ok=True)
             raise
         for origin in (*origins.values(), *deleted):
-            (self.root / origin).unlink(missing_ok=True)
+            with writing_to(self.root / origin):
+                (self.root / origin).unlink(missing_ok=True)
         for gone in (path for path, row in changes.items() if row is None and _is_below(path)):
             if not (self.root / gone).is_file():
                 continue
@@ -307,6 +310,13 @@ class LabelledFolder:
             make_folder(kept.parent)
             take_name(self.root / gone, kept)
         return Change(pairs)
+
+
+def _content(image: Path) -> bytes:
+    try:
+        return read_bytes(image)
+    except OSError as error:
+        raise DataError(f"{printable(image)} cannot be read: {error.strerror}") from error
 
 
 def _is_below(path: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from collections.abc import Collection
 
 from edgecls.errors import UsageError
 
@@ -24,6 +25,17 @@ def clean_label(text: str) -> str:
     if not label or not label.isprintable() or len(label) > LONGEST_LABEL:
         raise UsageError(f"a class takes a name of 1 to {LONGEST_LABEL} printable characters, not {text[:80]!r}")
     return label
+
+
+def typed_label(text: str, known: Collection[str]) -> str:
+    """The label that somebody means who typed `text`: the known one that reads like it, as it is, or a new one.
+
+    Raises `UsageError` for a new one that nobody can read.
+    """
+    if text in known:
+        return text
+    label = clean_label(text)
+    return next((each for each in known if unicodedata.normalize("NFC", each).strip() == label), label)
 
 
 def folder_name(label: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgecls.collecting.session import Session
 from edgecls.errors import EdgeclsError, SourceError, UsageError
-from edgecls.web.app import for_viewers, guarded, mjpeg, page, read_object, updates
+from edgecls.web.app import as_json, for_viewers, guarded, mjpeg, page, read_object, updates
 from edgecls.web.limits import LIMITS, Limits
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def build(session: Session, token: str | None, limits: Limits = LIMITS) -> Calla
     What is asked for by POST is answered with the new state, and what fails with `error`: 400 for what makes no sense,
     409 while the camera is away, 507 where the folder cannot be written.
     """
-    from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse
+    from starlette.responses import HTMLResponse, PlainTextResponse
     from starlette.responses import Response as Answer
     from starlette.routing import Route
 
@@ -58,14 +58,14 @@ def build(session: Session, token: str | None, limits: Limits = LIMITS) -> Calla
         async def answer(request: Request) -> Response:
             given = await read_object(request, limits)
             if given is None:
-                return JSONResponse({"error": "the request must bring a JSON object"}, 400)
+                return as_json({"error": "the request must bring a JSON object"}, 400)
             client = _named(given.get("client"))
             try:
                 outcome = await asyncio.to_thread(work, given, client)
             except EdgeclsError as error:
                 code = 400 if isinstance(error, UsageError) else 409 if isinstance(error, SourceError) else 507
-                return JSONResponse({"error": str(error)}, code)
-            return JSONResponse({"outcome": outcome, "state": await asyncio.to_thread(session.state, client)})
+                return as_json({"error": str(error)}, code)
+            return as_json({"outcome": outcome, "state": await asyncio.to_thread(session.state, client)})
 
         return answer
 

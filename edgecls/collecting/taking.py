@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgecls.clock import milliseconds_since, now_ns
 from edgecls.collecting.labelled import Change, Counts, LabelledFolder
-from edgecls.collecting.labels import clean_label
+from edgecls.collecting.labels import typed_label
 from edgecls.collecting.table import Row
 from edgecls.imaging.small import small_grey, unchanged
 from edgecls.streaming.frames import Frame
@@ -76,18 +76,21 @@ class Taking:
 
     def add_class(self, label: str) -> str:
         """One class more, unless it is known; returns it as it is kept. Raises `UsageError`."""
-        label = clean_label(label)
         with self._lock:
-            if label not in self.classes:
-                self.classes.append(label)
+            label = typed_label(label, self.classes)
+            self._know(label)
         return label
+
+    def _know(self, label: str) -> None:
+        if label not in self.classes:
+            self.classes.append(label)
 
     def counts(self) -> dict[str, Counts]:
         """The images of all classes, those of others who work on the folder included."""
         found = self._folder.counts()
         with self._lock:
             for label in sorted(found):
-                self.add_class(label)
+                self._know(label)
             return {label: found.get(label, Counts({}, 0)) for label in self.classes}
 
     def take(self, frame: Frame, label: str, press: str, client: str = "") -> Row | None:
@@ -103,6 +106,7 @@ class Taking:
         with self._lock:
             if frame.index <= self.last_frame:
                 return None
+            label = typed_label(label, self.classes)
             known = self._presses.get(press)
             if known is None or known.label != label:
                 known = self._begin(press, client, label)
@@ -111,13 +115,13 @@ class Taking:
                 self.last_frame, series.last_ns = frame.index, now_ns()
                 self.left_out[label] += 1
                 return None
-            row = self._folder.add(content, label, self._source, series.group)
+            row = self._folder.add(content, label, self._source, series.group, as_is=True)
             series.group, series.last_ns = row.group, now_ns()
             series.looks.append(look)
             self.last_frame = frame.index
             known.rows.append(row)
             self.taken += 1
-            self.add_class(row.label)
+            self._know(row.label)
             self.recent.appendleft(Recent(row, to_jpeg(image, 240)))
             return row
 

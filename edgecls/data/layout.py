@@ -91,6 +91,14 @@ def index_dataset(location: str | None) -> DatasetIndex:
     return DatasetIndex(FolderSource(root), classes, members, read_quarantine(root), left_out, unlisted, columns)
 
 
+def names_splits(path: Path) -> bool:
+    """Whether a folder or a manifest says which images are held out; see `index_dataset`."""
+    if path.is_dir() and not holds_labels(path):
+        return (path / "train").is_dir()
+    table = path / DATA_FILE if path.is_dir() else path
+    return any(row.get("split") for _, row in read_rows(table))
+
+
 def _scan(root: Path, left_out: Counter[str]) -> tuple[tuple[str, ...], dict[str, list[Sample]]]:
     """Class names in order, and the samples of each split folder that is there."""
     roots = split_roots(root)

@@ -47,6 +47,10 @@ class Source(ABC):
         """The same image for `geometry`, which may be all that is decoded; see `imaging.decode.read_image`."""
         return self.read(key)
 
+    def has(self, key: str) -> bool:  # noqa: ARG002
+        """Whether the image is still there."""
+        return True
+
     @abstractmethod
     def fingerprint(self, key: str) -> str:
         """SHA-256 of the image as stored."""
@@ -67,6 +71,10 @@ class FolderSource(Source):
     def read_for(self, key: str, geometry: Preprocess) -> NDArray[uint8]:
         """See `Source.read_for`."""
         return read_image(self.root / key, geometry=geometry)
+
+    def has(self, key: str) -> bool:
+        """See `Source.has`."""
+        return (self.root / key).is_file()
 
     def fingerprint(self, key: str) -> str:
         """SHA-256 of the file."""
@@ -212,6 +220,11 @@ class JoinedSource(Source):
         """See `Source.read_for`."""
         part, own = self._found(key)
         return part.read_for(own, geometry)
+
+    def has(self, key: str) -> bool:
+        """See `Source.has`."""
+        source, inside = self._found(key)
+        return source.has(inside)
 
     def fingerprint(self, key: str) -> str:
         """See `Source.fingerprint`."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgecls.data.dataset import open_for_classes, open_recorded
+from edgecls.data.layout import names_splits
 from edgecls.data.sources import FolderSource, Source
 from edgecls.data.splits import Sample
 from edgecls.errors import ArtifactError, DataError
@@ -18,8 +19,9 @@ UNLABELLED = -1
 def images_for(artifact: Artifact, data: Path | None) -> tuple[Source, Sequence[Sample]]:
     """The images of a folder, or the held-out split of the run that an artifact belongs to.
 
-    A manifest, or a folder with `train/` inside, gives its test split, or the images that stand in for one; any other
-    folder gives all of its images, labelled where it holds one folder per class. Raises `DataError`.
+    A manifest that names splits, or a folder with `train/` inside, gives its test split, or the images that stand in
+    for one; any other gives all of its images, in a folder labelled where it holds one folder per class. Raises
+    `DataError`.
     """
     if data is None:
         dataset = open_recorded(run_of(artifact).path)
@@ -31,8 +33,7 @@ def images_for(artifact: Artifact, data: Path | None) -> tuple[Source, Sequence[
             raise DataError(f"{data} holds no images")
         return source, loose
     dataset = open_for_classes(str(data), artifact.card.classes, seed=0)
-    own = data.is_file() or (data / "train").is_dir()
-    splits = ["test"] if own else list(dataset.splits)
+    splits = ["test"] if names_splits(data) else list(dataset.splits)
     return dataset.source, sorted((s for split in splits for s in dataset.splits[split]), key=lambda s: s.key)
 
 

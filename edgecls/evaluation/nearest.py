@@ -12,6 +12,7 @@ from edgecls.artifact.arrays import parse_arrays
 from edgecls.cache import Entry
 from edgecls.data.sources import Source
 from edgecls.data.splits import Sample
+from edgecls.errors import DataError
 from edgecls.evaluation.embeddings import embeddings_of
 from edgecls.runtime.store import Artifact
 
@@ -40,9 +41,11 @@ class NearestImages:
     """
 
     def __init__(self, artifact: Artifact, source: Source, samples: Sequence[Sample]):
-        self._samples = samples
+        self._samples = [sample for sample in samples if source.has(sample.key)]
+        if not self._samples:
+            raise DataError(f"the images in {source.location} are gone; say where they are with `data`")
         self._session = artifact.open(tensors=("embedding",))
-        self._embeddings = _unit(_kept_embeddings(artifact, self._session, source, samples))
+        self._embeddings = _unit(_kept_embeddings(artifact, self._session, source, self._samples))
 
     def find(self, pixels: NDArray[uint8], count: int) -> list[Neighbour]:
         """The `count` images most like a raw network input (h, w, 3), the nearest first."""

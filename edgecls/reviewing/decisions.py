@@ -46,6 +46,8 @@ class Decisions:
         """Labelled images on which something was decided: their rows before that."""
         self.renames: dict[int, Event] = {}
         """What is to be renamed in the folder yet."""
+        self.old_names: set[str] = set()
+        """What classes were called before they were renamed."""
         self.classes: list[str] = []
         for event in events:
             self.apply(event)
@@ -117,6 +119,7 @@ class Decisions:
         names = [new if label == old else label for label in self.classes]
         self.classes = list(dict.fromkeys(names if new in names else [*names, new]))
         self.renames[event["n"]] = event
+        self.old_names.add(old)
         self.rows |= {item: replace(row, label=new) for item, row in self.rows.items() if row.label == old}
         changed = []
         for item, history in self._history.items():

@@ -58,7 +58,7 @@ def read_pool(folder: Path) -> list[Item]:
     if not index.is_file():
         return [Item(str(PurePosixPath(path.relative_to(folder)))) for path in find_images(folder)]
     rows: dict[str, dict[str, Any]] = {}
-    for line in index.read_text("utf-8", errors="replace").splitlines():
+    for line in index.read_text("utf-8", errors="replace").split("\n"):
         try:
             row = json.loads(line)
             path = row["path"]
@@ -79,7 +79,7 @@ def _item(path: str, row: Mapping[str, Any]) -> Item:
     scores = row.get("scores")
     return Item(
         path,
-        suggested=str(label or best or ""),
+        suggested=str(label or ("" if "unknown" in reasons else best) or ""),
         reason=", ".join(reasons),
         source=str(row.get("camera") or ""),
         time=_time(row.get("time")),

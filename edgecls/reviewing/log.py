@@ -58,7 +58,7 @@ class Log:
         """Add an event; returns it when it is on the disk. Raises `OutputError`."""
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         event = {"n": len(self.events) + 1, "time": now, "who": who, "do": do, **content}
-        line = json.dumps(event, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n"
+        line = json.dumps(event).encode("ascii") + b"\n"
         with writing_to(self.path):
             size = os.fstat(self._handle).st_size
             try:
@@ -87,9 +87,9 @@ def read_log(path: Path) -> list[Event]:
 
 def parsed(content: bytes, path: Path) -> Iterator[Event]:
     """The events in whole lines. Raises `DataError` with the line."""
-    for number, line in enumerate(content.decode("utf-8", "surrogateescape").splitlines(), start=1):
+    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
         try:
-            event = json.loads(line)
+            event = json.loads(line.decode("utf-8", "surrogateescape"))
         except ValueError:
             event = None
         if not isinstance(event, dict) or event.get("n") != number or not isinstance(event.get("do"), str):

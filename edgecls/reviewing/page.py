@@ -6,11 +6,12 @@ import asyncio
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from edgecls.errors import DataError, EdgeclsError, UsageError
 from edgecls.imaging.decode import read_image
 from edgecls.reviewing.queue import Shown
-from edgecls.web.app import for_viewers, guarded, page, read_object, updates
+from edgecls.web.app import as_json, for_viewers, guarded, page, read_object, updates
 from edgecls.web.limits import LIMITS, Limits
 
 if TYPE_CHECKING:
@@ -34,13 +35,14 @@ def build(
     What is asked for by POST is answered with the outcome and the new state, and what fails with `error`: 400 for what
     makes no sense, 507 where the log cannot be written; then nothing was decided.
     """
-    from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse
+    from starlette.responses import HTMLResponse, PlainTextResponse
     from starlette.responses import Response as Answer
     from starlette.routing import Route
 
     from edgecls.web.pictures import to_jpeg
 
     queue, content = review.queue, page("edgecls.reviewing")
+    others = {item.other for item in queue.items if item.other}
     undoable_of: dict[str, tuple[int, dict[str, Any] | None]] = {}
 
     async def index(_request: Request) -> Response:
@@ -79,8 +81,9 @@ def build(
 
     def picture(get: Callable[[str], bytes]) -> Callable[[Request], Any]:
         async def answer(request: Request) -> Response:
-            path = request.path_params["path"]
-            known = path in queue.position_of or any(item.other == path for item in queue.items)
+            # What starlette makes of the path has lost the bytes that are not UTF-8.
+            path = unquote(request.scope["raw_path"].decode("ascii"), errors="surrogateescape").split("/", 2)[2]
+            known = path in queue.position_of or path in others
             try:
                 if not known:
                     raise DataError("no such picture")
@@ -95,12 +98,12 @@ def build(
             given = await read_object(request, limits)
             client = _named(given.get("client")) if given is not None else ""
             if given is None or not client:
-                return JSONResponse({"error": "the request must bring a JSON object with the client's name"}, 400)
+                return as_json({"error": "the request must bring a JSON object with the client's name"}, 400)
             try:
                 outcome = await asyncio.to_thread(work, given, client)
             except EdgeclsError as error:
-                return JSONResponse({"error": str(error)}, 400 if isinstance(error, UsageError) else 507)
-            return JSONResponse({"outcome": outcome, "state": await asyncio.to_thread(state, client)})
+                return as_json({"error": str(error)}, 400 if isinstance(error, UsageError) else 507)
+            return as_json({"outcome": outcome, "state": await asyncio.to_thread(state, client)})
 
         return answer
 

@@ -16,6 +16,11 @@ ORIGIN = "frame"
 """The column that says which picture of a pool an image is a copy of: by it none is copied twice."""
 
 
+def origin(pool: str, item: str) -> str:
+    """What stands in that column, in UTF-8 whatever the file is called."""
+    return f"{pool}/{item}".encode(errors="backslashreplace").decode()
+
+
 @dataclass(frozen=True)
 class Placed:
     """Where the folder has pictures now (None: not at all), and those that were gone before they could be copied."""
@@ -41,7 +46,7 @@ class FromPool:
         paths: dict[str, str | None] = {}
         gone = []
         for item, verdict in wanted.items():
-            row = there.get(f"{self._name}/{item}")
+            row = there.get(origin(self._name, item))
             label = verdict.label if verdict is not None and verdict.kind == "label" else None
             if label is None:
                 if row is not None:
@@ -63,7 +68,7 @@ class FromPool:
         source = known.source or self._name
         row = self._folder.add(
             content, label, source, known.group, time=known.time, suffix=PurePosixPath(item).suffix.lower() or ".jpg",
-            further={ORIGIN: f"{self._name}/{item}"},
+            further={ORIGIN: origin(self._name, item)}, as_is=True,
         )  # fmt: skip
         return row.path
 
@@ -99,11 +104,16 @@ class InPlace:
         return Placed(paths, tuple(gone))
 
     def _found(self, item: str, rows: Mapping[str, Row]) -> Row | None:
-        """The row of an item: where it was last, at its first place, or moved by somebody who was killed then."""
+        """The row of an item: where it was last, at its first place, or moved by somebody who was killed then.
+
+        The last is looked for only where time or series tell it from an image of that name in another class's folder.
+        """
         before = self._before[item]
         for path in (self._placed.get(item) or item, item):
             if path in rows and _is_same(rows[path], before):
                 return rows[path]
+        if not (before.time or before.group):
+            return None
         return next((row for row in rows.values() if row.path != item and _is_same(row, before)), None)
 
 
@@ -116,6 +126,6 @@ def _is_same(row: Row, before: Row) -> bool:
 
 
 def _path_after(folder: LabelledFolder, row: Row, label: str) -> str:
-    change = folder.relabel([row.path], label)
+    change = folder.relabel([row.path], label, as_is=True)
     after = change.rows[0][1] if change.rows else row
     return row.path if after is None else after.path

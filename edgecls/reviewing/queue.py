@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from edgecls.clock import milliseconds_since, now_ns
-from edgecls.collecting.labels import clean_label
+from edgecls.collecting.labels import typed_label
 from edgecls.errors import UsageError
 from edgecls.reviewing.choosing import Choice
 from edgecls.reviewing.decisions import KINDS, Decisions, Verdict
@@ -70,7 +70,7 @@ class Queue:
         self._log, self._choice, self._size, self._exists = log, choice, size, exists
         self.lock = threading.RLock()
         self.decisions = Decisions(log.events)
-        self._classes = [clean_label(label) for label in classes]
+        self._classes = [*classes]
         self.position_of = {item.path: at for at, item in enumerate(items)}
         self._free = np.ones(len(items), bool)
         self._leases: dict[int, _Lease] = {}
@@ -85,8 +85,7 @@ class Queue:
     def classes(self) -> list[str]:
         """All classes, in the order of their keys."""
         with self.lock:
-            gone = {event["old"] for event in self._log.events if event["do"] == "rename"}
-            known = [label for label in self._classes if label not in gone]
+            known = [label for label in self._classes if label not in self.decisions.old_names]
             return list(dict.fromkeys([*known, *self.decisions.classes]))
 
     def left(self) -> int:
@@ -177,8 +176,8 @@ class Queue:
         """Decide on pictures, given with the versions that somebody saw."""
         if kind not in KINDS:
             raise UsageError(f"a decision is one of {', '.join(KINDS)}, not {kind!r}")
-        label = clean_label(label) if kind == "label" else ""
         with self.lock:
+            label = typed_label(label, self.classes) if kind == "label" else ""
             known = [path for path in seen if path in self.position_of or self.decisions.version(path)]
             done = [path for path in known if self.decisions.version(path) == seen[path]]
             conflicts = tuple(path for path in known if path not in set(done))
@@ -214,8 +213,8 @@ class Queue:
 
     def add_class(self, who: str, label: str) -> str:
         """One class more, unless it is known; returns it as it is kept."""
-        label = clean_label(label)
         with self.lock:
+            label = typed_label(label, self.classes)
             if label not in self.classes:
                 self._write("class", who, label=label)
         return label
@@ -224,13 +223,13 @@ class Queue:
         """Call a class something else, in all that was decided; returns the name as it is kept. Where there is a class
         of that name both become one.
         """
-        new = clean_label(new)
         with self.lock:
+            new = typed_label(new, [label for label in self.classes if label != old])
             if old not in self.classes:
                 raise UsageError(f"there is no class {old!r}")
             if new != old:
-                self._classes = list(dict.fromkeys(new if label == old else label for label in self._classes))
                 self._write("rename", who, old=old, new=new)
+                self._classes = list(dict.fromkeys(new if label == old else label for label in self._classes))
         return new
 
     def placed(self, paths: Mapping[str, str | None], versions: Mapping[str, int]) -> None:

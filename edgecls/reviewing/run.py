@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from edgecls.backends import OnProgress
 from edgecls.collecting.labelled import LabelledFolder, unlisted
-from edgecls.collecting.labels import file_part
+from edgecls.collecting.labels import file_part, typed_label
 from edgecls.errors import DataError, EdgeclsError, UsageError, first_line
 from edgecls.files import printable
 from edgecls.imaging.folders import DATA_FILE, holds_labels
@@ -20,10 +21,12 @@ from edgecls.reviewing.config import ReviewConfig
 from edgecls.reviewing.items import Item, doubted, read_pool
 from edgecls.reviewing.log import Log
 from edgecls.reviewing.looks import Look, Looks, Thumbnails
-from edgecls.reviewing.placing import FromPool, InPlace
+from edgecls.reviewing.placing import ORIGIN, FromPool, InPlace, origin
 from edgecls.reviewing.queue import Queue
 from edgecls.runtime.classifier import Classifier, load
 from edgecls.web.server import Server, read_token
+
+logger = logging.getLogger(__name__)
 
 REVIEWS_FOLDER = ".reviews"
 LOG_FILE = "log.jsonl"
@@ -55,7 +58,8 @@ class Review:
         self._log = Log(own / LOG_FILE)
         self.thumbnails = Thumbnails(self.pictures, own / "thumbnails")
         self._choice: Choice = Ranked(items) if in_place else Alike(items)
-        labels = [*config.classes, *self.folder.counts(), *_suggested(items)]
+        known = [*self.folder.counts(), *_suggested(items)]
+        labels = [*(typed_label(label, known) for label in config.classes), *known]
         self.queue = Queue(
             items,
             self._log,
@@ -68,7 +72,8 @@ class Review:
         self.known = len(items) if in_place else 0
         """Pictures whose look is known."""
         self.gone: set[str] = set()
-        self.error: str | None = None
+        self._errors: dict[str, str] = {}
+        """What failed the last time that it was tried, by what it is for."""
         self._from_pool = FromPool(self.folder, self.pictures, pool_name(self.pictures))
         self._wake = threading.Event()
         self._stop = threading.Event()
@@ -78,8 +83,10 @@ class Review:
             self._threads.append(threading.Thread(target=self._look, name="edgecls-review-look", daemon=True))
         self.queue.changed = self._wake.set
 
-    def _is_there(self, item: str) -> bool:
-        return (self.pictures / item).is_file()
+    @property
+    def error(self) -> str | None:
+        """What does not work now, in one line."""
+        return next(iter([*self._errors.values()]), None)
 
     def start(self) -> None:
         """Begin to look at pictures, and to do what was decided and not done when the last program ended."""
@@ -111,7 +118,7 @@ class Review:
             renames = [*queue.decisions.renames.values()]
         for event in renames:
             named = [row.path for row in self.folder.rows() if row.label == event["old"]]
-            self.folder.relabel(named, event["new"])
+            self.folder.relabel(named, event["new"], as_is=True)
             queue.renamed(event["n"])
         with queue.lock:
             wanted = {item: queue.decisions.verdict(item) for item in queue.decisions.unplaced}
@@ -130,22 +137,32 @@ class Review:
         while not self._stop.is_set():
             self._wake.wait()
             self._wake.clear()
-            self._choice.learn()
-            try:
-                self.settle()
-                self.error = None
-            except EdgeclsError as error:
-                self.error = first_line(error)
-                if not self._stop.wait(RETRY_S):
-                    self._wake.set()
+            learned = self._try("learning", self._choice.learn)
+            if not (self._try("labelling", self.settle) and learned) and not self._stop.wait(RETRY_S):
+                self._wake.set()
+
+    def _try(self, name: str, work: Callable[[], None]) -> bool:
+        """Whether something could be done; where not, the page says why. No thread ends of it."""
+        try:
+            work()
+        except (EdgeclsError, OSError) as error:
+            self._errors[name] = first_line(error)
+        except Exception as error:
+            if self._errors.get(name) != first_line(error):  # not each time that it is tried again
+                logger.exception("%s failed", name)
+            self._errors[name] = first_line(error)
+        else:
+            self._errors.pop(name, None)
+            return True
+        return False
 
     def _move(self) -> int:
         """Take pictures out of the pool that the folder of labelled images has; returns how many."""
-        there = {row.further.get("frame") for row in self.folder.rows()}
+        there = {row.further.get(ORIGIN) for row in self.folder.rows()}
         name, moved = pool_name(self.pictures), 0
         for item, verdict in self.queue.decisions.decided().items():
             file = self.pictures / item
-            if verdict.kind == "label" and f"{name}/{item}" in there and file.is_file():
+            if verdict.kind == "label" and origin(name, item) in there and file.is_file():
                 file.unlink(missing_ok=True)
                 moved += 1
         return moved
@@ -153,11 +170,9 @@ class Review:
     # ── looking at pictures ─────────────────────────────────────────────────────────────────────────────────────────
 
     def _look(self) -> None:
-        try:
-            self.looks.find([item.path for item in self.queue.items], self._heard, self._stop.is_set)
-        except EdgeclsError as error:
-            self.error = first_line(error)
-        self._tell_looks()
+        paths = [item.path for item in self.queue.items]
+        self._try("looking", lambda: self.looks.find(paths, self._heard, self._stop.is_set))
+        self._try("showing", self._tell_looks)
 
     def _heard(self, looks: Mapping[str, Look]) -> None:
         """Show pictures as soon as there are some, and then whenever there are half as many again."""

@@ -66,6 +66,11 @@ class Decision:
     scores: NDArray[float32] | None = None
     embedding: NDArray[float32] | None = None
 
+    @property
+    def is_unsure(self) -> bool:
+        """Whether the label stands for no class: the smoothed score was too low for one."""
+        return self.label == UNSURE and UNSURE not in self.prediction.classes
+
 
 @dataclass(frozen=True)
 class Event:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from edgecls.errors import OutputError
 from edgecls.streaming.decision import CameraHealth, Health, State
 from edgecls.streaming.drift import SIGNS
-from edgecls.web.app import for_viewers, guarded, mjpeg, page, read_object, updates
+from edgecls.web.app import as_json, for_viewers, guarded, mjpeg, page, read_object, updates
 from edgecls.web.limits import LIMITS, Limits
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Feed(Protocol):
 
 def build(feed: Feed, token: str | None, limits: Limits = LIMITS) -> Callable[..., Any]:
     """The application; see `web.app.guarded`."""
-    from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse
+    from starlette.responses import HTMLResponse, PlainTextResponse
     from starlette.responses import Response as Answer
     from starlette.routing import Route
 
@@ -88,11 +88,11 @@ def build(feed: Feed, token: str | None, limits: Limits = LIMITS) -> Callable[..
         )
 
     async def health(_request: Request) -> Response:
-        return JSONResponse(feed.health().to_json())
+        return as_json(feed.health().to_json())
 
     async def healthz(_request: Request) -> Response:
         healthy = feed.health().healthy
-        return PlainTextResponse("ok\n" if healthy else "a camera is away\n", 200 if healthy else 503)
+        return PlainTextResponse("ok\n" if healthy else "a camera is disconnected\n", 200 if healthy else 503)
 
     async def metrics(_request: Request) -> Response:
         return PlainTextResponse(exposition(feed.health()), media_type="text/plain; version=0.0.4")
@@ -117,12 +117,12 @@ def build(feed: Feed, token: str | None, limits: Limits = LIMITS) -> Callable[..
         return Answer(jpeg, media_type="image/jpeg") if jpeg else PlainTextResponse("no picture\n", 404)
 
     async def classes(_request: Request) -> Response:
-        return JSONResponse(feed.classes)
+        return as_json(feed.classes)
 
     async def hold(request: Request) -> Response:
         camera = _named(feed, request)
         name = await asyncio.to_thread(feed.hold, camera) if camera else None
-        return JSONResponse({"held": name}) if name else PlainTextResponse("nothing to keep, or nowhere\n", 404)
+        return as_json({"held": name}) if name else PlainTextResponse("nothing to keep, or nowhere\n", 404)
 
     async def held(request: Request) -> Response:
         jpeg = feed.held(request.path_params["name"])
@@ -137,7 +137,7 @@ def build(feed: Feed, token: str | None, limits: Limits = LIMITS) -> Callable[..
             kept = await asyncio.to_thread(feed.keep, request.path_params["name"], label)
         except OutputError as error:
             return PlainTextResponse(f"{error}\n", 507)
-        return JSONResponse({"kept": True}) if kept else PlainTextResponse("it is held no more\n", 404)
+        return as_json({"kept": True}) if kept else PlainTextResponse("it is held no more\n", 404)
 
     limited = for_viewers(limits)
     routes = [

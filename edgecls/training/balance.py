@@ -65,10 +65,12 @@ class Counts:
             (least, fewest), (most, many) = self._ends()
             kept = {"top1": "top-1", "macro-f1": "macro F1"}[merit]
             done = "nothing is done about it" if balance == "none" else f"balanced by {balance}"
-            lines.append(
-                f"uneven classes: {many} training images of {most}, {fewest} of {least}; {done}, the epoch with the "
-                f"best {kept} is kept"
-            )
+            counts = f"{many} training images of {most}, {fewest} of {least}"
+            if self.uneven:
+                counts = f"uneven classes: {counts}"
+            elif fewest == many:
+                counts = f"{many} training images of each class"
+            lines.append(f"{counts}; {done}, the epoch with the best {kept} is kept")
         if self.few:
             (least, fewest), _ = self._ends()
             hint = "" if folds else "; `folds` 5 tells how far the figures can be trusted"

@@ -68,13 +68,20 @@ def page(package: str, name: str = "page.html") -> str:
     return text.replace(LOOK_MARK, look.strip())
 
 
+def as_json(content: Any, status: int = 200) -> Response:
+    """An answer of JSON in ASCII: any text can be sent, also names of files that are not UTF-8."""
+    from starlette.responses import Response
+
+    return Response(json.dumps(content, allow_nan=False), status, media_type="application/json")
+
+
 def updates(content: Callable[[], Any], closing: Callable[[], bool]) -> Response:
     """The endless answer of server-sent events: what `content` gives, in a thread, as JSON, several times a second."""
     from starlette.responses import StreamingResponse
 
     async def events() -> AsyncIterator[str]:
         while not closing():
-            yield f"data: {json.dumps(await asyncio.to_thread(content), ensure_ascii=False)}\n\n"
+            yield f"data: {json.dumps(await asyncio.to_thread(content))}\n\n"
             await asyncio.sleep(1 / UPDATES_PER_S)
 
     return StreamingResponse(events(), media_type="text/event-stream")

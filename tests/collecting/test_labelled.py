@@ -211,6 +211,14 @@ class TestChanging:
         assert (folder.undo(removed), folder.undo(removed)) == (1, 0)
         require_consistent(folder)
 
+    def test_an_image_whose_file_was_deleted_does_not_come_back(self, folder: LabelledFolder):
+        first, second = folder.add(JPEG, "ok", "door"), folder.add(JPEG, "ok", "door")
+        removed = folder.remove([first.path, second.path])
+        (folder.root / ".removed" / first.path).unlink()
+        assert folder.undo(removed) == 1
+        assert folder.rows() == [second]
+        require_consistent(folder)
+
 
 class TestWhatPeopleWrite:
     def test_further_columns_and_rows_are_kept(self, folder: LabelledFolder):

@@ -366,7 +366,7 @@ class TestInABrowser:
         press(browser, 1)
         until(lambda: page.images()["ok"] >= 2)
         own.stop()
-        until(lambda: text(browser, "away") == "camera is away")
+        until(lambda: text(browser, "away") == "camera is disconnected")
         until(lambda: text(browser, "said").endswith("waiting for the camera"))
         assert "lost" in browser.find_element("id", "picture").get_attribute("class")
         before = settled(page)["ok"]

@@ -71,6 +71,20 @@ def test_another_press_soon_after_goes_on_with_the_series_unless_the_class_or_th
     assert group(4, "ok", "5", "anna") != first
 
 
+def test_labels_of_the_folder_are_counted_as_they_are(taking: Taking, tmp_path: Path):
+    decomposed, long = "e\u0301", "n" * 80
+    root = taking._folder.root
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "data.csv").write_text(f"path,label\n0.png,{decomposed}\n1.png,{long}\n", "utf-8")
+    assert images(taking) | {decomposed: 1, long: 1} == images(taking)
+    assert taking.add_class("\u00e9") == decomposed
+    for number, label in enumerate((decomposed, long), start=1):
+        row = taking.take(frame(number), label, f"press {number}")
+        assert row is not None
+        assert row.label == label
+    assert images(taking) | {decomposed: 2, long: 2} == images(taking)
+
+
 def test_no_frame_is_taken_twice(taking: Taking):
     assert taking.take(frame(0), "ok", "1", "anna") is not None
     assert taking.take(frame(0), "ok", "1", "anna") is None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -104,6 +106,27 @@ class TestByHttp:
         for kind in ("thumbnail", "picture"):
             code, jpeg = page.ask(f"{kind}/{group[0]['id']}")
             assert (code, jpeg[:2]) == (200, b"\xff\xd8")
+
+    def test_files_of_any_name_are_shown_and_labelled(self, tmp_path: Path):
+        names = [b"\xff.png", "\u2028\x85ä.png".encode()]
+        (tmp_path / "pool").mkdir()
+        for number, name in enumerate(names):
+            (tmp_path / "pool" / os.fsdecode(name)).write_bytes(picture(number))
+        page = Page(ReviewConfig(pool=tmp_path / "pool", data=tmp_path / "photos", web="0"))
+        try:
+            until(lambda: page.post("api/next")[1]["state"]["known"] == 2)
+            for name in names:
+                item = os.fsdecode(name)
+                assert page.ask(f"thumbnail/{quote(name)}")[0] == 200
+                status, answer = page.post("api/decide", seen={item: 0}, verdict="label", label="ok")
+                assert (status, answer["outcome"]["done"]) == (200, [item])
+            until(lambda: page.labels() == ["ok", "ok"])
+            found = page.post("api/decided", label="ok")[1]["outcome"]["items"]
+            assert {os.fsencode(each["id"]) for each in found} == set(names)
+        finally:
+            page.end()
+        review(page.config, replay=True)
+        assert page.labels() == ["ok", "ok"]
 
     @pytest.mark.parametrize(
         ("path", "body"),

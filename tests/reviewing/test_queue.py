@@ -209,12 +209,24 @@ class TestLog:
         again._log.close()
         assert [event["n"] for event in read_log(tmp_path / "log.jsonl")] == [1, 2]
 
+    @pytest.mark.parametrize("odd", ["\u2028", "\x85", "\x0c", "\udcff", "ä", "\n"])
+    def test_any_name_can_be_logged(self, tmp_path: Path, odd: str):
+        log = Log(tmp_path / "log.jsonl")
+        event = log.append("decide", "anna", verdict="reject", items=[f"a{odd}.jpg"])
+        log.close()
+        assert read_log(tmp_path / "log.jsonl") == [event]
+
+    def test_a_log_in_utf_8_is_read(self, tmp_path: Path):
+        (tmp_path / "log.jsonl").write_text('{"n": 1, "do": "class", "label": "a\u2028ä"}\n', "utf-8")
+        assert read_log(tmp_path / "log.jsonl")[0]["label"] == "a\u2028ä"
+
     def test_a_log_that_was_edited_is_said(self, tmp_path: Path):
         (tmp_path / "log.jsonl").write_text('{"n": 1, "do": "class", "label": "a"}\n{"n": 3, "do": "class"}\n')
         with pytest.raises(DataError, match="line 2 is no event"):
             Log(tmp_path / "log.jsonl")
 
     def test_a_full_disk_decides_nothing(self, queue: Queue, tmp_path: Path):
+        queue._classes = ["a"]
         queue.decide("anna", {"1.jpg": 0}, "reject")
         size = (tmp_path / "log.jsonl").stat().st_size
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -223,10 +235,13 @@ class TestLog:
         try:
             with pytest.raises(OutputError, match="cannot write"):
                 queue.decide("anna", {"2.jpg": 0}, "reject")
+            with pytest.raises(OutputError, match="cannot write"):
+                queue.rename_class("anna", "a", "b")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
             signal.signal(signal.SIGXFSZ, handler)
         assert queue.counts() == {"reject": 1}
+        assert queue.classes == ["a"]
         assert (tmp_path / "log.jsonl").stat().st_size == size
         assert queue.decide("anna", {"2.jpg": 0}, "reject").done == ("2.jpg",)
 

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 from edgecls.collecting.labelled import LabelledFolder, read_labelled
 from edgecls.errors import DataError, UsageError
 from edgecls.imaging.opencv import cv2
-from edgecls.reviewing import placing
+from edgecls.reviewing import placing, run
 from edgecls.reviewing.config import ReviewConfig
 from edgecls.reviewing.items import Item, doubted, read_pool
 from edgecls.reviewing.log import read_log
@@ -23,6 +24,7 @@ from edgecls.reviewing.looks import Looks, Thumbnails
 from edgecls.reviewing.run import Review, review, review_folder
 from edgecls.runtime.classifier import load
 from edgecls.runtime.store import Artifact
+from tests.streaming.cameras import until
 
 KINDS = ((40, 60, 200), (200, 80, 40), (60, 180, 60))
 
@@ -231,6 +233,66 @@ class TestSuspects:
             again.queue.undo("anna")
         again.close()
         assert sorted(LabelledFolder(photos.data).rows(), key=lambda row: row.time) == before
+
+    @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), ZeroDivisionError("a fault of the program")])
+    def test_a_fault_in_learning_is_said_and_stops_nothing(
+        self, photos: ReviewConfig, monkeypatch: pytest.MonkeyPatch, error: Exception
+    ):
+        monkeypatch.setattr(run, "RETRY_S", 0.05)
+        review = begin(photos, self.doubt(photos))
+
+        def fails() -> None:
+            raise error
+
+        monkeypatch.setattr(review._choice, "learn", fails)
+        review.start()
+        until(lambda: review.error is not None)
+        review.queue.decide("anna", {review.queue.items[0].path: 0}, "label", "bad")
+        until(lambda: not review.queue.decisions.unplaced)
+        assert labels(photos)[digest(0)] == "bad"
+        assert str(error) in str(review.error)
+        monkeypatch.undo()
+        review.close()
+
+    def test_labels_that_nobody_typed_are_taken_as_they_are(self, tmp_path: Path):
+        config = ReviewConfig(data=tmp_path / "photos", web="0", classes=("e\u0301",))
+        composed, decomposed, long = "\u00e9", "e\u0301", "n" * 80
+        config.data.mkdir()
+        for number in range(3):
+            (config.data / f"{number}.png").write_bytes(picture(number))
+        rows = f"path,label\n0.png,{decomposed}\n1.png,{long}\n2.png,ok\n"
+        (config.data / "data.csv").write_text(rows, "utf-8")
+        model = "model " * 20
+        review = begin(config, [replace(each, suggested=model) for each in self.doubt(config)])
+        assert review.queue.classes == [decomposed, long, "ok", model]
+        for at, label in enumerate((long, model, composed)):  # what is typed means the one that is there
+            review.queue.decide("anna", {f"{at}.png": 0}, "label", label)
+        assert review.queue.counts() == {long: 1, model: 1, decomposed: 1}
+        with pytest.raises(UsageError, match="1 to 64 printable"):
+            review.queue.add_class("anna", "x" * 65)
+        review.close()
+        assert labels(config) == {digest(0): long, digest(1): model, digest(2): decomposed}
+
+    def test_an_image_of_the_same_name_in_another_class_is_left_alone(self, tmp_path: Path):
+        config = ReviewConfig(data=tmp_path / "photos", web="0")
+        for number, label in enumerate(("apple", "pear")):
+            (config.data / label).mkdir(parents=True)
+            (config.data / label / "0001.png").write_bytes(picture(number))
+        (config.data / "data.csv").write_text("path,label\napple/0001.png,apple\npear/0001.png,pear\n")
+        review = begin(config, self.doubt(config))
+        review.queue.decide("anna", {"apple/0001.png": 0}, "reject")
+        review.settle()
+        assert labels(config) == {digest(1): "pear"}
+        review.queue.undo("anna")
+        review.settle()
+        assert labels(config) == {digest(0): "apple", digest(1): "pear"}
+        review.queue.decide("anna", {"apple/0001.png": review.queue.decisions.version("apple/0001.png")}, "reject")
+        review.settle()
+        (config.data / ".removed" / "apple" / "0001.png").unlink()
+        review.queue.undo("anna")
+        review.close()
+        assert labels(config) == {digest(1): "pear"}
+        assert review.gone == {"apple/0001.png"}
 
     @pytest.mark.parametrize("kind", ["label", "reject"])
     def test_killed_before_it_is_noted_it_is_not_done_twice(self, photos: ReviewConfig, kind: str):
