@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,6 +25,7 @@ from edgecls.streaming.sinks.keep import KeepSink
 from edgecls.streaming.sources import Source, open_source
 from edgecls.streaming.sources.choose import DEMO
 
+logger = logging.getLogger(__name__)
 BESIDE_A_STREAM = Parallelism(threads=1, spinning=False)
 """How the model is opened once more, for pictures of what it looks at: the stream's own inferences come first."""
 
@@ -89,6 +91,12 @@ def _require_reference(config: StreamConfig, artifact: store.Artifact, reference
     if reference is None and (lacking := sorted(wanted & {"drifted", "unknown"})):
         raise UsageError(
             f"`keep` {lacking[0]}: {artifact.path} has no record of validation images to compare with; export again"
+        )
+    confidence, least = artifact.card.confidence, config.smoothing.min_confidence
+    if "unsure" in wanted and not (least or confidence.threshold or confidence.thresholds):
+        logger.warning(
+            "nothing is unsure for this model, so that no frame is kept for it: fit a threshold with edgecls evaluate, "
+            "or give one as min_confidence"
         )
     if "drifted" in wanted and not config.drift:
         raise UsageError("`keep` drifted, without watching for drift: give one of them")

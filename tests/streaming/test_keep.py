@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -177,3 +178,25 @@ def test_what_is_called_wrong_is_kept_with_its_label(
 def test_what_makes_no_sense_is_refused(settings: dict[str, Any], message: str):
     with pytest.raises(UsageError, match=message):
         KeepConfig(**settings).check()
+
+
+def test_what_is_unsure_for_the_stream_is_kept_as_such(
+    bundle: Callable[[str, str], Artifact], video: Path, tmp_path: Path
+):
+    config = StreamConfig(
+        cameras=(f"door={video}",),
+        model=bundle("onnx", "fp32").path,
+        keeping=KeepConfig(keep=("unsure",), keep_to=tmp_path / "pool"),
+        smoothing=replace(EACH_FRAME, min_confidence=0.999999),
+    )
+    stream(config)
+    rows = [json.loads(line) for line in (tmp_path / "pool" / "pool.jsonl").read_text().splitlines()]
+    assert rows
+    assert {row["reasons"][0] for row in rows} == {"unsure"}
+
+
+def test_it_says_where_nothing_can_be_unsure(
+    bundle: Callable[[str, str], Artifact], video: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    run(bundle("onnx", "fp32"), video, tmp_path / "pool", ("unsure",))
+    assert "nothing is unsure for this model" in caplog.text

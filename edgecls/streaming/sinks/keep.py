@@ -140,8 +140,8 @@ class KeepSink(Sink):
 
     def _asked_for(self, decision: Decision) -> list[str]:
         held = {
-            "unsure": decision.prediction.unsure or decision.is_unsure, "changed": decision.changed, "drifted": decision.drifted,
-            "unknown": (decision.prediction.novelty or 0.0) > 1,
+            "unsure": decision.prediction.unsure or decision.is_unsure, "changed": decision.changed,
+            "drifted": decision.drifted, "unknown": (decision.prediction.novelty or 0.0) > 1,
         }  # fmt: skip
         return [reason for reason in KEEP_REASONS if reason in self._reasons and held[reason]]
 
