@@ -15,7 +15,7 @@ from edgecls.adapting.memory import MAX_IMAGES, SEED, Memory, evenly
 from edgecls.adapting.onnx_head import with_head
 from edgecls.adapting.photos import Photo, held_out, labelled_photos, near
 from edgecls.adapting.verdict import Verdict, scores_for
-from edgecls.artifact.card import EMBEDDED_KEY, Card, Quality, check_files, with_files, write_card
+from edgecls.artifact.card import EMBEDDED_KEY, HEAD_FILE, Card, Quality, check_files, with_files, write_card
 from edgecls.artifact.golden import Golden
 from edgecls.artifact.reference import FEWEST_IMAGES, MOST_IMAGES, Reference
 from edgecls.artifact.terms import Output
@@ -277,11 +277,14 @@ def _write(
 
 
 def _write_graph(folder: Path, bundle: Artifact, card: Card, head: Head) -> Card:
+    """Write the network, and its last layers alone where the bundle has these too, with the new last layer."""
     entries = {EMBEDDED_KEY: card.embedded(), **{f"model_info {k}": v for k, v in card.model_info().items()}}
-    name = bundle.card.model_file
-    content = with_head(read_bytes(bundle.path / name), card.inner_tensors["embedding"], head, entries)
-    write_bytes(folder / name, content)
-    return with_files(card, folder, [name])
+    names = [name for name in (bundle.card.model_file, HEAD_FILE) if name in bundle.card.lineage.files]
+    for name in names:
+        own = entries if name == bundle.card.model_file else {}
+        content = with_head(read_bytes(bundle.path / name), card.inner_tensors["embedding"], head, own)
+        write_bytes(folder / name, content)
+    return with_files(card, folder, names)
 
 
 def _record_reference(

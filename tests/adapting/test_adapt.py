@@ -26,7 +26,9 @@ from edgecls.data.layout import DIGIT_NAMES
 from edgecls.errors import ArtifactError, DataError, UsageError, VerificationError
 from edgecls.exporting.bundle import export
 from edgecls.exporting.config import ExportConfig
+from edgecls.imaging.decode import read_image
 from edgecls.runtime import store
+from edgecls.runtime.explanation import open_explainer
 from edgecls.runtime.store import Artifact
 from edgecls.runtime.verification import verify
 from tests.digit_photos import write_digits
@@ -319,3 +321,18 @@ def test_the_command_prints_the_verdict(
     assert "bundle: " in result.output
     assert "on the device" in cli("info", tmp_path / "out").output
     assert json.loads((tmp_path / "out" / "card.json").read_text())["lineage"]["relearned"]["new_images"] == 100
+
+
+def test_what_explains_the_bundle_explains_the_new_one(
+    taught: Artifact, learn: Callable[..., Adapted], dim_photos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "explainable"
+    bundle = export(ExportConfig(run=taught.path, target="onnx", explain=True, out=out))
+    adapted = learn(dim_photos, bundle=bundle.path).artifact
+    image = read_image(next(dim_photos.rglob("*.png")))
+    with open_explainer(adapted) as explainer:
+        assert explainer.name == "class activation map"
+        pixels = adapted.card.preprocess(image)
+        scores = explainer.classifier.session.infer(pixels[None])[0]
+        means = [explainer.places(pixels, index).mean() for index in range(len(scores))]
+    np.testing.assert_allclose(means, scores, atol=1e-2)  # a linear layer behind the mean over places
