@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgecls.disjoint_sets import DisjointSets
 from edgecls.errors import DataError
 from edgecls.fields import is_name
 from edgecls.imaging.decode import find_images
@@ -132,22 +133,16 @@ def _groups(photos: Sequence[Photo], embeddings: NDArray[float32]) -> list[int]:
     """A number for each photo that those share which belong together."""
     import numpy as np
 
-    parents = list(range(len(photos)))
-
-    def first(position: int) -> int:
-        while parents[position] != position:
-            position = parents[position]
-        return position
-
+    linked = DisjointSets(range(len(photos)))
     firsts: dict[str, int] = {}
     for position, photo in enumerate(photos):
         if photo.group:
-            parents[first(position)] = first(firsts.setdefault(photo.group, position))
+            linked.join(position, firsts.setdefault(photo.group, position))
     directions = _directions(embeddings)
     for begin in range(0, len(photos), BLOCK):
         for one, other in np.argwhere(directions[begin : begin + BLOCK] @ directions.T >= NEAR).tolist():
-            parents[first(begin + one)] = first(other)
-    return [first(position) for position in range(len(photos))]
+            linked.join(begin + one, other)
+    return [linked.find(position) for position in range(len(photos))]
 
 
 def _directions(embeddings: NDArray[float32]) -> NDArray[float32]:

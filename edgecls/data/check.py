@@ -13,6 +13,7 @@ from edgecls.data.layout import DatasetIndex
 from edgecls.data.similar import PerceptualHash, near_pairs, perceptual_hash
 from edgecls.data.sources import FolderSource, Source
 from edgecls.data.splits import Sample
+from edgecls.disjoint_sets import DisjointSets
 from edgecls.errors import DataError, ImageError, MissingExtraError
 from edgecls.imaging.decode import counted
 
@@ -185,19 +186,12 @@ def near_duplicates(pictures: Sequence[Picture], exact: Sequence[Group]) -> list
     """Groups of pictures that are linked by nearness; of files that are the same only the first one takes part."""
     later = {picture.sample.key for group in exact for picture in group[1:]}
     distinct = [picture for picture in pictures if picture.sample.key not in later]
-    leader = list(range(len(distinct)))
-
-    def first_of(index: int) -> int:
-        while leader[index] != index:
-            leader[index] = index = leader[leader[index]]
-        return index
-
+    linked = DisjointSets(range(len(distinct)))
     for first, second in near_pairs([picture.look for picture in distinct]):
-        a, b = sorted((first_of(first), first_of(second)))
-        leader[b] = a
+        linked.join(first, second)
     groups: dict[int, list[Picture]] = {}
     for index, picture in enumerate(distinct):
-        groups.setdefault(first_of(index), []).append(picture)
+        groups.setdefault(linked.find(index), []).append(picture)
     return [tuple(group) for group in groups.values() if len(group) > 1]
 
 

@@ -14,6 +14,7 @@ from edgecls.data.check import duplicates, look, near_duplicates
 from edgecls.data.layout import index_dataset
 from edgecls.data.sources import Source
 from edgecls.data.splits import Sample, grouped_by
+from edgecls.disjoint_sets import DisjointSets
 from edgecls.errors import DataError
 from edgecls.evaluation.confident_learning import likely_wrong, out_of_fold, self_confidence
 from edgecls.evaluation.config import SuspectsConfig
@@ -120,17 +121,11 @@ def _groups_named(columns: Mapping[str, Mapping[str, str]]) -> Callable[[Sample]
 
 def merged(groups: Sequence[str], alike: Sequence[Sequence[int]]) -> list[str]:
     """Groups by position, of which those become one that share images which are alike."""
-    leader = {group: group for group in groups}
-
-    def first_of(group: str) -> str:
-        while leader[group] != group:
-            leader[group] = group = leader[leader[group]]
-        return group
-
+    linked = DisjointSets(groups)
     for positions in alike:
         for position in positions[1:]:
-            leader[first_of(groups[position])] = first_of(groups[positions[0]])
-    return [first_of(group) for group in groups]
+            linked.join(groups[position], groups[positions[0]])
+    return [linked.find(group) for group in groups]
 
 
 Ranked = tuple[int, int, Reason, float, int | None]

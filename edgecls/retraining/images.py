@@ -17,6 +17,7 @@ from edgecls.data.layout import index_dataset
 from edgecls.data.similar import PerceptualHash, near_pairs, perceptual_hash
 from edgecls.data.sources import FolderSource, JoinedSource, Source
 from edgecls.data.splits import SPLITS, Sample, divide
+from edgecls.disjoint_sets import DisjointSets
 from edgecls.errors import DataError, UsageError
 from edgecls.imaging.preprocess import Preprocess
 from edgecls.imaging.small import SMALL_PX
@@ -279,20 +280,14 @@ class _Mixing:
         """
         old = [image.key for image in self._old]
         keys = [*(image.key for image in images), *old]
-        parents = {key: key for key in keys}
-
-        def first(key: str) -> str:
-            while parents[key] != key:
-                key = parents[key]
-            return key
-
+        linked = DisjointSets(keys)
         series = defaultdict(list)
         for key in keys:
             if group := self._columns.get(key, {}).get(GROUP_COLUMN):
                 series[group].append(key)
         for members in series.values():
             for key in members[1:]:
-                parents[first(key)] = first(members[0])
+                linked.join(key, members[0])
         held_out = {image.key for image in self._old if image.split != "train"}
         copies: dict[str, str] = {}
         for one, other in near_pairs(self._looks(keys)):
@@ -301,8 +296,8 @@ class _Mixing:
             if keys[other] in held_out:
                 copies[keys[one]] = keys[other]
             else:
-                parents[first(keys[one])] = first(keys[other])
-        return {key: first(key) for key in keys}, copies
+                linked.join(keys[one], keys[other])
+        return {key: linked.find(key) for key in keys}, copies
 
     def _looks(self, keys: Sequence[str]) -> list[PerceptualHash]:
         import numpy as np
