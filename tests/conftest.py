@@ -37,13 +37,14 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("workspace")
 
 
-@pytest.fixture(autouse=True)
-def runs_folder(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Every test sees the same runs folder and cache, and none touches the developer's own."""
+@pytest.fixture(scope="session", autouse=True)
+def runs_folder(workspace: Path) -> Iterator[Path]:
+    """Every test, and what tests share, sees the same runs folder and cache; none touches the developer's own."""
     folder = workspace / "runs"
-    monkeypatch.setenv(store.RUNS_VARIABLE, str(folder))
-    monkeypatch.setenv(cache.VARIABLE, str(workspace / "cache"))
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(store.RUNS_VARIABLE, str(folder))
+        patch.setenv(cache.VARIABLE, str(workspace / "cache"))
+        yield folder
 
 
 @pytest.fixture(scope="session", autouse=True)
