@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from edgecls.artifact.reference import FALSE_REFUSALS, Reference
-from edgecls.exporting.reference import answered
 from edgecls.imaging.opencv import cv2
+from edgecls.runtime.pipeline import outputs_of
 from edgecls.runtime.scores import as_logits
 from edgecls.streaming.drift import DriftMonitor
 
@@ -97,7 +97,7 @@ def main() -> None:
     with artifact.open(tensors=("embedding",)) as session:
 
         def asked(raw: Sequence[Image]) -> Answers:
-            scores, embeddings = answered(session, raw)
+            scores, embeddings = outputs_of(session, raw)
             assert embeddings is not None
             return as_logits(scores, output), embeddings
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from edgecls.artifact import reference as reference_module
 from edgecls.artifact.reference import FALSE_REFUSALS, Reference, cross_fitted, refusal_threshold
-from edgecls.exporting.reference import answered
+from edgecls.runtime.pipeline import outputs_of
 from edgecls.runtime.scores import as_logits, softmax
 
 if TYPE_CHECKING:
@@ -134,10 +134,10 @@ def measured(bundle: Path, others: Path, count: int) -> list[dict[str, Any]]:
     paths = [paths[index] for index in np.random.default_rng(0).permutation(len(paths))[:count]]
     with artifact.open(tensors=("embedding",)) as session:
         val, test = (
-            answered(session, (preprocess(dataset.source.read_for(each.key, preprocess)) for each in parts[name]))
+            outputs_of(session, (preprocess(dataset.source.read_for(each.key, preprocess)) for each in parts[name]))
             for name in ("val", "test")
         )
-        strange = answered(session, (preprocess(read_image(path, None, preprocess)) for path in paths))
+        strange = outputs_of(session, (preprocess(read_image(path, None, preprocess)) for path in paths))
     labels = np.array([sample.label for sample in parts["val"]])
     known_top1 = (test[0].argmax(axis=1) == [sample.label for sample in parts["test"]]).mean()
     name = f"{bundle.parents[1].name}/{bundle.name} against {others.name}"

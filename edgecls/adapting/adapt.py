@@ -19,12 +19,12 @@ from edgecls.artifact.card import EMBEDDED_KEY, HEAD_FILE, Card, Quality, check_
 from edgecls.artifact.golden import Golden
 from edgecls.artifact.reference import FEWEST_IMAGES, MOST_IMAGES, Reference
 from edgecls.artifact.terms import Output
-from edgecls.concurrency import chunked, ordered_map
+from edgecls.concurrency import ordered_map
 from edgecls.errors import DataError, ImageError, UsageError, VerificationError
 from edgecls.files import new_folder, read_bytes, sha256, write_bytes
 from edgecls.imaging.decode import read_image
 from edgecls.runtime import machine, store
-from edgecls.runtime.pipeline import BATCH, scores_of
+from edgecls.runtime.pipeline import outputs_of, scores_of
 from edgecls.runtime.scores import as_logits
 from edgecls.runtime.store import Artifact
 from edgecls.runtime.verification import compared
@@ -162,8 +162,8 @@ def _looked_at(
                 yield image
 
     with bundle.open(tensors=("embedding",)) as session:
-        batches = [session.infer_all(np.stack(batch))[1] for batch in chunked(readable(), BATCH)]
-    embeddings = np.concatenate(batches) if batches else memory.test[:0]
+        _, embeddings = outputs_of(session, readable())
+    embeddings = embeddings if kept else memory.test[:0]
     if embeddings.shape[1] != memory.test.shape[1]:
         raise DataError(f"{bundle.path}: its memory is another network's; export the run again")
     copies = near(embeddings, memory.test)

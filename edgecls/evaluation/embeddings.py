@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgecls.concurrency import chunked
 from edgecls.data.sources import Source
 from edgecls.data.splits import Sample
 from edgecls.evaluation.inference import prepared
 from edgecls.runtime import store
-from edgecls.runtime.pipeline import BATCH
+from edgecls.runtime.pipeline import outputs_of
 
 if TYPE_CHECKING:
     from numpy import float32
@@ -36,10 +35,4 @@ def embeddings_of(
     session: Session, source: Source, samples: Iterable[Sample], on_progress: Callable[[int], None] = lambda _: None
 ) -> NDArray[float32]:
     """The same by a session that gives embeddings first of its tensors."""
-    import numpy as np
-
-    found: list[NDArray[float32]] = []
-    for batch in chunked(prepared(source, samples, session.card.preprocess), BATCH):
-        found.append(session.infer_all(np.stack(batch))[1])
-        on_progress(sum(map(len, found)))
-    return np.concatenate(found)
+    return outputs_of(session, prepared(source, samples, session.card.preprocess), on_progress)[1]

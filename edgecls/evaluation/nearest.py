@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgecls.artifact.arrays import parse_arrays
 from edgecls.cache import Entry
+from edgecls.concurrency import ordered_map
 from edgecls.data.sources import Source
 from edgecls.data.splits import Sample
 from edgecls.errors import DataError
 from edgecls.evaluation.embeddings import embeddings_of
+from edgecls.evaluation.kept_rows import kept_rows
 from edgecls.runtime.store import Artifact
 
 if TYPE_CHECKING:
@@ -65,21 +64,11 @@ class NearestImages:
 def _kept_embeddings(
     artifact: Artifact, session: Session, source: Source, samples: Sequence[Sample]
 ) -> NDArray[float32]:
-    import numpy as np
-
-    digests = hashlib.sha256("".join(source.fingerprint(sample.key) for sample in samples).encode()).hexdigest()
-    entry = Entry.of("embeddings", *artifact.card.lineage.files.values(), artifact.card.preprocess.to_json(), digests)
-    if content := entry.read():
-        try:
-            [kept] = parse_arrays(content, "embeddings")
-            return kept
-        except ValueError:
-            entry.discard()
-    embeddings = embeddings_of(session, source, samples)
-    stored = io.BytesIO()
-    np.savez(stored, embeddings=embeddings)
-    entry.write(stored.getvalue())
-    return embeddings
+    digests = list(ordered_map(lambda sample: source.fingerprint(sample.key), samples))
+    entry = Entry.of("embeddings", *artifact.card.lineage.files.values(), artifact.card.preprocess.to_json())
+    return kept_rows(
+        entry, digests, lambda positions: embeddings_of(session, source, [samples[each] for each in positions])
+    )
 
 
 def _unit(embeddings: NDArray[float32]) -> NDArray[float32]:

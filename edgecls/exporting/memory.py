@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecls import models
 from edgecls.adapting.head import Head
 from edgecls.adapting.memory import MAX_IMAGES, Memory
-from edgecls.concurrency import chunked
 from edgecls.data.dataset import balanced, open_recorded
 from edgecls.data.splits import Sample
 from edgecls.errors import DataError
 from edgecls.evaluation.inference import labels_of, prepared
-from edgecls.runtime.pipeline import BATCH
+from edgecls.models.last_layer import last_layer
+from edgecls.runtime.pipeline import outputs_of
 from edgecls.runtime.store import Artifact
 
 if TYPE_CHECKING:
-    from numpy import float32, uint8
+    from numpy import float32
     from numpy.typing import NDArray
 
 TARGET = "onnx"
@@ -41,7 +41,8 @@ def remember(run: Artifact, bundle: Artifact, folder: Path) -> None:
         parts = {name: _drawn(dataset.splits[name], dataset.seed) for name in ("train", "test")}
         embeddings: dict[str, NDArray[float32]] = {}
         for name, samples in parts.items():
-            scores, embeddings[name] = _asked(bundle, prepared(dataset.source, samples, run.card.preprocess))
+            with bundle.open(tensors=("embedding",)) as session:
+                scores, embeddings[name] = outputs_of(session, prepared(dataset.source, samples, run.card.preprocess))
             if head.weight.shape[1] != embeddings[name].shape[1]:
                 return
             if (head.scores(embeddings[name]).argmax(axis=1) == scores.argmax(axis=1)).mean() < AGREEING:
@@ -62,21 +63,8 @@ def _drawn(samples: Sequence[Sample], seed: int) -> list[Sample]:
     return some + rest[: MAX_IMAGES - len(some)]
 
 
-def _asked(bundle: Artifact, images: Iterable[NDArray[uint8]]) -> tuple[NDArray[float32], NDArray[float32]]:
-    """The bundle's scores (N, C) and embeddings (N, D)."""
-    import numpy as np
-
-    with bundle.open(tensors=("embedding",)) as session:
-        answers = [session.infer_all(np.stack(batch)) for batch in chunked(images, BATCH)]
-    return np.concatenate([scores for scores, _ in answers]), np.concatenate([inner for _, inner in answers])
-
-
 def _linear_head(run: Artifact) -> Head | None:
     """The run's last layer as weights of its inputs; None where it is none, or the run was imported as a graph."""
     if not run.card.model_file.endswith(".safetensors"):
         return None
-    prefix, tensors = models.find(run.card.arch).head, models.read_weights(run.path / run.card.model_file)
-    own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    if own.keys() != {"weight", "bias"}:
-        return None
-    return Head(own["weight"].float().flatten(1).numpy(), own["bias"].float().numpy())
+    return last_layer(run.card.arch, models.read_weights(run.path / run.card.model_file))

@@ -19,10 +19,10 @@ from edgecls.data.sources import FolderSource, JoinedSource, Source
 from edgecls.data.splits import SPLITS, Sample, divide
 from edgecls.disjoint_sets import DisjointSets
 from edgecls.errors import DataError, UsageError
+from edgecls.evaluation.kept_rows import kept_rows
 from edgecls.imaging.preprocess import Preprocess
 from edgecls.imaging.small import SMALL_PX
 from edgecls.retraining.config import RetrainConfig
-from edgecls.retraining.kept import kept_rows
 
 if TYPE_CHECKING:
     from numpy import float32

@@ -12,6 +12,7 @@ from edgecls import models
 from edgecls.adapting.head import Head, fit_head, importance_of
 from edgecls.errors import UsageError
 from edgecls.evaluation.inference import labels_of, prepared
+from edgecls.models.last_layer import last_layer
 from edgecls.models.torch_backend import MODEL_FILE
 from edgecls.retraining.images import Mixture
 from edgecls.retraining.kept import embeddings_of
@@ -137,16 +138,12 @@ class Learner:
 
         from edgecls.artifact.golden import Golden
 
-        parts = {
-            name.removeprefix(self._prefix): t for name, t in self._tensors.items() if name.startswith(self._prefix)
-        }
-        if parts.keys() != {"weight", "bias"}:
+        head, images = last_layer(self._arch, self._tensors), Golden.read(self._run.path, self._run.card).images
+        if head is None:
             return None
-        weight = parts["weight"].float().flatten(1).numpy()
-        head, images = Head(weight, parts["bias"].float().numpy()), Golden.read(self._run.path, self._run.card).images
         with self._run.open(tensors=("embedding",)) as session:
             scores, embeddings = session.infer_all(images)
-        if embeddings.shape[1] != weight.shape[1]:
+        if embeddings.shape[1] != head.weight.shape[1]:
             return None
         close = np.abs(head.scores(embeddings) - scores).max() <= TOLERANCE * np.abs(scores).max()
         return head if close else None

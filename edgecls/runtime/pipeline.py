@@ -26,10 +26,26 @@ ANSWERS_AHEAD = 128
 
 def scores_of(session: Session, images: Iterable[NDArray[uint8]]) -> NDArray[float32]:
     """Scores (N, C) float32 of raw inputs (h, w, 3), computed batch by batch."""
+    return outputs_of(session, images)[0]
+
+
+def outputs_of(
+    session: Session, images: Iterable[NDArray[uint8]], on_progress: Callable[[int], None] = lambda _: None
+) -> tuple[NDArray[float32], ...]:
+    """What `Session.infer_all` gives for raw inputs (h, w, 3), computed batch by batch: scores (N, C) and each of the
+    session's tensors, (0, 0) of no images. `on_progress` hears how many images are done.
+    """
     import numpy as np
 
-    batches = [session.infer(np.stack(batch)) for batch in chunked(images, BATCH)]
-    return np.concatenate(batches) if batches else np.empty((0, len(session.card.classes)), np.float32)
+    batches = []
+    done = 0
+    for batch in chunked(images, BATCH):
+        batches.append(session.infer_all(np.stack(batch)))
+        on_progress(done := done + len(batch))
+    if not batches:
+        nothing = np.empty((0, 0), np.float32)
+        return np.empty((0, len(session.card.classes)), np.float32), *(nothing for _ in session.tensors)
+    return tuple(np.concatenate(parts) for parts in zip(*batches, strict=True))
 
 
 def overlapped(
