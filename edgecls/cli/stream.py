@@ -110,10 +110,9 @@ def _unit(given: list[str], config: StreamConfig) -> str:
     from edgecls.streaming.config import split_name
     from edgecls.streaming.service import SECRETS_FILE, unit
     from edgecls.urls import SecretUrl
-    from edgecls.web.server import read_token
 
     cameras, sinks = config.cameras, config.sinks
-    token = read_token(sinks.web_token_file) if sinks.web_token_file else sinks.web_token
+    token = sinks.token()
     addresses = {f"EDGECLS_CAMERA_{number}": SecretUrl(each) for number, each in enumerate(cameras)}
     addresses |= {
         MQTT_VARIABLE: SecretUrl(sinks.mqtt or ""),

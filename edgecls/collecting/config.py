@@ -7,8 +7,9 @@ from pathlib import Path
 
 from edgecls.collecting.labels import clean_label
 from edgecls.errors import UsageError
-from edgecls.settings import LONGEST_S, MOST, Config, setting
+from edgecls.settings import LONGEST_S, MOST, setting
 from edgecls.streaming.config import SHORTEST_S, CameraOptions
+from edgecls.web.config import TokenConfig
 
 RECOMMENDED = 50
 """Images of a class: 15 % of them, 7 or 8, are held out for the test. With fewer, one wrong answer moves the class's
@@ -18,7 +19,7 @@ RECOMMENDED_SERIES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class CollectConfig(Config):
+class CollectConfig(TokenConfig):
     """Which camera is looked at, what its pictures may show, and where they go.
 
     With `label` pictures are taken without a page. None leaves a choice to the program.
@@ -55,8 +56,6 @@ class CollectConfig(Config):
     )
     camera_options: CameraOptions = CameraOptions()
     web: str = setting("8080", "Where the page is: a port of this machine alone, or host:port.")
-    web_token: str | None = setting(None, "What the page asks for; drawn where others can reach it.", secret=True)
-    web_token_file: Path | None = setting(None, "A file whose only line is the page's token.")
 
     def check(self) -> None:
         """Raise `UsageError` for values that make no sense, alone or together."""
@@ -65,5 +64,3 @@ class CollectConfig(Config):
             clean_label(label)
         if self.label is None and self.every_s is not None:
             raise UsageError("`every_s` takes pictures by itself and wants to know their class: give `label` too")
-        if self.web_token is not None and self.web_token_file is not None:
-            raise UsageError("give `web_token_file` or the token itself (`web_token`), not both")

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from edgecls.collecting.session import Session
-from edgecls.errors import EdgeclsError, SourceError, UsageError
-from edgecls.web.app import as_json, for_viewers, guarded, mjpeg, page, read_object, updates
+from edgecls.errors import UsageError
+from edgecls.web.app import client_of_page, for_viewers, guarded, mjpeg, page, posted, text_in, updates
 from edgecls.web.limits import LIMITS, Limits
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
-"""What a browser calls itself, and a press."""
-
 
 def build(session: Session, token: str | None, limits: Limits = LIMITS) -> Callable[..., Any]:
     """The application; see `web.app.guarded`.
 
-    What is asked for by POST is answered with the new state, and what fails with `error`: 400 for what makes no sense,
-    409 while the camera is away, 507 where the folder cannot be written.
+    For what is asked for by POST see `web.app.posted`.
     """
     from starlette.responses import HTMLResponse, PlainTextResponse
     from starlette.responses import Response as Answer
@@ -36,7 +30,7 @@ def build(session: Session, token: str | None, limits: Limits = LIMITS) -> Calla
         return HTMLResponse(content)
 
     async def figures(request: Request) -> Response:
-        client = _named(request.query_params.get("client"))
+        client = client_of_page(request.query_params.get("client"))
         return updates(lambda: session.state(client), session.closing)
 
     async def live(_request: Request) -> Response:
@@ -54,26 +48,11 @@ def build(session: Session, token: str | None, limits: Limits = LIMITS) -> Calla
     async def healthz(_request: Request) -> Response:
         return PlainTextResponse("ok\n")
 
-    def doing(work: Callable[[dict[str, Any], str], Any]) -> Callable[[Request], Any]:
-        async def answer(request: Request) -> Response:
-            given = await read_object(request, limits)
-            if given is None:
-                return as_json({"error": "the request must bring a JSON object"}, 400)
-            client = _named(given.get("client"))
-            try:
-                outcome = await asyncio.to_thread(work, given, client)
-            except EdgeclsError as error:
-                code = 400 if isinstance(error, UsageError) else 409 if isinstance(error, SourceError) else 507
-                return as_json({"error": str(error)}, code)
-            return as_json({"outcome": outcome, "state": await asyncio.to_thread(session.state, client)})
-
-        return answer
-
     def take(given: dict[str, Any], client: str) -> str:
-        press = _named(given.get("press"))
+        press = client_of_page(given.get("press"))
         if not press:
             raise UsageError("a press has a name of letters and digits")
-        label = _text(given, "label")
+        label = text_in(given, "label")
         if label not in session.taking.classes:
             raise UsageError(f"there is no class {label!r}")
         return session.take(label, f"{client} {press}", client)
@@ -83,24 +62,15 @@ def build(session: Session, token: str | None, limits: Limits = LIMITS) -> Calla
         return None if undone is None else {"label": undone[0], "images": undone[1]}
 
     def add_class(given: dict[str, Any], _client: str) -> str:
-        return session.taking.add_class(_text(given, "label"))
+        return session.taking.add_class(text_in(given, "label"))
 
     limited = for_viewers(limits)
     routes = [
         Route("/", index), Route("/healthz", healthz), Route("/api/updates", figures, middleware=limited),
         Route("/camera.mjpg", live, middleware=limited), Route("/recent/{path:path}", recent),
-        Route("/api/take", doing(take), methods=["POST"]), Route("/api/undo", doing(undo), methods=["POST"]),
-        Route("/api/classes", doing(add_class), methods=["POST"]),
+        *(
+            posted(f"/api/{name}", work, session.state, limits)
+            for name, work in (("take", take), ("undo", undo), ("classes", add_class))
+        ),
     ]  # fmt: skip
     return guarded(routes, token)
-
-
-def _named(value: Any) -> str:
-    return value if isinstance(value, str) and _ID.fullmatch(value) else ""
-
-
-def _text(given: dict[str, Any], name: str) -> str:
-    value = given.get(name)
-    if not isinstance(value, str):
-        raise UsageError(f"{name} must be text")
-    return value

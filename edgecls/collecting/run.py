@@ -22,7 +22,7 @@ from edgecls.streaming.config import split_name
 from edgecls.streaming.frames import Frame
 from edgecls.streaming.sources import LiveSource, Source, open_source
 from edgecls.streaming.sources.choose import DEMO
-from edgecls.web.server import Server, read_token
+from edgecls.web.server import Server
 
 EVERY_S = 1.0
 """Of a camera without a page, unless told otherwise."""
@@ -77,8 +77,7 @@ class _Page:
         on_progress: OnProgress,
     ):
         self._config, self._announce = config, announce
-        token = read_token(config.web_token_file) if config.web_token_file else config.web_token
-        self._server = Server(config.web, token)
+        self._server = Server(config.web, config.token())
         self._model = None
         if config.model is not None:
             self._model = stack.enter_context(load(config.model, on_progress=on_progress, spinning=False))

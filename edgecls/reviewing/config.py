@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgecls.collecting.labels import clean_label
-from edgecls.errors import UsageError
-from edgecls.settings import Config, setting
+from edgecls.settings import setting
+from edgecls.web.config import TokenConfig
 
 LARGEST_GROUP = 24
 """Pictures of a group at most: one letter of the keyboard for each, and they fit on one screen."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReviewConfig(Config):
+class ReviewConfig(TokenConfig):
     """What is looked at, where labelled images go, and how the page is served. None leaves a choice to the program."""
 
     pool: Path | None = setting(None, "A pool that a stream keeps, or any folder of images.")
@@ -26,13 +26,9 @@ class ReviewConfig(Config):
     group: int = setting(LARGEST_GROUP, "Pictures that are shown together, at most.", low=1, high=LARGEST_GROUP)
     move: bool = setting(False, "Take pictures out of the pool at the end that were labelled and copied.")
     web: str = setting("8080", "Where the page is: a port of this machine alone, or host:port.")
-    web_token: str | None = setting(None, "What the page asks for; drawn where others can reach it.", secret=True)
-    web_token_file: Path | None = setting(None, "A file whose only line is the page's token.")
 
     def check(self) -> None:
         """Raise `UsageError` for values that make no sense, alone or together."""
         super().check()
         for label in self.classes:
             clean_label(label)
-        if self.web_token is not None and self.web_token_file is not None:
-            raise UsageError("give `web_token_file` or the token itself (`web_token`), not both")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -11,7 +10,7 @@ from urllib.parse import unquote
 from edgecls.errors import DataError, EdgeclsError, UsageError
 from edgecls.imaging.decode import read_image
 from edgecls.reviewing.queue import Shown
-from edgecls.web.app import as_json, for_viewers, guarded, page, read_object, updates
+from edgecls.web.app import client_of_page, for_viewers, guarded, page, posted, text_in, updates
 from edgecls.web.limits import LIMITS, Limits
 
 if TYPE_CHECKING:
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
 
     from edgecls.reviewing.run import Review
 
-_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
-"""What a browser calls itself."""
 MOST_CLIENTS = 100
 PAGE = 24
 """Decided pictures on one page."""
@@ -32,8 +29,7 @@ def build(
 ) -> Callable[..., Any]:
     """The application; see `web.app.guarded`.
 
-    What is asked for by POST is answered with the outcome and the new state, and what fails with `error`: 400 for what
-    makes no sense, 507 where the log cannot be written; then nothing was decided.
+    For what is asked for by POST see `web.app.posted`; where that fails nothing was decided.
     """
     from starlette.responses import HTMLResponse, PlainTextResponse
     from starlette.responses import Response as Answer
@@ -52,7 +48,7 @@ def build(
         return PlainTextResponse("ok\n")
 
     async def figures(request: Request) -> Response:
-        client = _named(request.query_params.get("client"))
+        client = client_of_page(request.query_params.get("client"))
 
         def now() -> dict[str, Any]:
             queue.renew(client)
@@ -93,20 +89,6 @@ def build(
 
         return answer
 
-    def doing(work: Callable[[dict[str, Any], str], Any]) -> Callable[[Request], Any]:
-        async def answer(request: Request) -> Response:
-            given = await read_object(request, limits)
-            client = _named(given.get("client")) if given is not None else ""
-            if given is None or not client:
-                return as_json({"error": "the request must bring a JSON object with the client's name"}, 400)
-            try:
-                outcome = await asyncio.to_thread(work, given, client)
-            except EdgeclsError as error:
-                return as_json({"error": str(error)}, 400 if isinstance(error, UsageError) else 507)
-            return as_json({"outcome": outcome, "state": await asyncio.to_thread(state, client)})
-
-        return answer
-
     def get_next(given: dict[str, Any], client: str) -> list[dict[str, Any]]:
         if given.get("later") is True:
             queue.later(client)
@@ -116,8 +98,8 @@ def build(
         seen = given.get("seen")
         if not isinstance(seen, dict) or not all(type(version) is int for version in seen.values()):
             raise UsageError("seen must give the version of each picture")
-        label = _text(given, "label") if given.get("verdict") == "label" else ""
-        outcome = queue.decide(client, seen, _text(given, "verdict"), label)
+        label = text_in(given, "label") if given.get("verdict") == "label" else ""
+        outcome = queue.decide(client, seen, text_in(given, "verdict"), label)
         return {
             "n": outcome.n,
             "done": outcome.done,
@@ -129,7 +111,7 @@ def build(
         return None if undone is None else _undoable(undone[0], len(undone[1]))
 
     def rename(given: dict[str, Any], client: str) -> str:
-        return queue.rename_class(client, _text(given, "old"), _text(given, "label"))
+        return queue.rename_class(client, text_in(given, "old"), text_in(given, "label"))
 
     def look_back(given: dict[str, Any], _client: str) -> dict[str, Any]:
         label, number = given.get("label"), given.get("page", 0)
@@ -138,15 +120,18 @@ def build(
         found, count = queue.decided(label, number, PAGE)
         return {"items": [_shown(each) for each in found], "count": count, "size": PAGE}
 
+    def add_class(given: dict[str, Any], client: str) -> str:
+        return queue.add_class(client, text_in(given, "label"))
+
+    works: dict[str, Callable[[dict[str, Any], str], Any]] = {
+        "next": get_next, "decide": decide, "undo": undo, "rename": rename, "decided": look_back, "classes": add_class,
+    }  # fmt: skip
     limited = for_viewers(limits)
     routes = [
         Route("/", index), Route("/healthz", healthz), Route("/api/updates", figures, middleware=limited),
         Route("/thumbnail/{path:path}", picture(review.thumbnails.get)),
         Route("/picture/{path:path}", picture(lambda path: to_jpeg(read_image(review.pictures / path)))),
-        Route("/api/next", doing(get_next), methods=["POST"]), Route("/api/decide", doing(decide), methods=["POST"]),
-        Route("/api/undo", doing(undo), methods=["POST"]), Route("/api/rename", doing(rename), methods=["POST"]),
-        Route("/api/decided", doing(look_back), methods=["POST"]),
-        Route("/api/classes", doing(lambda given, who: queue.add_class(who, _text(given, "label"))), methods=["POST"]),
+        *(posted(f"/api/{name}", work, state, limits, client_required=True) for name, work in works.items()),
     ]  # fmt: skip
     return guarded(routes, token)
 
@@ -163,14 +148,3 @@ def _shown(each: Shown) -> dict[str, Any]:
 
 def _undoable(event: dict[str, Any], images: int) -> dict[str, Any]:
     return {"verdict": event["verdict"], "label": event.get("label", ""), "images": images}
-
-
-def _named(value: Any) -> str:
-    return value if isinstance(value, str) and _ID.fullmatch(value) else ""
-
-
-def _text(given: dict[str, Any], name: str) -> str:
-    value = given.get(name)
-    if not isinstance(value, str):
-        raise UsageError(f"{name} must be text")
-    return value

@@ -24,7 +24,7 @@ from edgecls.reviewing.looks import Look, Looks, Thumbnails
 from edgecls.reviewing.placing import ORIGIN, FromPool, InPlace, origin
 from edgecls.reviewing.queue import Queue
 from edgecls.runtime.classifier import Classifier, load
-from edgecls.web.server import Server, read_token
+from edgecls.web.server import Server
 
 logger = logging.getLogger(__name__)
 
@@ -209,7 +209,7 @@ def review(
     stop, in_place = stop or threading.Event(), suspects is not None
     _require(config, in_place)
     with ExitStack() as stack:
-        server = None if replay else Server(config.web, _token(config))
+        server = None if replay else Server(config.web, config.token())
         items = _items(config, suspects)
         model = None
         if config.model is not None and not in_place and not replay:
@@ -237,10 +237,6 @@ def _serve(server: Server, review: Review, stop: threading.Event, announce: Call
         stop.wait()
     finally:
         server.close()
-
-
-def _token(config: ReviewConfig) -> str | None:
-    return read_token(config.web_token_file) if config.web_token_file else config.web_token
 
 
 def _loaded(path: Path, on_progress: OnProgress) -> Classifier | None:

@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 from edgecls.errors import UsageError
 from edgecls.settings import LONGEST_S, MOST, Config, check_bounds, setting
 from edgecls.streaming.frames import FASTEST_FPS, MAX_SIDE_PX, SLOWEST_FPS, Geometry
+from edgecls.web.config import TokenConfig
 
 Decoder: TypeAlias = Literal["software", "hardware"]
 
@@ -116,7 +117,7 @@ EACH_FRAME = Smoothing(smooth_s=0.0, hysteresis=0.0, dwell_s=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SinkConfig(Config):
+class SinkConfig(TokenConfig):
     """Where decisions go."""
 
     record: Path | None = setting(None, "Write an annotated video (.mp4, .avi, .mkv), over an older one.")
@@ -135,8 +136,6 @@ class SinkConfig(Config):
     web: str | None = setting(
         None, "Serve a page with pictures, and Prometheus' /metrics: a port of this machine alone, or host:port."
     )
-    web_token: str | None = setting(None, "What the page asks for; drawn where others can reach it.", secret=True)
-    web_token_file: Path | None = setting(None, "A file whose only line is the page's token.")
 
     def check(self) -> None:
         """Raise `UsageError` for values that make no sense, alone or together."""
@@ -146,8 +145,6 @@ class SinkConfig(Config):
         written = [path.resolve() for path in (self.record, self.events, self.log) if path is not None]
         if len(set(written)) < len(written):
             raise UsageError("`record`, `events` and `log` are written to a file each; give different ones")
-        if self.web_token is not None and self.web_token_file is not None:
-            raise UsageError("give `web_token_file` or the token itself (`web_token`), not both")
 
 
 KEEP_REASONS = ("unsure", "changed", "drifted", "unknown")

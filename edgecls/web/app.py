@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from html import escape
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
+from edgecls.errors import EdgeclsError, SourceError, UsageError
 from edgecls.web.limits import LIMITS, Limits, Viewers, client_of
 
 if TYPE_CHECKING:
@@ -35,8 +37,9 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-LOOK_MARK = "/* look.css */"
-"""Where a page wants the styles that all pages share."""
+_SHARED = {"/* look.css */": "look.css", "/* shared.js */": "shared.js"}
+"""Where a page wants the styles and functions that pages share."""
+_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
 def guarded(routes: Sequence[BaseRoute], token: str | None) -> Callable[..., Any]:
@@ -62,10 +65,11 @@ def for_viewers(limits: Limits) -> list[Middleware]:
 
 
 def page(package: str, name: str = "page.html") -> str:
-    """The text of a page that lies in a package, with the styles that all pages share put in."""
+    """The text of a page that lies in a package, with the styles and functions that pages share put in."""
     text = resources.files(package).joinpath(name).read_text(encoding="utf-8")
-    look = resources.files("edgecls.web").joinpath("look.css").read_text(encoding="utf-8")
-    return text.replace(LOOK_MARK, look.strip())
+    for mark, file in _SHARED.items():
+        text = text.replace(mark, resources.files("edgecls.web").joinpath(file).read_text(encoding="utf-8").strip())
+    return text
 
 
 def as_json(content: Any, status: int = 200) -> Response:
@@ -108,6 +112,50 @@ def mjpeg(picture: Callable[[int], tuple[int, bytes] | None], closing: Callable[
             await asyncio.sleep(1 / PICTURES_PER_S)
 
     return StreamingResponse(pictures(), media_type=f"multipart/x-mixed-replace; boundary={BOUNDARY.decode()}")
+
+
+def client_of_page(value: Any) -> str:
+    """What a browser calls itself, or a press: letters, digits and hyphens; an empty text for anything else."""
+    return value if isinstance(value, str) and _ID.fullmatch(value) else ""
+
+
+def text_in(given: dict[str, Any], name: str) -> str:
+    """A text that a request brings under a name. Raises `UsageError` for anything else."""
+    value = given.get(name)
+    if not isinstance(value, str):
+        raise UsageError(f"{name} must be text")
+    return value
+
+
+def posted(
+    path: str,
+    work: Callable[[dict[str, Any], str], Any],
+    state: Callable[[str], Any],
+    limits: Limits = LIMITS,
+    client_required: bool = False,
+) -> BaseRoute:
+    """A route by which browsers change something: `work` is given, in a thread, the request's JSON object and who asks.
+
+    It is answered with what `work` returns and the new `state` for that browser, and what fails with `error`: 400 for
+    what makes no sense, 409 while the camera is disconnected, 507 where nothing can be written.
+    """
+    from starlette.routing import Route
+
+    wanted = "a JSON object with the client's name" if client_required else "a JSON object"
+
+    async def answer(request: Request) -> Response:
+        given = await read_object(request, limits)
+        client = client_of_page(given.get("client")) if given is not None else ""
+        if given is None or (client_required and not client):
+            return as_json({"error": f"the request must bring {wanted}"}, 400)
+        try:
+            outcome = await asyncio.to_thread(work, given, client)
+        except EdgeclsError as error:
+            code = 400 if isinstance(error, UsageError) else 409 if isinstance(error, SourceError) else 507
+            return as_json({"error": str(error)}, code)
+        return as_json({"outcome": outcome, "state": await asyncio.to_thread(state, client)})
+
+    return Route(path, answer, methods=["POST"])
 
 
 async def read_object(request: Request, limits: Limits = LIMITS) -> dict[str, Any] | None:

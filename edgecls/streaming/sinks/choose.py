@@ -14,7 +14,6 @@ from edgecls.streaming.sinks.keep import KeepSink
 from edgecls.streaming.sinks.network import MqttSink, WebhookSink
 from edgecls.streaming.sinks.web import WebSink
 from edgecls.streaming.sources import Source
-from edgecls.web.server import read_token
 
 
 def make_sinks(
@@ -43,8 +42,7 @@ def make_sinks(
     if config.webhook:
         sinks.append(WebhookSink(config.webhook))
     if config.web is not None:
-        token = read_token(config.web_token_file) if config.web_token_file else config.web_token
-        sinks.append(WebSink(config.web, token, keep=keep, explain=explain))
+        sinks.append(WebSink(config.web, config.token(), keep=keep, explain=explain))
     return [*sinks, *map(from_other_package, config.others)]
 
 
