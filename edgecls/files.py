@@ -18,7 +18,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from edgecls.errors import OutputError, UsageError
@@ -86,6 +86,11 @@ def path_error(error: Exception) -> str | None:
 
 
 # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def is_below(path: str) -> bool:
+    """Whether a relative path of a list that somebody may have edited stays in the list's folder."""
+    return bool(path) and not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts
 
 
 def is_folder(path: Path) -> bool:

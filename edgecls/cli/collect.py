@@ -7,7 +7,7 @@ import re
 import typer
 
 from edgecls.cli.common import console, messages, shown
-from edgecls.cli.options import Option, configured
+from edgecls.cli.options import NAMES, Option, configured
 from edgecls.cli.serving import TOKEN_VARIABLE, announced, stopping_on_signals
 from edgecls.collecting.config import CollectConfig
 from edgecls.errors import UsageError
@@ -25,10 +25,6 @@ def _seconds(text: str) -> float:
     return float(match[1]) * _UNITS[match[2]]
 
 
-def _labels(text: str) -> tuple[str, ...]:
-    return tuple(label.strip() for label in text.split(",") if label.strip())
-
-
 @configured(
     panels={
         PICTURE: ("width", "height", "fps", "rotate", "flip", "region", "decoder", "give_up_s"),
@@ -36,7 +32,7 @@ def _labels(text: str) -> tuple[str, ...]:
         PAGE: ("web", "web_token", "web_token_file", "per_second", "minimum", "model"),
     },
     left_out=("stale_s", "stall_s", "retry_s", "retry_max_s", "must_exist", "realtime"),
-    classes=Option(parse=_labels, text=", ".join, metavar="NAME,NAME,..."),
+    classes=NAMES,
     region=Option(names=("--roi",), parse=Region.parse, metavar="LEFT,TOP,WIDTH,HEIGHT"),
     every_s=Option(parse=_seconds, metavar="TIME"),
     series_s=Option(parse=_seconds, metavar="TIME", text=lambda seconds: f"{seconds:g}s"),

@@ -38,6 +38,14 @@ class Option:
     variable: str | None = None
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+NAMES = Option(parse=_names, text=", ".join, metavar="NAME,NAME,...")
+"""Names with commas between them."""
+
+
 def configured(
     panels: Mapping[str, Sequence[str]] | None = None, left_out: Sequence[str] = (), **declared: Option
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-from edgecls.cli.collect import _labels
 from edgecls.cli.common import console, messages, shown, working
-from edgecls.cli.options import Option, configured
+from edgecls.cli.options import NAMES, Option, configured
 from edgecls.cli.serving import TOKEN_VARIABLE, announced, stopping_on_signals
 from edgecls.errors import UsageError
 from edgecls.reviewing.config import ReviewConfig
@@ -23,7 +22,7 @@ PICTURES, PAGE = "Pictures", "Page"
         PAGE: ("web", "web_token", "web_token_file"),
     },
     pool=Option(argument="POOL"),
-    classes=Option(parse=_labels, text=", ".join, metavar="NAME,NAME,..."),
+    classes=NAMES,
     web_token=Option(variable=TOKEN_VARIABLE),
 )
 def review(

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from edgecls.collecting.labels import clean_label, file_part, folder_name
 from edgecls.collecting.table import Row, Table
 from edgecls.errors import DataError
-from edgecls.files import make_folder, printable, read_bytes, take_name, write_bytes, write_text, writing_to
+from edgecls.files import is_below, make_folder, printable, read_bytes, take_name, write_bytes, write_text, writing_to
 from edgecls.imaging.decode import find_images
 from edgecls.imaging.folders import DATA_FILE
 from edgecls.rows import csv_records, csv_text, table_text
@@ -168,7 +168,7 @@ class LabelledFolder:
                         deleted.append(after.path)
                 elif after is None and before is not None and before.path not in table.rows:
                     kept = f"{REMOVED_FOLDER}/{before.path}"
-                    is_kept = _is_below(before.path) and (self.root / kept).is_file()
+                    is_kept = is_below(before.path) and (self.root / kept).is_file()
                     if is_kept == (self.root / before.path).exists():
                         continue  # there is no file, or one that somebody else put there
                     changes[before.path] = before
@@ -303,7 +303,7 @@ class LabelledFolder:
         for origin in (*origins.values(), *deleted):
             with writing_to(self.root / origin):
                 (self.root / origin).unlink(missing_ok=True)
-        for gone in (path for path, row in changes.items() if row is None and _is_below(path)):
+        for gone in (path for path, row in changes.items() if row is None and is_below(path)):
             if not (self.root / gone).is_file():
                 continue
             kept = self.root / REMOVED_FOLDER / gone
@@ -317,11 +317,6 @@ def _content(image: Path) -> bytes:
         return read_bytes(image)
     except OSError as error:
         raise DataError(f"{printable(image)} cannot be read: {error.strerror}") from error
-
-
-def _is_below(path: str) -> bool:
-    """Whether a path of a list that somebody may have edited stays in the folder."""
-    return not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts
 
 
 def _numbered(folder: str, stem: str, suffix: str) -> Iterator[str]:

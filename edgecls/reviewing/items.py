@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -13,8 +12,8 @@ from edgecls.collecting.table import Row
 from edgecls.errors import DataError
 from edgecls.files import printable
 from edgecls.imaging.decode import find_images
+from edgecls.streaming.pool import INDEX_FILE, picture_in
 
-INDEX_FILE = "pool.jsonl"
 SERIES = "%Y-%m-%d %H:%M"
 """Frames that a camera took within a minute belong to one series."""
 
@@ -59,13 +58,9 @@ def read_pool(folder: Path) -> list[Item]:
         return [Item(str(PurePosixPath(path.relative_to(folder)))) for path in find_images(folder)]
     rows: dict[str, dict[str, Any]] = {}
     for line in index.read_text("utf-8", errors="replace").split("\n"):
-        try:
-            row = json.loads(line)
-            path = row["path"]
-        except (ValueError, KeyError, TypeError):
+        if (row := picture_in(line)) is None:
             continue
-        if not isinstance(path, str) or not is_below(path):
-            continue
+        path = row["path"]
         rows.pop(path, None)
         if not row.get("removed"):
             rows[path] = row
@@ -101,11 +96,6 @@ def _time(text: Any) -> datetime | None:
     except ValueError:
         return None
     return time if time.tzinfo else time.replace(tzinfo=timezone.utc)
-
-
-def is_below(path: str) -> bool:
-    """Whether a path of a list that somebody may have edited stays in its folder."""
-    return bool(path) and not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts
 
 
 def doubted(rows: Iterable[Row], suspects: Sequence[Item]) -> list[Item]:

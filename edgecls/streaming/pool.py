@@ -11,13 +11,13 @@ import json
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgecls.errors import OutputError, UsageError
-from edgecls.files import make_folder, safe_name, write_bytes, write_text, writing_to
+from edgecls.files import is_below, make_folder, safe_name, write_bytes, write_text, writing_to
 
 INDEX_FILE = "pool.jsonl"
 LOCK_FILE = ".lock"
@@ -125,14 +125,12 @@ class Pool:
 
     def _take(self, line: str) -> None:
         self._lines += 1
-        try:
-            row = json.loads(line)
-            name = row["path"]
-            self._kept.pop(name, None)
-            if not row.get("removed") and _is_inside(name):
-                self._kept[name] = _kept(line)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return  # half a line
+        if (row := picture_in(line)) is None:
+            return
+        self._kept.pop(row["path"], None)
+        if not row.get("removed") and row["path"].endswith(".jpg"):
+            with suppress(ValueError, TypeError, AttributeError):  # somebody edited it
+                self._kept[row["path"]] = _kept(line)
 
     def _forget(self) -> None:
         self._kept = {}
@@ -192,7 +190,13 @@ def _kept(line: str) -> Kept:
     return Kept(line, occupied, group, row.get("label") is not None or "wrong" in (row.get("reasons") or ()))
 
 
-def _is_inside(name: str) -> bool:
-    """Whether a path from an index stays inside of the pool's folder."""
-    parts = Path(name).parts
-    return not Path(name).is_absolute() and ".." not in parts and name.endswith(".jpg")
+def picture_in(line: str) -> dict[str, Any] | None:
+    """What a line of an index says of the picture at its `path` in the pool's folder; None for half a line, and for
+    one that leads out of the folder.
+    """
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    path = row.get("path") if isinstance(row, dict) else None
+    return row if isinstance(path, str) and is_below(path) else None
