@@ -16,7 +16,7 @@ from edgecls.data.splits import SPLITS
 from edgecls.errors import DataError, OutputError, UsageError
 from edgecls.fields import is_name
 from edgecls.files import is_folder, make_folder, new_folder, shortened
-from edgecls.imaging.folders import read_quarantine
+from edgecls.imaging.folders import DATA_FILE, read_quarantine
 from edgecls.settings import Config, setting
 
 _UNLABELLED, _SEVERAL, _NO_NAME, _CONTRADICTION, _QUARANTINE = (
@@ -73,7 +73,7 @@ def import_labels(config: LabelImportConfig) -> Exchanged:
     """Write a manifest of the images that a label file names. Raises `DataError`, `OutputError`, `UsageError`."""
     config.check()
     read_from, found = _found(config.labels, config.images, config.format, config.strict)
-    out = config.out or found.root / manifest.DATA_CSV
+    out = config.out or found.root / DATA_FILE
     _require_free(out)
     if config.copy:
         _require_free(out.parent)

@@ -29,6 +29,8 @@ from edgecls.imaging.folders import (
 from edgecls.rows import csv_text, read_rows
 
 _READ = {"path", "label", "split", *COLUMNS}
+GROUP_COLUMN = "group"
+"""Of a manifest: images of one group, such as a series, stay together."""
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgecls.data.check import duplicates, look, near_duplicates
-from edgecls.data.layout import index_dataset
+from edgecls.data.layout import GROUP_COLUMN, index_dataset
 from edgecls.data.sources import Source
 from edgecls.data.splits import Sample, grouped_by
 from edgecls.disjoint_sets import DisjointSets
@@ -115,7 +115,7 @@ def find_suspects(config: SuspectsConfig, on_progress: Callable[[str], None] = l
 
 def _groups_named(columns: Mapping[str, Mapping[str, str]]) -> Callable[[Sample], str]:
     """The group that a manifest names for each image; those without one are alone."""
-    named = {key: f"group {values['group']}" for key, values in columns.items() if values.get("group")}
+    named = {key: f"group {values[GROUP_COLUMN]}" for key, values in columns.items() if values.get(GROUP_COLUMN)}
     return lambda sample: named.get(sample.key, sample.key)
 
 

@@ -127,8 +127,6 @@ def _export_one(config: ExportConfig, shared: SharedSteps) -> Artifact:
         bundle = result.bundle
         _require_gain(config, bundle)
         _publish(bundle, result.verifier, folder, shared)
-        shared.on_progress("remembering images")
-        remember(run, bundle, folder)
         if result.float32 and bundle.card.quality.recommended is False and config.out is None:
             _keep_float32(result.float32, result.verifier, shared)
     return Artifact(path, bundle.card)
@@ -175,6 +173,8 @@ def _publish(bundle: Artifact, verifier: Verifier, folder: Path, shared: SharedS
     shared.on_progress("recording answers to validation images")
     if reference := record_reference(bundle, verifier):
         reference.write(folder)
+    shared.on_progress("remembering images")
+    remember(shared.run, bundle, folder)
     write_card(bundle.card, folder)
 
 
@@ -189,4 +189,3 @@ def _keep_float32(bundle: Artifact, verifier: Verifier, shared: SharedSteps) -> 
     [bundle] = timed([verifier.verify_float(bundle, shared.graph())], None, shared.on_progress)
     with new_folder(path) as folder:
         _publish(bundle, verifier, folder, shared)
-        remember(run, bundle, folder)

@@ -13,7 +13,7 @@ from edgecls.adapting.classes import ClassChange
 from edgecls.cache import Entry
 from edgecls.concurrency import ordered_map
 from edgecls.data.dataset import Dataset, is_run_record, open_recorded, usable_samples
-from edgecls.data.layout import index_dataset
+from edgecls.data.layout import GROUP_COLUMN, index_dataset
 from edgecls.data.similar import PerceptualHash, near_pairs, perceptual_hash
 from edgecls.data.sources import FolderSource, JoinedSource, Source
 from edgecls.data.splits import SPLITS, Sample, divide
@@ -35,7 +35,6 @@ NEW_HELD_OUT = {"val": 0.1, "test": 0.25}
 LEAST_NEW = 4
 _ROUGH = Preprocess(2 * SMALL_PX, 2 * SMALL_PX)
 """For what an image looks like from afar."""
-GROUP_COLUMN = "group"
 RENAMED_SHARE = 0.5
 """Of a class's images that are another class's: it is that class under another name."""
 SHOWN = 3

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecls.data.dataset import Dataset
+from edgecls.data.layout import GROUP_COLUMN
 from edgecls.data.splits import HELD_OUT_FRACTION, Sample, divide
 from edgecls.errors import ArtifactError, DataError, UsageError
 from edgecls.evaluation.cross_validation import CrossValidation
@@ -18,7 +19,6 @@ from edgecls.files import make_folder, read_text, write_text
 from edgecls.training.checkpoint import FOLDS_FILE, images_of
 from edgecls.training.history import TrainingCallbacks
 
-GROUP_COLUMN = "group"
 LEAST_GROUPS = 3
 """Of a class: one to learn from, one to choose the epoch by, one to be judged on."""
 

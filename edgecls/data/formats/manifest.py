@@ -10,17 +10,16 @@ from typing import Any
 from edgecls.data.formats.base import Format, LabelFile, LabelledImage, NamedImage, column_names, columns_of, split_of
 from edgecls.errors import DataError
 from edgecls.files import shortened, write_text
-from edgecls.imaging.folders import COLUMNS
+from edgecls.imaging.folders import COLUMNS, DATA_FILE
 from edgecls.rows import csv_text, read_rows
 
-DATA_CSV = "data.csv"
 """The manifest of the images in its folder."""
 _CHOICE = "choice"
 """Where Label Studio's CSV has the label."""
 
 
 def _read(path: Path) -> LabelFile:
-    file = path / DATA_CSV if path.is_dir() else path
+    file = path / DATA_FILE if path.is_dir() else path
     images = []
     for number, given in read_rows(file):
         row = {COLUMNS.get(name, name): value for name, value in given.items()} | given
@@ -71,7 +70,7 @@ def _write_jsonl(images: Sequence[LabelledImage], out: Path) -> list[str]:
 
 
 def _is_csv(path: Path, _content: Any) -> bool:
-    return path.suffix.lower() == ".csv" or (path / DATA_CSV).is_file()
+    return path.suffix.lower() == ".csv" or (path / DATA_FILE).is_file()
 
 
 def _is_jsonl(path: Path, _content: Any) -> bool:
