@@ -63,10 +63,10 @@ def main() -> None:
                 areas[name].append(_areas(explainer.classifier, pixels, index, found))
         occlusion.close()
     print(f"{artifact.card.arch}, {artifact.card.name}, {len(chosen)} images")
-    print(f"{'':22s}{'deletion':>22s}{'insertion':>22s}{'ms':>8s}")
+    print(f"{'':22s}{'deletion':>24s}{'insertion':>24s}{'ms':>8s}")
     for name, pairs in areas.items():
         cells = [_interval(np.array(column), generator) for column in zip(*pairs, strict=True)]
-        print(f"{name:22s}{cells[0]:>22s}{cells[1]:>22s}{np.median(taken_ms[name]):8.1f}")
+        print(f"{name:22s}{cells[0]:>24s}{cells[1]:>24s}{np.median(taken_ms[name]):8.1f}")
 
 
 def _areas(model: Classifier, pixels: np.ndarray, index: int, places: np.ndarray) -> tuple[float, float]:
