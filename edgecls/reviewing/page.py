@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -10,7 +9,7 @@ from urllib.parse import unquote
 from edgecls.errors import DataError, EdgeclsError, UsageError
 from edgecls.imaging.decode import read_image
 from edgecls.reviewing.queue import Shown
-from edgecls.web.app import client_of_page, for_viewers, guarded, page, posted, text_in, updates
+from edgecls.web.app import client_of_page, for_viewers, guarded, in_thread, page, posted, text_in, updates
 from edgecls.web.limits import LIMITS, Limits
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ def _picture(review: Review, get: Callable[[str], bytes]) -> Callable[[Request],
         try:
             if path not in review.queue.position_of and path not in others:
                 raise DataError("no such picture")
-            return Answer(await asyncio.to_thread(get, path), media_type="image/jpeg")
+            return Answer(await in_thread(get, path), media_type="image/jpeg")
         except (EdgeclsError, OSError):
             return PlainTextResponse("no such picture\n", 404)
 
