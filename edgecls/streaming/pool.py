@@ -66,14 +66,14 @@ class Pool:
             except OSError:  # a picture that no line knows would never make room
                 (self.folder / name).unlink(missing_ok=True)
                 raise
-            self._kept.add(name, kept)
+            self._kept[name] = kept
             self._left_at = self._changed_at()
             return self.folder / name
 
     def rows(self) -> list[dict[str, Any]]:
         """The lines of the pictures that are there, oldest first."""
         with self._locked():
-            return [json.loads(line) for name, line in self._kept.lines() if (self.folder / name).exists()]
+            return [json.loads(kept.line) for name, kept in self._kept.items() if (self.folder / name).exists()]
 
     @property
     def size_bytes(self) -> int:
@@ -122,10 +122,10 @@ class Pool:
         self._lines += 1
         if (row := picture_in(line)) is None:
             return
-        self._kept.remove(row["path"])
+        self._kept.pop(row["path"], None)
         if not row.get("removed") and row["path"].endswith(".jpg"):
             with suppress(ValueError, TypeError, AttributeError):  # somebody edited it
-                self._kept.add(row["path"], _kept(line))
+                self._kept[row["path"]] = _kept(line)
 
     def _forget(self) -> None:
         self._kept = KeptPictures()
@@ -137,10 +137,10 @@ class Pool:
         self._forget_missing()
         if self._lines > 2 * len(self._kept) + SPARE_LINES or self._read_bytes > self.max_bytes // 4:
             self._rewrite()
-        while len(self._kept) and self.size_bytes + needed_bytes > self.max_bytes:
+        while self._kept and self.size_bytes + needed_bytes > self.max_bytes:
             name = self._kept.most_redundant()
             (self.folder / name).unlink(missing_ok=True)
-            self._kept.remove(name)
+            del self._kept[name]
             self._append(json.dumps({"path": name, "removed": True}))
         if self.size_bytes + needed_bytes > self.max_bytes:
             raise OutputError(f"{self.folder} may hold {self.max_bytes} bytes, too few for one picture")
@@ -152,14 +152,13 @@ class Pool:
         turn at any rate: what happens within one tick of the clock cannot be seen in a folder's time.
         """
         if not self._to_look_for:
-            self._to_look_for = self._kept.names()
+            self._to_look_for = list(self._kept)
         some = self._to_look_for[-LOOKED_FOR:]
         del self._to_look_for[-LOOKED_FOR:]
         gone = any(name in self._kept and not (self.folder / name).exists() for name in some)
         if gone or self._changed_at() != self._left_at:
-            for name in self._kept.names():
-                if not (self.folder / name).exists():
-                    self._kept.remove(name)
+            for name in [name for name in self._kept if not (self.folder / name).exists()]:
+                del self._kept[name]
 
     def _changed_at(self) -> dict[str, int]:
         """When each folder of pictures was changed, in nanoseconds."""
@@ -172,7 +171,7 @@ class Pool:
 
     def _rewrite(self) -> None:
         """The index without lines of pictures that are gone."""
-        write_text(self._index, "".join(f"{line}\n" for _, line in self._kept.lines()))
+        write_text(self._index, "".join(f"{kept.line}\n" for kept in self._kept.values()))
         found = self._index.stat()
         self._inode, self._read_bytes, self._lines = found.st_ino, found.st_size, len(self._kept)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections import OrderedDict, UserDict
 from dataclasses import dataclass
+
+Group = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -14,58 +15,42 @@ class Kept:
 
     line: str
     bytes: int
-    group: tuple[str, ...]
+    group: Group
     labelled: bool
 
 
-class KeptPictures:
-    """The pictures of a pool by name, in the order in which they came, with counts of each group of those without a
-    label. All but `names` takes O(log N), amortised.
+class KeptPictures(UserDict[str, Kept]):
+    """The pictures of a pool by name, in the order in which they came last. Changes and `most_redundant` take
+    O(log N), amortised.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.bytes = 0
         """What they occupy."""
-        self._kept: dict[str, Kept] = {}
-        self._groups: dict[tuple[str, ...] | None, OrderedDict[str, int]] = {}
-        self._largest: list[tuple[int, int, tuple[str, ...]]] = []
         self._came = 0
+        self._labelled: OrderedDict[str, int] = OrderedDict()
+        self._groups: dict[Group, OrderedDict[str, int]] = {}
+        self._largest: list[tuple[int, int, Group]] = []
 
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._kept
-
-    def names(self) -> list[str]:
-        """All of them, oldest first."""
-        return list(self._kept)
-
-    def lines(self) -> Iterator[tuple[str, str]]:
-        """Each name with its line, oldest first."""
-        return ((name, kept.line) for name, kept in self._kept.items())
-
-    def add(self, name: str, kept: Kept) -> None:
-        """A picture that came last; it takes the place of another one of this name."""
-        self.remove(name)
-        self._kept[name] = kept
+    def __setitem__(self, name: str, kept: Kept) -> None:
+        self.pop(name, None)
+        super().__setitem__(name, kept)
         self.bytes += kept.bytes
         self._came += 1
-        group = _group(kept)
-        self._groups.setdefault(group, OrderedDict())[name] = self._came
-        self._rank(group)
-
-    def remove(self, name: str) -> None:
-        """Take a picture out, if it is there."""
-        if (kept := self._kept.pop(name, None)) is None:
-            return
-        self.bytes -= kept.bytes
-        group = _group(kept)
-        del self._groups[group][name]
-        if self._groups[group]:
-            self._rank(group)
+        if kept.labelled:
+            self._labelled[name] = self._came
         else:
-            del self._groups[group]
+            self._groups.setdefault(kept.group, OrderedDict())[name] = self._came
+            self._rank(kept.group)
+
+    def __delitem__(self, name: str) -> None:
+        kept = self[name]
+        super().__delitem__(name)
+        self.bytes -= kept.bytes
+        if self._labelled.pop(name, None) is None:
+            del self._groups[kept.group][name]
+            self._rank(kept.group)
 
     def most_redundant(self) -> str:
         """The oldest of the largest group, of equal ones that with the oldest picture; labelled ones go last."""
@@ -74,20 +59,17 @@ class KeptPictures:
             if group in self._groups and self._largest[0] == self._entry(group):
                 return next(iter(self._groups[group]))
             heapq.heappop(self._largest)  # the group has changed since
-        return next(iter(self._groups[None]))
+        return next(iter(self._labelled))
 
-    def _rank(self, group: tuple[str, ...] | None) -> None:
-        if group is None:
+    def _rank(self, group: Group) -> None:
+        if not self._groups[group]:
+            del self._groups[group]
             return
         heapq.heappush(self._largest, self._entry(group))
-        if len(self._largest) > 2 * len(self._kept) + 8:
-            self._largest = [self._entry(each) for each in self._groups if each is not None]
+        if len(self._largest) > 2 * len(self) + 8:
+            self._largest = [self._entry(each) for each in self._groups]
             heapq.heapify(self._largest)
 
-    def _entry(self, group: tuple[str, ...]) -> tuple[int, int, tuple[str, ...]]:
+    def _entry(self, group: Group) -> tuple[int, int, Group]:
         members = self._groups[group]
         return -len(members), next(iter(members.values())), group
-
-
-def _group(kept: Kept) -> tuple[str, ...] | None:
-    return None if kept.labelled else kept.group

@@ -29,20 +29,17 @@ def test_it_is_the_one_that_a_look_at_all_pictures_finds(seed: int):
             kept = Kept("{}", drawn.randrange(9), (f"camera {drawn.randrange(6)}",), drawn.random() < labelled)
             known.pop(name, None)
             known[name] = kept
-            pictures.add(name, kept)
+            pictures[name] = kept
         elif act < 0.7:
-            known.pop(name, None)
-            pictures.remove(name)
+            assert pictures.pop(name, None) == known.pop(name, None)
         elif known:
             name = pictures.most_redundant()
             assert name == chosen_by_looking_at_all(known)
-            del known[name]
-            pictures.remove(name)
+            del known[name], pictures[name]
         assert pictures.bytes == sum(each.bytes for each in known.values())
-        assert pictures.names() == list(known)
+        assert list(pictures) == list(known)
     while known:
         name = pictures.most_redundant()
         assert name == chosen_by_looking_at_all(known)
-        del known[name]
-        pictures.remove(name)
-    assert not len(pictures)
+        del known[name], pictures[name]
+    assert not pictures
