@@ -1,13 +1,14 @@
-"""A last layer, and how it is fitted to labelled embeddings: multinomial logistic regression near what it was."""
+"""A last layer, and how it is fitted to labelled embeddings: near what it was."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from edgecls.adapting.logistic import fitted_weights
+
 if TYPE_CHECKING:
-    from numpy import bool_, float32, float64, int64
+    from numpy import bool_, float32, int64
     from numpy.typing import NDArray
 
 SMOOTHING = 0.1
@@ -16,11 +17,6 @@ PULL = 0.3
 """How strongly a layer is held where it was, against the sum of all images' losses: fewer images move it less."""
 NEW_SHARE = 0.25
 """Of what is learned from, at least of the new images: they are few, and they are what it is for."""
-STEPS = 300
-MEMORY = 10
-"""Steps from which L-BFGS knows the curvature."""
-SLOPE = 1e-5
-"""Largest slope at which the loss counts as least."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +57,8 @@ def fit_head(
     """
     import numpy as np
 
-    count, (classes, width) = len(labels), start.weight.shape
+    count, classes = len(labels), len(start.weight)
     scale = float(np.sqrt(np.square(embeddings).sum(axis=1).mean())) or 1.0
-    inputs = np.concatenate([embeddings / scale, np.ones((count, 1))], axis=1).astype(np.float64)
     origin = np.concatenate([start.weight * scale, start.bias[:, None]], axis=1).astype(np.float64)
     shares = np.full(count, 1 / count) if importance is None else importance / importance.sum()
     wanted = np.full((count, classes), SMOOTHING / classes)
@@ -71,61 +66,8 @@ def fit_head(
     held = np.full((classes, 1), pull / count)
     if free is not None:
         held[free] /= 100
-
-    def loss_and_slope(flat: NDArray[float64]) -> tuple[float, NDArray[float64]]:
-        weights = flat.reshape(classes, width + 1)
-        scores = inputs @ weights.T
-        scores -= scores.max(axis=1, keepdims=True)
-        logs = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
-        moved = weights - origin
-        loss = -float(shares @ (wanted * logs).sum(axis=1)) + float((held * moved**2).sum()) / 2
-        slope = ((np.exp(logs) - wanted) * shares[:, None]).T @ inputs + held * moved
-        return loss, slope.ravel()
-
-    fitted = minimized(loss_and_slope, origin.ravel()).reshape(classes, width + 1)
+    fitted = fitted_weights(embeddings / scale, wanted, shares, origin, held)
     return Head((fitted[:, :-1] / scale).astype(np.float32), fitted[:, -1].astype(np.float32))
-
-
-def minimized(
-    loss_and_slope: Callable[[NDArray[float64]], tuple[float, NDArray[float64]]], start: NDArray[float64]
-) -> NDArray[float64]:
-    """Where a smooth convex function is least, from its values and slopes (L-BFGS, Liu and Nocedal 1989)."""
-    import numpy as np
-
-    place = start.copy()
-    loss, slope = loss_and_slope(place)
-    past: list[tuple[NDArray[float64], NDArray[float64]]] = []
-    for _ in range(STEPS):
-        if np.abs(slope).max() < SLOPE:
-            break
-        direction = -_curved(slope, past)
-        length, fall = 1.0 if past else min(1.0, 1 / float(np.abs(slope).sum())), float(slope @ direction)
-        while True:
-            there, (lower, steeper) = place + length * direction, loss_and_slope(place + length * direction)
-            if lower <= loss + 1e-4 * length * fall:
-                break
-            length /= 2
-            if length < 1e-12:  # as low as numbers of 64 bits tell
-                return place
-        step, change = there - place, steeper - slope
-        if step @ change > 1e-12:
-            past = [*past[1 - MEMORY :], (step, change)]
-        place, loss, slope = there, lower, steeper
-    return place
-
-
-def _curved(slope: NDArray[float64], past: list[tuple[NDArray[float64], NDArray[float64]]]) -> NDArray[float64]:
-    """The slope times the inverse of the curvature that past steps and changes of slope show."""
-    result, shares = slope.copy(), []
-    for step, change in reversed(past):
-        shares.append(float(step @ result) / float(step @ change))
-        result -= shares[-1] * change
-    if past:
-        step, change = past[-1]
-        result *= float(step @ change) / float(change @ change)
-    for (step, change), share in zip(past, reversed(shares), strict=True):
-        result += (share - float(change @ result) / float(step @ change)) * step
-    return result
 
 
 def importance_of(labels: NDArray[int64], new: NDArray[bool_], balanced: bool = False) -> NDArray[float32]:

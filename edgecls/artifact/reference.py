@@ -90,8 +90,12 @@ class Reference:
         reference = cls.of(logits, embeddings, labels)
         if embeddings is None:
             return reference
-        distances = cross_fitted(logits, embeddings, labels, lambda fitted, _, inner: fitted.distance(inner))
-        relatives = cross_fitted(logits, embeddings, labels, lambda fitted, _, inner: fitted.relative(inner))
+        import numpy as np
+
+        def both(fitted: Reference, _logits: Floats, inner: Floats) -> Floats:
+            return np.stack([fitted.distance(inner), fitted.relative(inner)], axis=1)
+
+        distances, relatives = cross_fitted(logits, embeddings, labels, both).T
         return replace(reference, distances=distances, relatives=relatives)
 
     @property
@@ -321,21 +325,23 @@ class Reference:
 
 _FIELDS = tuple(Reference.__dataclass_fields__)
 Score = Callable[[Reference, "Floats", "Floats"], "Floats"]
-"""How strange images with logits (N, C) and embeddings (N, D) are to a reference, (N,)."""
+"""How strange images with logits (N, C) and embeddings (N, D) are to a reference, (N, ...)."""
 
 
 def cross_fitted(logits: Floats, embeddings: Floats, labels: NDArray[Any], score: Score) -> Floats:
-    """The score (N,) of each image by a reference of the others: of the four fifths that it is not in."""
+    """The score (N, ...) of each image by a reference of the others: of the four fifths that it is not in."""
     import numpy as np
 
     fold = np.random.default_rng(SEED).permutation(len(logits)) % min(FOLDS, len(logits))
-    scores = np.zeros(len(logits), np.float32)
-    for each in np.unique(fold):
+    parts = []
+    for each in range(fold.max() + 1):
         held, kept = fold == each, fold != each
         if not kept.any():  # one image alone
             kept = held
-        scores[held] = score(Reference.of(logits[kept], embeddings[kept], labels[kept]), logits[held], embeddings[held])
-    return scores
+        fitted = Reference.of(logits[kept], embeddings[kept], labels[kept])
+        parts.append(score(fitted, logits[held], embeddings[held]))
+    scores: Floats = np.concatenate(parts).astype(np.float32)
+    return scores[np.argsort(np.argsort(fold, kind="stable"))]
 
 
 def refusal_threshold(scores: Floats, false_refusals: float = FALSE_REFUSALS) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from edgecls.artifact.arrays import parse_arrays
-from edgecls.cache import Entry
+from edgecls.cache import Entry, keeps
 
 if TYPE_CHECKING:
     from numpy import float32
@@ -28,9 +28,10 @@ def kept_rows(
     if missing:
         known.update(zip((digests[position] for position in missing), compute(missing), strict=True))
         names = list(known) if len(known) <= 2 * len(digests) else list(dict.fromkeys(digests))
-        content = io.BytesIO()
-        np.savez(content, digests=np.array(names), rows=np.stack([known[name] for name in names]))
-        entry.write(content.getvalue())
+        if keeps(len(names) * known[names[0]].nbytes):
+            content = io.BytesIO()
+            np.savez(content, digests=np.array(names), rows=np.stack([known[name] for name in names]))
+            entry.write(content.getvalue())
     return np.stack([known[digest] for digest in digests]) if len(digests) else np.empty((0, 0), np.float32)
 
 

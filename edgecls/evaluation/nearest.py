@@ -6,20 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgecls.cache import Entry
-from edgecls.concurrency import ordered_map
 from edgecls.data.sources import Source
 from edgecls.data.splits import Sample
 from edgecls.errors import DataError
 from edgecls.evaluation.embeddings import embeddings_of
-from edgecls.evaluation.kept_rows import kept_rows
 from edgecls.runtime.store import Artifact
 
 if TYPE_CHECKING:
     from numpy import float32, uint8
     from numpy.typing import NDArray
-
-    from edgecls.backends import Session
 
 
 @dataclass(frozen=True)
@@ -44,7 +39,7 @@ class NearestImages:
         if not self._samples:
             raise DataError(f"the images in {source.location} are gone; say where they are with `data`")
         self._session = artifact.open(tensors=("embedding",))
-        self._embeddings = _unit(_kept_embeddings(artifact, self._session, source, self._samples))
+        self._embeddings = _unit(embeddings_of(artifact, source, self._samples, session=self._session))
 
     def find(self, pixels: NDArray[uint8], count: int) -> list[Neighbour]:
         """The `count` images most like a raw network input (h, w, 3), the nearest first."""
@@ -59,16 +54,6 @@ class NearestImages:
     def close(self) -> None:
         """Free the runtime."""
         self._session.close()
-
-
-def _kept_embeddings(
-    artifact: Artifact, session: Session, source: Source, samples: Sequence[Sample]
-) -> NDArray[float32]:
-    digests = list(ordered_map(lambda sample: source.fingerprint(sample.key), samples))
-    entry = Entry.of("embeddings", *artifact.card.lineage.files.values(), artifact.card.preprocess.to_json())
-    return kept_rows(
-        entry, digests, lambda positions: embeddings_of(session, source, [samples[each] for each in positions])
-    )
 
 
 def _unit(embeddings: NDArray[float32]) -> NDArray[float32]:

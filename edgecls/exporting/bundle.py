@@ -15,8 +15,7 @@ from edgecls.exporting.build import BundleBuilder, float32_card
 from edgecls.exporting.config import ExportConfig
 from edgecls.exporting.float_export import export_float
 from edgecls.exporting.int8_search import search_int8
-from edgecls.exporting.memory import remember
-from edgecls.exporting.reference import record_reference
+from edgecls.exporting.recording import record
 from edgecls.exporting.shared import SharedSteps, shared_steps
 from edgecls.exporting.timing import timed
 from edgecls.exporting.verification import Verifier
@@ -170,11 +169,8 @@ def _require_gain(config: ExportConfig, bundle: Artifact) -> None:
 def _publish(bundle: Artifact, verifier: Verifier, folder: Path, shared: SharedSteps) -> None:
     shutil.copytree(bundle.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
     verifier.golden().write(folder)
-    shared.on_progress("recording answers to validation images")
-    if reference := record_reference(bundle, verifier):
-        reference.write(folder)
-    shared.on_progress("remembering images")
-    remember(shared.run, bundle, folder)
+    shared.on_progress("recording answers to images of the run")
+    record(shared.run, bundle, verifier, folder)
     write_card(bundle.card, folder)
 
 

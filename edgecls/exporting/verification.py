@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from edgecls.artifact.card import Card, Quality
 from edgecls.artifact.golden import Golden
-from edgecls.data.dataset import balanced, open_recorded
+from edgecls.data.dataset import Dataset, balanced, open_recorded
+from edgecls.data.splits import Sample
 from edgecls.errors import DataError, VerificationError
 from edgecls.evaluation.inference import GOLDEN_IMAGES, PreparedImages, labels_of, run_scores
 from edgecls.evaluation.metrics import labelled
@@ -94,6 +95,17 @@ class Verifier:
         stop = min(len(labels), test + limit)
         return images.part(test, stop), labels[test:stop]
 
+    def prepared(self, samples: Iterable[Sample]) -> Iterable[NDArray[uint8]]:
+        """Raw network inputs of samples of the data set."""
+        images, _, _ = self._pool
+        position_of = {key: position for position, key in enumerate(images.keys)}
+        return images.at(position_of[sample.key] for sample in samples)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data set that the run was trained on. Raises `DataError` where it is gone."""
+        return open_recorded(self._run.path)
+
     def verify(
         self, bundle: Artifact, graph: Path, cannot_pass: Callable[[Quality], bool] = lambda _: False
     ) -> Artifact:
@@ -137,12 +149,14 @@ class Verifier:
 
     @cached_property
     def _pool(self) -> tuple[PreparedImages, NDArray[int64], int]:
-        """The images of the test split, then of the validation split, their labels, and how many the former are."""
-        dataset = open_recorded(self._run.path)
+        """All images, those of the test split first, then those of the validation split; the labels of these two, and
+        how many the former are.
+        """
+        dataset = self.dataset
         splits = [balanced(dataset.splits[name], len(dataset.splits[name]), dataset.seed) for name in ("test", "val")]
         samples = [sample for split in splits for sample in split]
-        images = PreparedImages(dataset.source, [sample.key for sample in samples], self._run.card.preprocess)
-        return images, labels_of(samples), len(splits[0])
+        keys = [sample.key for sample in (*samples, *dataset.splits["train"])]
+        return PreparedImages(dataset.source, keys, self._run.card.preprocess), labels_of(samples), len(splits[0])
 
     def _asked(self, split: str, images: PreparedImages, labels: NDArray[int64] | None, count: int = 0) -> HeldOut:
         """The first images with the run's scores: as many as there are labels, or `count` without labels."""

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from edgecls import models
 from edgecls.adapting.head import Head, fit_head, importance_of
 from edgecls.errors import UsageError
+from edgecls.evaluation.embeddings import embeddings_of
 from edgecls.evaluation.inference import labels_of, prepared
 from edgecls.models.last_layer import last_layer
 from edgecls.models.torch_backend import MODEL_FILE
 from edgecls.retraining.images import Mixture
-from edgecls.retraining.kept import embeddings_of
 from edgecls.runtime.pipeline import scores_of
 from edgecls.runtime.store import Artifact
 from edgecls.training import balance as balancing
@@ -125,12 +125,10 @@ class Learner:
     @cached_property
     def _all_embeddings(self) -> NDArray[float32]:
         """Those of all splits, in one piece, so that what is kept is kept for all of them."""
-        dataset, preprocess = self._mixture.dataset, self._run.card.preprocess
+        dataset = self._mixture.dataset
         samples = [sample for split in dataset.splits.values() for sample in split]
         digests = [self._mixture.digests[sample.key] for sample in samples]
-        return embeddings_of(
-            self._run, digests, lambda positions: prepared(dataset.source, (samples[p] for p in positions), preprocess)
-        )
+        return embeddings_of(self._run, dataset.source, samples, digests=digests)
 
     def _linear_head(self) -> Head | None:
         """The run's last layer; None where the network goes on behind it."""

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edgecls.reviewing.items import Item
-from edgecls.reviewing.learning import LEARNED_FROM, Learned, compressed, gains, uncertainty
+from edgecls.reviewing.learning import LEARNED_FROM, compressed, gains, learned, uncertainty
 from edgecls.reviewing.looks import Look
 
 if TYPE_CHECKING:
@@ -153,11 +153,9 @@ class Alike:
         if not self._stale or len(latest) < LABELLED_AT_LEAST:
             return
         self._stale = False
-        learned = Learned(points.shape[1])
-        learned.fit(points[[at for at, _ in latest]], [label for _, label in latest])
-        probabilities = learned.probabilities(points)
+        classes, probabilities = learned(points, [at for at, _ in latest], [label for _, label in latest])
         if points is self._points:
-            self._guesses = np.array(learned.classes, object)[probabilities.argmax(axis=1)]
+            self._guesses = np.array(classes, object)[probabilities.argmax(axis=1)]
             self._unsure = uncertainty(probabilities)
 
     def guess(self, position: int) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from edgecls.adapting.logistic import fitted_weights
+from edgecls.runtime.scores import softmax
+
 if TYPE_CHECKING:
     from numpy import float32, floating
     from numpy.typing import NDArray
@@ -12,7 +15,8 @@ WIDTH = 64
 """Numbers that are left of an embedding: what a pool varies in most."""
 SAMPLE = 2000
 BLOCK = 4096
-STEPS = 150
+SCALE = 8.0
+"""Of points of length 1: with this a pull of 1 is the right one."""
 LEARNED_FROM = 3000
 """Labelled pictures, the latest, that a fit takes in: it has to keep up with a human."""
 
@@ -47,48 +51,16 @@ def gains(points: NDArray[float32], nearest: NDArray[float32], unsure: NDArray[f
     return result
 
 
-class Learned:
-    """A classifier of points: multinomial logistic regression, which begins where the last one ended."""
-
-    SCALE = 8.0
-    """Of points of length 1: with this the usual pull is the right one."""
-
-    def __init__(self, width: int):
-        import numpy as np
-
-        self.classes: list[str] = []
-        self._weights = np.zeros((0, width + 1), np.float32)
-
-    def fit(self, points: NDArray[float32], labels: list[str]) -> None:
-        """Learn from labelled points (N, W)."""
-        import numpy as np
-
-        classes = sorted(set(labels))
-        before = dict(zip(self.classes, self._weights, strict=True))
-        weights = np.stack([before.get(label, np.zeros(points.shape[1] + 1, np.float32)) for label in classes])
-        inputs = np.concatenate([points * self.SCALE, np.ones((len(points), 1), np.float32)], axis=1)
-        wanted = np.eye(len(classes), dtype=np.float32)[[classes.index(label) for label in labels]]
-        pull = 1 / len(points)
-        rate = 1 / (0.5 * float(np.square(inputs).sum(axis=1).mean()) + pull)
-        ahead = last = weights
-        for step in range(STEPS):  # Nesterov's accelerated gradient
-            slope = (_softmax(inputs @ ahead.T) - wanted).T @ inputs / len(points) + pull * ahead
-            weights = ahead - rate * slope
-            ahead = weights + step / (step + 3) * (weights - last)
-            last = weights
-        self.classes, self._weights = classes, weights.astype(np.float32)
-
-    def probabilities(self, points: NDArray[float32]) -> NDArray[float32]:
-        """Probabilities (N, C) of the classes of points (N, W)."""
-        return _softmax(points @ (self.SCALE * self._weights[:, :-1]).T + self._weights[:, -1])
-
-
-def _softmax(scores: NDArray[float32]) -> NDArray[float32]:
+def learned(points: NDArray[float32], positions: list[int], labels: list[str]) -> tuple[list[str], NDArray[float32]]:
+    """The classes of labelled points, sorted, and their probabilities (N, C) for all points (N, W)."""
     import numpy as np
 
-    raised: NDArray[float32] = np.exp(scores - scores.max(axis=1, keepdims=True))
-    raised /= raised.sum(axis=1, keepdims=True)
-    return raised
+    classes = sorted(set(labels))
+    wanted = np.eye(len(classes))[[classes.index(label) for label in labels]]
+    origin, share = np.zeros((len(classes), points.shape[1] + 1)), 1 / len(labels)
+    shares, held = np.full(len(labels), share), np.full((len(classes), 1), share)
+    weights = fitted_weights(SCALE * points[positions], wanted, shares, origin, held).astype(np.float32)
+    return classes, softmax(points @ (SCALE * weights[:, :-1]).T + weights[:, -1])
 
 
 def uncertainty(probabilities: NDArray[float32]) -> NDArray[float32]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from edgecls.errors import OutputError
 from edgecls.streaming.decision import CameraHealth, Health, State
 from edgecls.streaming.drift import SIGNS
-from edgecls.web.app import as_json, for_viewers, guarded, mjpeg, page, read_object, updates
+from edgecls.web.app import as_json, for_viewers, guarded, in_thread, mjpeg, page, read_object, updates
 from edgecls.web.limits import LIMITS, Limits
 
 if TYPE_CHECKING:
@@ -106,7 +105,7 @@ def build(feed: Feed, token: str | None, limits: Limits = LIMITS) -> Callable[..
     async def still(request: Request) -> Response:
         camera = _named(feed, request)
         explained = _is_to_explain(request)
-        picture = None if camera is None else await asyncio.to_thread(feed.picture, camera, -1, explained)
+        picture = None if camera is None else await in_thread(feed.picture, camera, -1, explained)
         if picture is None:
             return PlainTextResponse("no picture\n", 404)
         return Answer(picture[1], media_type="image/jpeg")
@@ -121,7 +120,7 @@ def build(feed: Feed, token: str | None, limits: Limits = LIMITS) -> Callable[..
 
     async def hold(request: Request) -> Response:
         camera = _named(feed, request)
-        name = await asyncio.to_thread(feed.hold, camera) if camera else None
+        name = await in_thread(feed.hold, camera) if camera else None
         return as_json({"held": name}) if name else PlainTextResponse("nothing to keep, or nowhere\n", 404)
 
     async def held(request: Request) -> Response:
@@ -134,7 +133,7 @@ def build(feed: Feed, token: str | None, limits: Limits = LIMITS) -> Callable[..
         if given is None or "label" not in given or (label is not None and label not in feed.classes):
             return PlainTextResponse("give one of the classes as label, or null\n", 400)
         try:
-            kept = await asyncio.to_thread(feed.keep, request.path_params["name"], label)
+            kept = await in_thread(feed.keep, request.path_params["name"], label)
         except OutputError as error:
             return PlainTextResponse(f"{error}\n", 507)
         return as_json({"kept": True}) if kept else PlainTextResponse("it is held no more\n", 404)

@@ -12,29 +12,21 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgecls.errors import OutputError, UsageError
 from edgecls.files import is_below, make_folder, safe_name, write_bytes, write_text, writing_to
+from edgecls.streaming.redundancy import Kept, KeptPictures
 
 INDEX_FILE = "pool.jsonl"
 LOCK_FILE = ".lock"
 SPARE_LINES = 1000
 """Lines of pictures that are gone, beyond those of pictures that are there, before the index is written anew."""
+LOOKED_FOR = 64
+"""Pictures that are looked for on the disk before one makes room, at least."""
 BLOCK_BYTES = 4096
 """What a file occupies is a multiple of it."""
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A picture of a pool: its line in the index, what it occupies on the disk, and what it is redundant among."""
-
-    line: str
-    bytes: int
-    group: tuple[str, ...]
-    labelled: bool
 
 
 class Pool:
@@ -46,7 +38,9 @@ class Pool:
         self.folder, self.max_bytes = folder, max_bytes
         self._index = folder / INDEX_FILE
         self._thread = threading.Lock()
-        self._kept: dict[str, Kept] = {}
+        self._kept = KeptPictures()
+        self._left_at: dict[str, int] = {}
+        self._to_look_for: list[str] = []
         self._read_bytes = self._lines = self._inode = 0
 
     def open(self) -> None:
@@ -73,6 +67,7 @@ class Pool:
                 (self.folder / name).unlink(missing_ok=True)
                 raise
             self._kept[name] = kept
+            self._left_at = self._changed_at()
             return self.folder / name
 
     def rows(self) -> list[dict[str, Any]]:
@@ -83,7 +78,7 @@ class Pool:
     @property
     def size_bytes(self) -> int:
         """What pictures and index occupy, as far as this process has seen."""
-        return sum(kept.bytes for kept in self._kept.values()) + self._read_bytes
+        return self._kept.bytes + self._read_bytes
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -133,30 +128,46 @@ class Pool:
                 self._kept[row["path"]] = _kept(line)
 
     def _forget(self) -> None:
-        self._kept = {}
+        self._kept = KeptPictures()
         self._read_bytes = self._lines = self._inode = 0
 
     def _make_room(self, needed_bytes: int) -> None:
         if self.size_bytes + needed_bytes <= self.max_bytes:
             return
-        for name in [name for name in self._kept if not (self.folder / name).exists()]:
-            del self._kept[name]  # taken away by whoever looked at it
+        self._forget_missing()
         if self._lines > 2 * len(self._kept) + SPARE_LINES or self._read_bytes > self.max_bytes // 4:
             self._rewrite()
         while self._kept and self.size_bytes + needed_bytes > self.max_bytes:
-            name = self._most_redundant()
+            name = self._kept.most_redundant()
             (self.folder / name).unlink(missing_ok=True)
             del self._kept[name]
             self._append(json.dumps({"path": name, "removed": True}))
         if self.size_bytes + needed_bytes > self.max_bytes:
             raise OutputError(f"{self.folder} may hold {self.max_bytes} bytes, too few for one picture")
 
-    def _most_redundant(self) -> str:
-        groups: dict[tuple[str, ...], list[str]] = {}
-        for name, kept in self._kept.items():
-            groups.setdefault(("labelled",) if kept.labelled else kept.group, []).append(name)
-        offered = {group: names for group, names in groups.items() if group != ("labelled",)} or groups
-        return max(offered.values(), key=len)[0]
+    def _forget_missing(self) -> None:
+        """Forget pictures that whoever looked at them took away.
+
+        All are looked for where a folder was changed by somebody else since the last picture was added, and some in
+        turn at any rate: what happens within one tick of the clock cannot be seen in a folder's time.
+        """
+        if not self._to_look_for:
+            self._to_look_for = list(self._kept)
+        some = self._to_look_for[-LOOKED_FOR:]
+        del self._to_look_for[-LOOKED_FOR:]
+        gone = any(name in self._kept and not (self.folder / name).exists() for name in some)
+        if gone or self._changed_at() != self._left_at:
+            for name in [name for name in self._kept if not (self.folder / name).exists()]:
+                del self._kept[name]
+
+    def _changed_at(self) -> dict[str, int]:
+        """When each folder of pictures was changed, in nanoseconds."""
+        changed_at = {}
+        with os.scandir(self.folder) as entries:
+            for folder in filter(os.DirEntry.is_dir, entries):
+                with suppress(FileNotFoundError):
+                    changed_at[folder.name] = folder.stat().st_mtime_ns
+        return changed_at
 
     def _rewrite(self) -> None:
         """The index without lines of pictures that are gone."""

@@ -7,11 +7,13 @@ import hmac
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from html import escape
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, unquote
 
+from edgecls.concurrency import usable_cpus
 from edgecls.errors import EdgeclsError, SourceError, UsageError
 from edgecls.web.limits import LIMITS, Limits, Viewers, client_of
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
     from starlette.routing import BaseRoute
+
+T = TypeVar("T")
 
 COOKIE = "edgecls_token"
 PICTURES_PER_S = 15
@@ -37,9 +41,11 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-_SHARED = {"/* look.css */": "look.css", "/* shared.js */": "shared.js"}
+_SHARED = {"/* style.css */": "style.css", "/* shared.js */": "shared.js"}
 """Where a page wants the styles and functions that pages share."""
 _ID = re.compile(r"[A-Za-z0-9-]{1,64}")
+_SLOW = ThreadPoolExecutor(usable_cpus() + 2, "edgecls-web-slow")
+"""Apart from asyncio's own threads, which endless answers take their content from."""
 
 
 def guarded(routes: Sequence[BaseRoute], token: str | None) -> Callable[..., Any]:
@@ -77,6 +83,11 @@ def as_json(content: Any, status: int = 200) -> Response:
     from starlette.responses import Response
 
     return Response(json.dumps(content, allow_nan=False), status, media_type="application/json")
+
+
+async def in_thread(work: Callable[..., T], *arguments: Any) -> T:
+    """What slow work gives, of which a few are done at once: endless answers never wait for it."""
+    return await asyncio.get_running_loop().run_in_executor(_SLOW, work, *arguments)
 
 
 def updates(content: Callable[[], Any], closing: Callable[[], bool]) -> Response:
@@ -149,7 +160,7 @@ def posted(
         if given is None or (client_required and not client):
             return as_json({"error": f"the request must bring {wanted}"}, 400)
         try:
-            outcome = await asyncio.to_thread(work, given, client)
+            outcome = await in_thread(work, given, client)
         except EdgeclsError as error:
             code = 400 if isinstance(error, UsageError) else 409 if isinstance(error, SourceError) else 507
             return as_json({"error": str(error)}, code)

@@ -10,6 +10,7 @@ async function send(path, content) {
   let answer;
   try { answer = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ client, ...content }) }); }
   catch { return { status: 0, error: "no connection to the program" }; }
-  const body = await answer.json().catch(() => ({ error: `refused (${answer.status})` }));
+  const plain = (answer.headers.get("Content-Type") || "").startsWith("text/plain");
+  const body = plain ? { error: (await answer.text()).trim() } : await answer.json().catch(() => ({ error: `refused (${answer.status})` }));
   return { status: answer.status, ...body };
 }

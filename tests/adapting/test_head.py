@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from edgecls.adapting.head import NEW_SHARE, Head, fit_head, importance_of, minimized
+from edgecls.adapting.head import NEW_SHARE, Head, fit_head, importance_of
 
 
 def clusters(generator: np.random.Generator, centres: np.ndarray, each: int) -> tuple[np.ndarray, np.ndarray]:
@@ -27,15 +27,6 @@ def test_it_finds_what_scikit_learn_finds(generator: np.random.Generator) -> Non
     ours = fit_head(untrained(4, 12), embeddings, labels, pull=0.24)
     agreed = (ours.scores(embeddings).argmax(axis=1) == theirs.predict(embeddings / scale)).mean()
     assert agreed > 0.98  # theirs smooths no labels and does not hold the bias
-
-
-def test_the_least_of_a_convex_function_is_found() -> None:
-    curvature, least = np.array([1.0, 100.0, 0.01]), np.array([3.0, -2.0, 50.0])
-
-    def loss_and_slope(place: np.ndarray) -> tuple[float, np.ndarray]:
-        return float((curvature * (place - least) ** 2).sum()) / 2, curvature * (place - least)
-
-    assert minimized(loss_and_slope, np.zeros(3)) == pytest.approx(least, abs=2e-3)
 
 
 def test_without_new_images_a_good_layer_stays_where_it_is(generator: np.random.Generator) -> None:

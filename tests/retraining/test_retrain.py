@@ -16,13 +16,10 @@ from typer.testing import Result
 
 from edgecls.data.dataset import open_dataset, open_recorded
 from edgecls.data.layout import DIGIT_NAMES
-from edgecls.data.sources import Source
-from edgecls.data.splits import Sample
 from edgecls.errors import DataError, UsageError, VerificationError
-from edgecls.evaluation.inference import labels_of, scores_on
+from edgecls.evaluation import embeddings
+from edgecls.evaluation.inference import PreparedImages, labels_of, scores_on
 from edgecls.imaging.opencv import cv2
-from edgecls.imaging.preprocess import Preprocess
-from edgecls.retraining import learn as learn_module
 from edgecls.retraining.config import RetrainConfig
 from edgecls.retraining.images import mix
 from edgecls.retraining.retrain import RetrainCallbacks, Retrained, retrain
@@ -193,13 +190,13 @@ def test_the_next_turn_goes_on_from_there_and_computes_new_images_only(
     learned = dim_learned.artifact
     computed: list[int] = []
 
-    def prepared(source: Source, samples: Iterable[Sample], preprocess: Preprocess) -> Iterator[np.ndarray]:
-        read = list(samples)
-        computed.append(len(read))
-        return all_prepared(source, read, preprocess)
+    class Counted(PreparedImages):
+        def at(self, positions: Iterable[int]) -> Iterator[np.ndarray]:
+            read = list(positions)
+            computed.append(len(read))
+            return super().at(read)
 
-    all_prepared = learn_module.prepared
-    monkeypatch.setattr(learn_module, "prepared", prepared)
+    monkeypatch.setattr(embeddings, "PreparedImages", Counted)
     photos = write_digits(tmp_path / "photos", FIVE, 120, 8, dim=True)
     again = retrain(RetrainConfig(run=learned.path, data=str(photos), out=tmp_path / "again")).artifact
     assert computed == [40]

@@ -7,6 +7,7 @@ import multiprocessing
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 
 from edgecls.errors import OutputError, UsageError
 from edgecls.imaging.opencv import cv2
-from edgecls.streaming.pool import INDEX_FILE, Pool
+from edgecls.streaming.pool import INDEX_FILE, LOOKED_FOR, Pool
 
 TIME = "2026-11-28T12:00:00.000+00:00"
 ROW = {"reasons": ["unsure"], "label": None, "best": "a"}
@@ -117,6 +118,19 @@ def test_pictures_that_a_reviewer_took_away_make_room(tmp_path: Path):
         pool.add("door", moment(seed), jpeg(seed), ROW)
     assert all(path.exists() for path in before)
     assert len(pool.rows()) == len(before) + 4
+
+
+def test_pictures_taken_away_of_many_make_room_before_others_go(tmp_path: Path):
+    pool, small = Pool(tmp_path, MIB), jpeg(1, 8)
+    paths = [pool.add(f"camera {at % 3}", moment(at % 60), small, ROW) for at in range(300)]
+    time.sleep(0.05)  # a folder's time is as exact as a tick of the clock
+    there = [path for path in paths if path.exists()]
+    assert len(there) > 3 * LOOKED_FOR
+    for path in there[-30:]:
+        path.unlink()
+    for at in range(20):
+        pool.add("camera 1", moment(at), small, ROW)
+    assert all(path.exists() for path in there[:-30])
 
 
 def test_the_index_does_not_grow_without_end(tmp_path: Path):

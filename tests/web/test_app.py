@@ -1,14 +1,18 @@
-"""What a request may bring."""
+"""What a request may bring, and who waits for whom."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
+from http.client import HTTPConnection
 from typing import Any
 
 import pytest
+from starlette.routing import Route
 
-from edgecls.web.app import LARGEST_BODY_BYTES, read_object
+from edgecls.web.app import LARGEST_BODY_BYTES, guarded, posted, read_object, updates
 from edgecls.web.limits import Limits
+from edgecls.web.server import Server
 
 
 def read(pieces: list[bytes], ends: bool = True) -> Any:
@@ -42,3 +46,30 @@ def test_what_does_not_come_to_its_end_is_not_waited_for():
 
 def test_what_never_ends_is_not_kept():
     assert read([b"x" * LARGEST_BODY_BYTES] * 3, ends=False) is None
+
+
+def test_updates_go_on_while_slow_work_takes_all_its_threads():
+    going_on, waiting = threading.Event(), 40
+
+    def slow(_given: dict[str, Any], _client: str) -> None:
+        going_on.wait(60)
+
+    async def stream(_request: Any) -> Any:
+        return updates(lambda: "news", lambda: going_on.is_set())
+
+    server = Server("0")
+    server.serve(lambda: guarded([Route("/updates", stream), posted("/slow", slow, lambda _: None)], None))
+    address = server.url.removeprefix("http://").rstrip("/")
+    asked = [HTTPConnection(address, timeout=60) for _ in range(waiting)]
+    try:
+        for each in asked:
+            each.request("POST", "/slow", b"{}")
+        viewer = HTTPConnection(address, timeout=20)
+        viewer.request("GET", "/updates")
+        answer = viewer.getresponse()
+        assert [answer.readline() for _ in range(6)] == [b'data: "news"\n', b"\n"] * 3
+        going_on.set()
+        assert [each.getresponse().status for each in asked] == [200] * waiting
+    finally:
+        going_on.set()
+        server.close()
