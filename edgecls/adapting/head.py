@@ -17,6 +17,8 @@ PULL = 0.3
 NEW_SHARE = 0.25
 """Of what is learned from, at least of the new images: they are few, and they are what it is for."""
 STEPS = 300
+NEVER = -1e9
+"""Added to a score: a probability of 0."""
 MEMORY = 10
 """Steps from which L-BFGS knows the curvature."""
 SLOPE = 1e-5
@@ -57,7 +59,9 @@ def fit_head(
     """The layer with the least loss on embeddings (N, D) with labels (N,), held near `start`.
 
     `importance` (N,) weighs the images, `free` (C,) says which classes are new and held only so much that they stay
-    finite. The loss is convex: the same images give the same layer.
+    finite. Classes without an image keep their weights, and images of known classes are not compared with them: what is
+    learned to answer more often than they do, would be answered to their images too. The loss is convex: the same
+    images give the same layer.
     """
     import numpy as np
 
@@ -71,16 +75,21 @@ def fit_head(
     held = np.full((classes, 1), pull / count)
     if free is not None:
         held[free] /= 100
+    learning = np.isin(np.arange(classes), labels)
+    compared = np.tile(learning, (count, 1)) if free is None else learning | free[labels][:, None]
+    wanted *= compared
+    wanted /= wanted.sum(axis=1, keepdims=True)
+    left_out = np.where(compared, 0.0, NEVER)
 
     def loss_and_slope(flat: NDArray[float64]) -> tuple[float, NDArray[float64]]:
         weights = flat.reshape(classes, width + 1)
-        scores = inputs @ weights.T
+        scores = inputs @ weights.T + left_out
         scores -= scores.max(axis=1, keepdims=True)
         logs = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
         moved = weights - origin
         loss = -float(shares @ (wanted * logs).sum(axis=1)) + float((held * moved**2).sum()) / 2
         slope = ((np.exp(logs) - wanted) * shares[:, None]).T @ inputs + held * moved
-        return loss, slope.ravel()
+        return loss, (slope * learning[:, None]).ravel()
 
     fitted = minimized(loss_and_slope, origin.ravel()).reshape(classes, width + 1)
     return Head((fitted[:, :-1] / scale).astype(np.float32), fitted[:, -1].astype(np.float32))

@@ -98,7 +98,10 @@ class _Mixing:
         recorded = self._recorded()
         self._source, self._seed = recorded.source, recorded.seed
         if self._config.without_old:
-            self._remarks.append("the run's own images are left out: what is lost on them is not known")
+            self._remarks.append(
+                "the run's own images are left out: what is lost on them is not known, nor whether some are among the "
+                "new ones"
+            )
             return
         images = [
             _Image(sample.key, self._changed.name_now(recorded.classes[sample.label]), split)
@@ -326,12 +329,23 @@ class _Mixing:
         return Mixture(dataset, self._changed, new_keys, self._digests, tuple(self._remarks))
 
     def _require_all(self, names: Sequence[str], splits: Mapping[str, Iterable[Sample]]) -> None:
+        """Raise `DataError` for classes without images, unless only the last layer learns, where they keep theirs."""
         there = {sample.label for sample in splits["train"]}
         if missing := [name for label, name in enumerate(names) if label not in there]:
             more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
-            raise DataError(
-                f"there are no images left to learn {', '.join(missing[:SHOWN])}{more} from; add some, or give "
-                "`remove` for what is no more"
+            shown = f"{', '.join(missing[:SHOWN])}{more}"
+            if not self._config.without_old:
+                raise DataError(
+                    f"there are no images left to learn {shown} from; add some, or give `remove` for what is no more"
+                )
+            if self._config.freeze != "backbone":
+                raise DataError(
+                    f"there are no images of {shown}: where all layers learn, these would be forgotten; add some of "
+                    "each, give `freeze` backbone, with which they keep their weights, or `remove` for what is no more"
+                )
+            self._remarks.append(
+                f"there are no images of {shown}: they keep their weights, and nothing tells how well they are still "
+                "recognized"
             )
         if not list(splits["val"]):
             raise DataError("no image is left for validation; add images")
