@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from edgecls import models
 from edgecls.adapting.head import Head
-from edgecls.adapting.memory import MAX_IMAGES, Memory
-from edgecls.data.dataset import balanced, open_recorded
+from edgecls.adapting.memory import MAX_IMAGES, Memory, short_digest
+from edgecls.concurrency import ordered_map
+from edgecls.data.dataset import Dataset, balanced, open_recorded
 from edgecls.data.splits import Sample
 from edgecls.errors import DataError
 from edgecls.evaluation.inference import labels_of, prepared
@@ -47,11 +48,17 @@ def remember(run: Artifact, bundle: Artifact, folder: Path) -> None:
                 return
             if (head.scores(embeddings[name]).argmax(axis=1) == scores.argmax(axis=1)).mean() < AGREEING:
                 return
+        known = _known(dataset)
     except (DataError, OSError):
         return
-    Memory(head, embeddings["train"], labels_of(parts["train"]), embeddings["test"], labels_of(parts["test"])).write(
-        folder
-    )
+    train, test = ((embeddings[name], labels_of(samples)) for name, samples in parts.items())
+    Memory(head, *train, *test, known, knows_all=True).write(folder)
+
+
+def _known(dataset: Dataset) -> frozenset[int]:
+    """The short digests of all images that the run has learned from or was judged by."""
+    keys = (sample.key for samples in dataset.splits.values() for sample in samples)
+    return frozenset(ordered_map(lambda key: short_digest(dataset.source.fingerprint(key)), keys))
 
 
 def _drawn(samples: Sequence[Sample], seed: int) -> list[Sample]:
