@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from edgecls.clock import milliseconds_since, now_ns
 from edgecls.collecting.labelled import Change, Counts, LabelledFolder
 from edgecls.collecting.labels import typed_label
+from edgecls.collecting.recorded import RecordedFile
 from edgecls.collecting.table import Row
 from edgecls.imaging.small import small_grey, unchanged
 from edgecls.streaming.frames import Frame
@@ -69,6 +70,8 @@ class Taking:
         self.taken = 0
         self.undone = 0
         self.left_out: Counter[str] = Counter()
+        self.known: Counter[str] = Counter()
+        """Pictures that were in the folder before, by the label that they have there."""
         self.recent: deque[Recent] = deque(maxlen=RECENT)
         self.classes: list[str] = []
         for label in classes:
@@ -93,10 +96,19 @@ class Taking:
                 self._know(label)
             return {label: found.get(label, Counts({}, 0)) for label in self.classes}
 
-    def take(self, frame: Frame, label: str, press: str, client: str = "") -> Row | None:
+    def take(
+        self,
+        frame: Frame,
+        label: str,
+        press: str,
+        client: str = "",
+        group: str | None = None,
+        recorded: RecordedFile | None = None,
+    ) -> Row | None:
         """Keep a frame as a picture of this press; None where it was taken before, or nothing has changed since.
 
-        `press` is whatever names one press of a button, `client` who pressed.
+        `press` is whatever names one press of a button, `client` who pressed. The series of a new press is `group`, if
+        that is given, and `recorded` the file that the frame comes from.
         """
         from edgecls.web.pictures import to_jpeg
 
@@ -110,10 +122,15 @@ class Taking:
             known = self._presses.get(press)
             if known is None or known.label != label:
                 known = self._begin(press, client, label)
+                known.series.group = known.series.group or group
             series = known.series
             if not self._keep_still and any(unchanged(look, each) for each in series.looks):
                 self.last_frame, series.last_ns = frame.index, now_ns()
                 self.left_out[label] += 1
+                return None
+            if recorded and (before := recorded.row_like(look, content, exactly=self._keep_still)):
+                self.last_frame = frame.index
+                self.known[before.label] += 1
                 return None
             row = self._folder.add(content, label, self._source, series.group, as_is=True)
             series.group, series.last_ns = row.group, now_ns()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edgecls.errors import UsageError
@@ -28,13 +29,14 @@ class Frame:
 
     `picture` is what `Preprocess` takes: BGR uint8 (H, W, 3), or a video's `Yuv`. `captured_ns` is when it was captured
     (`clock.now_ns`); `pts_s` its place in time for decisions: seconds of the clock for live sources, seconds of the
-    video for files.
+    video for files. `path` is the file that it was read from, if it was one that can be read again.
     """
 
     picture: Picture
     index: int
     captured_ns: int
     pts_s: float
+    path: Path | None = None
 
     @cached_property
     def image(self) -> NDArray[uint8]:
