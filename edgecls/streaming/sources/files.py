@@ -30,9 +30,7 @@ class FiniteSource(Source):
         self.geometry = geometry
 
     def _framed(self, image: Picture, pts_s: float | None = None, path: Path | None = None) -> Frame:
-        image = self.geometry(image)
-        if not image.size:
-            raise SourceError(f"{self.name}: the region of `region` lies outside the picture")
+        image = self._as_seen(image)
         index = self.captured
         self.captured += 1
         return Frame(image, index, now_ns(), index / self.fps if pts_s is None else pts_s, path)
