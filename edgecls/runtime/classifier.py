@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 UNSURE = "unsure"
 
 
+def in_words(label: str, score: float, nearest: str | None, digits: int = 0) -> str:
+    """A label with its probability; one that stands for no class with the class whose probability that is."""
+    share = f"{score:.{digits}%}"
+    return f"{label}  {share}" if nearest is None else f"{label} (nearest {nearest} {share})"
+
+
 @dataclass(frozen=True)
 class Prediction:
     """The answer for one image: `probabilities` (C,) float32 of `classes`.
@@ -48,6 +54,11 @@ class Prediction:
     unsure: bool = False
     unknown: bool = False
     novelty: float | None = None
+
+    @property
+    def nearest(self) -> str | None:
+        """The best class, whose probability `score` is, where `label` stands for no class; None where it is that."""
+        return self.classes[self.index] if self.unsure or self.unknown else None
 
     @property
     def ranking(self) -> tuple[tuple[str, float], ...]:

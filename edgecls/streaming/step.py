@@ -56,7 +56,7 @@ class Step:
         camera.moments_ns.append(now_ns())
         inference_ms, age_ms = milliseconds_since(begun_ns), milliseconds_since(frame.captured_ns)
         camera.decided += 1
-        camera.label, camera.score = label, score
+        camera.label, camera.score, camera.nearest = label, score, camera.smoother.nearest
         if camera.source.live and self.config.max_fps:
             camera.schedule_next(self.config.max_fps)
         for kept, value in ((self.inference_ms, inference_ms), (self.age_ms, age_ms)):
@@ -66,7 +66,7 @@ class Step:
         decision = Decision(
             camera.source.name, prediction, label, score, inference_ms, age_ms, camera.fps(), camera.source.captured,
             camera.dropped, pts_s=frame.pts_s, unknown=camera.smoother.unknown, drifted=camera.drifted,
-            scores=outputs[0][place], embedding=embedding,
+            scores=outputs[0][place], embedding=embedding, nearest=camera.nearest,
         )  # fmt: skip
         ended, begun = camera.events.take(decision, frame.index, frame.pts_s, utc_now())
         if begun:
