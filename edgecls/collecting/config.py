@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgecls.collecting.labels import clean_label
 from edgecls.errors import UsageError
+from edgecls.labels import clean_label
 from edgecls.settings import LONGEST_S, MOST, setting
 from edgecls.streaming.config import SHORTEST_S, CameraOptions
 from edgecls.web.config import TokenConfig

@@ -17,12 +17,13 @@ from datetime import datetime, timezone
 from itertools import chain, count, takewhile
 from pathlib import Path, PurePosixPath
 
-from edgecls.collecting.labels import clean_label, file_part, folder_name
+from edgecls.collecting.labels import file_part, folder_name
 from edgecls.collecting.table import Row, Table
 from edgecls.errors import DataError
 from edgecls.files import is_below, make_folder, printable, read_bytes, take_name, write_bytes, write_text, writing_to
 from edgecls.imaging.decode import find_images
 from edgecls.imaging.folders import DATA_FILE
+from edgecls.labels import clean_label
 from edgecls.rows import csv_records, csv_text, table_text
 
 LOCK_FILE = ".data.lock"

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from edgecls.clock import milliseconds_since, now_ns
 from edgecls.collecting.labelled import Change, Counts, LabelledFolder
-from edgecls.collecting.labels import typed_label
 from edgecls.collecting.recorded import RecordedFile
 from edgecls.collecting.table import Row
 from edgecls.imaging.small import small_grey, unchanged
+from edgecls.labels import typed_label
 from edgecls.streaming.frames import Frame
 
 if TYPE_CHECKING:

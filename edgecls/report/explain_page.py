@@ -26,6 +26,7 @@ class _Row:
     name: str
     image: str
     heat: str
+    label: str
     answer: str
     explained: str
     neighbours: list[tuple[str | None, str, float, str]]
@@ -60,6 +61,7 @@ def _row(each: ExplainedImage, explainer: ImageExplainer) -> _Row:
         name=str(each.path),
         image=_picture(each.image),
         heat=_picture(explanation.over(each.image)),
+        label=prediction.label,
         answer=in_words(prediction.label, prediction.score, prediction.nearest, 2),
         explained=explanation.label,
         neighbours=neighbours,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -87,7 +87,9 @@ class Alike:
         """Similarity to the labelled picture that is most alike."""
         self._labels: dict[int, str] = {}
         self._stale = False
-        self._guesses: NDArray[Any] = np.array([each.suggested for each in items], object)
+        self._given: NDArray[Any] = np.array([each.suggested for each in items], object)
+        """What pictures may show by a model, before anything is learned here."""
+        self._guesses = self._given.copy()
         self._unsure = self._given_uncertainty()
         self._first = np.array([each.first for each in items], np.float32)
 
@@ -113,7 +115,8 @@ class Alike:
         with lock:
             for at, look in zip(positions, looks, strict=True):
                 if look.guess:
-                    self._guesses[at], self._unsure[at] = look.guess, look.unsure
+                    self._given[at] = self._guesses[at] = look.guess
+                    self._unsure[at] = look.unsure
             self._points, self._known = all_points, known
             self._nearest = np.full(len(self._items), FARTHEST, np.float32)
             self._come_near([*self._labels])
@@ -132,6 +135,7 @@ class Alike:
         """See `Choice`."""
         import numpy as np
 
+        before = {self._labels[at] for at in labels if at in self._labels}
         taken_back = [at for at, label in labels.items() if label is None and self._labels.pop(at, None) is not None]
         for at, label in labels.items():
             if label is not None:
@@ -142,7 +146,14 @@ class Alike:
             self._come_near([*self._labels])
         else:
             self._come_near([*labels])
+        self._forget(before - set(self._labels.values()))
         self._stale = True
+
+    def _forget(self, gone: Iterable[str]) -> None:
+        """Suggest classes no more that nobody has labelled a picture as any more, but where a model does."""
+        for label in gone:
+            taken = self._guesses == label
+            self._guesses[taken] = self._given[taken]
 
     def learn(self) -> None:
         """See `Choice`."""
@@ -158,6 +169,7 @@ class Alike:
         probabilities = learned.probabilities(points)
         if points is self._points:
             self._guesses = np.array(learned.classes, object)[probabilities.argmax(axis=1)]
+            self._forget(set(learned.classes) - {*self._labels.values()})
             self._unsure = uncertainty(probabilities)
 
     def guess(self, position: int) -> str:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from edgecls.backends import OnProgress
 from edgecls.collecting.labelled import LabelledFolder, unlisted
-from edgecls.collecting.labels import file_part, typed_label
+from edgecls.collecting.labels import file_part
 from edgecls.errors import DataError, EdgeclsError, UsageError, first_line
 from edgecls.files import printable
 from edgecls.imaging.folders import DATA_FILE, holds_labels
+from edgecls.labels import typed_label
 from edgecls.reviewing.choosing import Alike, Choice, Ranked
 from edgecls.reviewing.config import ReviewConfig
 from edgecls.reviewing.items import Item, doubted, read_pool

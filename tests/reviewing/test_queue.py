@@ -155,6 +155,30 @@ class TestPeople:
         assert verdict is not None
         assert verdict.label == "one"
 
+    def test_undo_of_a_new_class_takes_its_name_back_too(self, queue: Queue):
+        queue.add_class("anna", "wanted")
+        for label in ("one", "twp"):
+            for _ in range(2):
+                queue.decide("anna", seen(queue.next("anna")), "label", label)
+        queue._choice.learn()
+        guesses = {each.guess for each in queue.shown(each.path for each in queue.items)}
+        assert guesses == {"one", "twp"}
+        for left in (["wanted", "one", "twp"], ["wanted", "one"]):
+            queue.undo("anna")
+            assert queue.classes == left
+        assert Decisions(queue._log.events).classes == queue.classes
+        assert {each.guess for each in queue.shown(each.path for each in queue.items)} <= {"one", ""}
+        queue._choice.learn()
+        assert {each.guess for each in queue.shown(each.path for each in queue.items)} <= {"one", ""}
+
+    def test_undo_leaves_a_class_that_somebody_else_uses(self, queue: Queue):
+        queue.decide("anna", seen(queue.next("anna")), "label", "new")
+        queue.decide("ben", seen(queue.next("ben")), "label", "new")
+        queue.undo("anna")
+        assert queue.classes == ["new"]
+        queue.undo("ben")
+        assert queue.classes == ["new"]  # ben used a class that was there
+
     def test_many_at_once_lose_nothing(self, tmp_path: Path):
         queue = begin(tmp_path)
         decided: dict[str, str] = {}
