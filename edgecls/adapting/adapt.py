@@ -88,7 +88,7 @@ def adapt(config: AdaptConfig, callbacks: AdaptCallbacks | None = None) -> Adapt
     check_files(bundle.card, bundle.path)
     memory = Memory.read(bundle.path, bundle.card)
     changed = ClassChange.of(bundle.card.classes, config.rename, config.remove)
-    callbacks.step("looking at the images")
+    callbacks.step("reading the images")
     photos = _without_copies(_named_now(labelled_photos(config.data), changed), callbacks)
     photos = _without_known(photos, memory, callbacks)
     callbacks.step("computing embeddings")
@@ -96,6 +96,7 @@ def adapt(config: AdaptConfig, callbacks: AdaptCallbacks | None = None) -> Adapt
     callbacks.step("fitting the last layer")
     old = _renamed(memory, changed)
     head = _fitted(old, changed, images)
+    callbacks.remark(_basis(old, images))
     verdict = _judged(memory, old, changed, images, head, config.max_drop_points)
     callbacks.judged(verdict)
     if not config.accept_worse:
@@ -200,6 +201,19 @@ def _looked_at(
     if missing := [name for name in changed.new if name not in {photos[i].label for i in np.flatnonzero(~chosen)}]:
         raise DataError(f"no image of the new class {missing[0]} is left to learn from; photograph more series of it")
     return changed, _NewImages(photos, [digest for _, digest in kept], embeddings, labels, chosen)
+
+
+def _basis(old: Memory, images: _NewImages) -> str:
+    """What the verdict rests on."""
+    count = int(images.held_out.sum())
+    new = f"{count} of {len(images.photos)} new ones"
+    line = f"judged by {len(old.test)} held-out old images that the bundle remembers and {new}"
+    if count:
+        return line
+    return (
+        f"{line}: nothing tells how well the new is learned, as all new images look nearly like learned ones or like "
+        "each other, or their splits hold none out; collect more series"
+    )
 
 
 def _renamed(memory: Memory, changed: ClassChange) -> Memory:

@@ -101,8 +101,8 @@ def minimized(
     """Where a smooth convex function is least, from its values and slopes (L-BFGS, Liu and Nocedal 1989)."""
     import numpy as np
 
-    place = start.copy()
-    loss, slope = loss_and_slope(place)
+    point = start.copy()
+    loss, slope = loss_and_slope(point)
     past: list[tuple[NDArray[float64], NDArray[float64]]] = []
     for _ in range(STEPS):
         if np.abs(slope).max() < SLOPE:
@@ -110,17 +110,17 @@ def minimized(
         direction = -_curved(slope, past)
         length, fall = 1.0 if past else min(1.0, 1 / float(np.abs(slope).sum())), float(slope @ direction)
         while True:
-            there, (lower, steeper) = place + length * direction, loss_and_slope(place + length * direction)
+            there, (lower, steeper) = point + length * direction, loss_and_slope(point + length * direction)
             if lower <= loss + 1e-4 * length * fall:
                 break
             length /= 2
             if length < 1e-12:  # as low as numbers of 64 bits tell
-                return place
-        step, change = there - place, steeper - slope
+                return point
+        step, change = there - point, steeper - slope
         if step @ change > 1e-12:
             past = [*past[1 - MEMORY :], (step, change)]
-        place, loss, slope = there, lower, steeper
-    return place
+        point, loss, slope = there, lower, steeper
+    return point
 
 
 def _curved(slope: NDArray[float64], past: list[tuple[NDArray[float64], NDArray[float64]]]) -> NDArray[float64]:

@@ -132,8 +132,8 @@ class LabelledFolder:
         with self._locked() as table:
             path = self._free(table, _numbered(folder_name(label), stem, suffix))
             group = group or PurePosixPath(path).stem
-            told = time.isoformat(timespec="milliseconds")
-            row = Row(path, label, table.split_for(label, group), source, told, group, further or {})
+            taken = time.isoformat(timespec="milliseconds")
+            row = Row(path, label, table.split_for(label, group), source, taken, group, further or {})
             make_folder((self.root / path).parent)
             write_bytes(self.root / path, content)
             try:

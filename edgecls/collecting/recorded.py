@@ -55,8 +55,8 @@ class RecordedFile:
     def __init__(self, folder: LabelledFolder, name: str, rows: Sequence[Row], is_video: bool):
         self._folder, self._name, self._is_video = folder, name, is_video
         self._image = None if is_video or not rows else rows[0]
-        looks = ((row, self._small(row)) for row in rows if is_video)
-        self._pictures = [(row, small) for row, small in looks if small is not None]
+        copies = ((row, self._small(row)) for row in rows if is_video)
+        self._pictures = [(row, small) for row, small in copies if small is not None]
         starts = {row.group.rpartition("@")[2].removesuffix("ms") for row in rows}
         self._starts_ms = sorted(int(start) for start in starts if start.isdecimal())
 

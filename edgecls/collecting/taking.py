@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 JPEG_QUALITY = 95
 CONTINUES_S = 3.0
 """A series goes on where somebody presses again within this time: what is seen then is the same scene."""
-LOOKS = 64
+COMPARED = 64
 """Pictures of a series that a new one is compared with."""
 UNDOABLE = 200
 """Series that can be undone, the latest of all."""
@@ -34,7 +34,7 @@ class Series:
     """Pictures of one scene: those of one press, or of several that follow each other at once."""
 
     group: str | None = None
-    looks: deque[NDArray[uint8]] = field(default_factory=lambda: deque(maxlen=LOOKS))
+    small: deque[NDArray[uint8]] = field(default_factory=lambda: deque(maxlen=COMPARED))
     last_ns: int = field(default_factory=now_ns)
 
 
@@ -113,7 +113,7 @@ class Taking:
         from edgecls.web.pictures import to_jpeg
 
         image = frame.image
-        look = small_grey(image)
+        small = small_grey(image)
         content = _encoded(image)
         with self._lock:
             if frame.index <= self.last_frame:
@@ -124,17 +124,17 @@ class Taking:
                 known = self._begin(press, client, label)
                 known.series.group = known.series.group or group
             series = known.series
-            if not self._keep_still and any(unchanged(look, each) for each in series.looks):
+            if not self._keep_still and any(unchanged(small, each) for each in series.small):
                 self.last_frame, series.last_ns = frame.index, now_ns()
                 self.left_out[label] += 1
                 return None
-            if recorded and (before := recorded.row_like(look, content, exactly=self._keep_still)):
+            if recorded and (before := recorded.row_like(small, content, exactly=self._keep_still)):
                 self.last_frame = frame.index
                 self.known[before.label] += 1
                 return None
             row = self._folder.add(content, label, self._source, series.group, as_is=True)
             series.group, series.last_ns = row.group, now_ns()
-            series.looks.append(look)
+            series.small.append(small)
             self.last_frame = frame.index
             known.rows.append(row)
             self.taken += 1
@@ -179,7 +179,7 @@ class Taking:
             gone = {row.path for row in undone.rows}
             self.recent = deque((each for each in self.recent if each.row.path not in gone), maxlen=RECENT)
             # What was left out because it looks like a picture that is gone now may be taken again.
-            undone.series.looks.clear()
+            undone.series.small.clear()
             self.undone += count
             return undone.label, count
 

@@ -292,7 +292,7 @@ class _Mixing:
                 linked.join(key, members[0])
         held_out = {image.key for image in self._old if image.split != "train"}
         copies: dict[str, str] = {}
-        for one, other in near_pairs(self._looks(keys)):
+        for one, other in near_pairs(self._hashes(keys)):
             if one >= len(images):
                 continue  # both are old
             if keys[other] in held_out:
@@ -301,17 +301,17 @@ class _Mixing:
                 linked.join(keys[one], keys[other])
         return {key: linked.find(key) for key in keys}, copies
 
-    def _looks(self, keys: Sequence[str]) -> list[PerceptualHash]:
+    def _hashes(self, keys: Sequence[str]) -> list[PerceptualHash]:
         import numpy as np
 
         def row(key: str) -> NDArray[float32]:
-            look = perceptual_hash(self._source.read_for(key, _ROUGH))
-            return np.concatenate([look.bits, look.small]).astype(np.float32)
+            found = perceptual_hash(self._source.read_for(key, _ROUGH))
+            return np.concatenate([found.bits, found.small]).astype(np.float32)
 
         def compute(positions: Sequence[int]) -> NDArray[float32]:
             return np.stack(list(ordered_map(row, (keys[position] for position in positions))))
 
-        rows = kept_rows(Entry.of("looks", 1), [self._digests[key] for key in keys], compute)
+        rows = kept_rows(Entry.of("perceptual-hashes", 1), [self._digests[key] for key in keys], compute)
         bits = rows.shape[1] - SMALL_PX**2
         return [PerceptualHash(each[:bits], each[bits:].astype(np.uint8)) for each in rows]
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
+from edgecls.reviewing.features import Features
 from edgecls.reviewing.items import Item
 from edgecls.reviewing.learning import LEARNED_FROM, Learned, compressed, gains, uncertainty
-from edgecls.reviewing.looks import Look
 
 if TYPE_CHECKING:
     from numpy import bool_, float32, int64
@@ -102,21 +102,21 @@ class Alike:
 
         return np.array([of(each.probabilities) for each in self._items], np.float32)
 
-    def see(self, positions: Sequence[int], looks: Sequence[Look], lock: AbstractContextManager[object]) -> None:
-        """Know what pictures look like: from now on they can be shown. All that are known come at once; `lock` is held
+    def see(self, positions: Sequence[int], features: Sequence[Features], lock: AbstractContextManager[object]) -> None:
+        """Know the features of pictures: from now on they can be shown. All that are known come at once; `lock` is held
         only while they take the place of those that were known before.
         """
         import numpy as np
 
-        points = compressed(np.stack([look.point for look in looks]))
+        points = compressed(np.stack([each.point for each in features]))
         known = np.zeros(len(self._items), bool)
         all_points = np.zeros((len(self._items), points.shape[1]), np.float32)
         known[list(positions)], all_points[list(positions)] = True, points
         with lock:
-            for at, look in zip(positions, looks, strict=True):
-                if look.guess:
-                    self._given[at] = self._guesses[at] = look.guess
-                    self._unsure[at] = look.unsure
+            for at, each in zip(positions, features, strict=True):
+                if each.guess:
+                    self._given[at] = self._guesses[at] = each.guess
+                    self._unsure[at] = each.unsure
             self._points, self._known = all_points, known
             self._nearest = np.full(len(self._items), FARTHEST, np.float32)
             self._come_near([*self._labels])

@@ -152,10 +152,10 @@ class Classifier:
         outputs = self.session.infer_all(pixels)
         return self.decide(outputs[0][0], self.embedding_in(outputs))
 
-    def embedding_in(self, outputs: tuple[NDArray[float32], ...], place: int = 0) -> NDArray[float32] | None:
-        """The embedding (D,) of the image at a place in what `Session.infer_all` gave; None where it gives none."""
+    def embedding_in(self, outputs: tuple[NDArray[float32], ...], index: int = 0) -> NDArray[float32] | None:
+        """The embedding (D,) of the image at an index in what `Session.infer_all` gave; None where it gives none."""
         tensors = self.session.tensors
-        return outputs[1 + tensors.index("embedding")][place] if "embedding" in tensors else None
+        return outputs[1 + tensors.index("embedding")][index] if "embedding" in tensors else None
 
     def decide(self, scores: NDArray[float32], embedding: NDArray[float32] | None = None) -> Prediction:
         """Turn the scores (C,) of one image into a prediction; with its embedding (D,), where the model tells what it

@@ -37,7 +37,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-_SHARED = {"/* look.css */": "look.css", "/* shared.js */": "shared.js"}
+_SHARED = {"/* style.css */": "style.css", "/* shared.js */": "shared.js"}
 """Where a page wants the styles and functions that pages share."""
 _ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 

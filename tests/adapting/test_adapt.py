@@ -226,6 +226,8 @@ def test_images_that_were_learned_or_judged_by_are_left_out(
     assert first.card.lineage.relearned is not None
     assert first.card.lineage.relearned["new_images"] == 100
     assert any("200 of 300 images are known to the bundle already" in line for line in hearing.remarks)
+    basis = next(line for line in hearing.remarks if line.startswith("judged by 30 held-out old images"))
+    assert 10 <= int(basis.split(" and ")[1].split(" of 100 new ones")[0]) <= 25
     with pytest.raises(DataError, match="holds 0 new images"):
         learn(photos, first.path, out=tmp_path / "second")
 
@@ -258,6 +260,14 @@ def test_what_nearly_shows_a_learned_image_does_not_judge(
     assert adapted.artifact.card.lineage.relearned is not None
     assert adapted.artifact.card.lineage.relearned["new_images"] > 200
     assert next(change.images for change in adapted.verdict.groups if change.name == "new images") <= 100
+
+
+def test_it_says_where_no_new_image_judges(learn: Callable[..., Adapted], dim_photos: Path, tmp_path: Path) -> None:
+    rows = ["path,label,group", *(f"{path},{path.parent.name},one series" for path in dim_photos.rglob("*.png"))]
+    (tmp_path / "data.csv").write_text("\n".join(rows))
+    hearing = Hearing()
+    learn(tmp_path / "data.csv", callbacks=hearing)
+    assert any("0 of 100 new ones: nothing tells how well the new is learned" in line for line in hearing.remarks)
 
 
 def test_series_and_splits_of_a_manifest_are_kept(

@@ -18,20 +18,20 @@ import pytest
 from edgecls.errors import DataError, OutputError, UsageError
 from edgecls.reviewing.choosing import Alike
 from edgecls.reviewing.decisions import Decisions
+from edgecls.reviewing.features import Features
 from edgecls.reviewing.items import Item
 from edgecls.reviewing.log import Log, read_log
-from edgecls.reviewing.looks import Look
 from edgecls.reviewing.queue import Queue
 
 CLUSTERS, EACH = 5, 20
 
 
-def clustered(clusters: int = CLUSTERS, each: int = EACH) -> list[Look]:
+def clustered(clusters: int = CLUSTERS, each: int = EACH) -> list[Features]:
     """Embeddings that lie in clusters, picture by picture in turns."""
     generator = np.random.default_rng(0)
     centres = generator.normal(size=(clusters, 32)) * 5
     points = [centres[at % clusters] + generator.normal(size=32) for at in range(clusters * each)]
-    return [Look(point.astype(np.float32)) for point in points]
+    return [Features(point.astype(np.float32)) for point in points]
 
 
 def items() -> list[Item]:
