@@ -89,15 +89,15 @@ def embedded(photos: str, model: Path, at_most: int) -> tuple[str, NDArray[float
 def queue_of(features: NDArray[float32], folder: str, size: int) -> Queue:
     """The queue of a pool of images with these embeddings."""
     from edgecls.reviewing.choosing import Alike
+    from edgecls.reviewing.features import Features
     from edgecls.reviewing.items import Item
     from edgecls.reviewing.log import Log
-    from edgecls.reviewing.looks import Look
     from edgecls.reviewing.queue import Queue
 
     items = [Item(f"{number}.jpg") for number in range(len(features))]
     choice = Alike(items)
     queue = Queue(items, Log(Path(folder) / "log.jsonl"), choice, size=size)
-    choice.see(range(len(items)), [Look(each) for each in features], queue.lock)
+    choice.see(range(len(items)), [Features(each) for each in features], queue.lock)
     return queue
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from edgecls.adapting.classes import ClassChange
 from edgecls.adapting.config import AdaptConfig
 from edgecls.adapting.head import Head, fit_head, importance_of
-from edgecls.adapting.memory import MAX_IMAGES, SEED, Memory, evenly
+from edgecls.adapting.memory import MAX_IMAGES, SEED, Memory, evenly, short_digest
 from edgecls.adapting.onnx_head import with_head
 from edgecls.adapting.photos import Photo, held_out, labelled_photos, near
 from edgecls.adapting.verdict import Verdict, scores_for
@@ -88,13 +88,15 @@ def adapt(config: AdaptConfig, callbacks: AdaptCallbacks | None = None) -> Adapt
     check_files(bundle.card, bundle.path)
     memory = Memory.read(bundle.path, bundle.card)
     changed = ClassChange.of(bundle.card.classes, config.rename, config.remove)
-    callbacks.step("looking at the images")
+    callbacks.step("reading the images")
     photos = _without_copies(_named_now(labelled_photos(config.data), changed), callbacks)
+    photos = _without_known(photos, memory, callbacks)
     callbacks.step("computing embeddings")
     changed, images = _looked_at(bundle, memory, changed, photos, config, callbacks)
     callbacks.step("fitting the last layer")
     old = _renamed(memory, changed)
     head = _fitted(old, changed, images)
+    callbacks.remark(_basis(old, images))
     verdict = _judged(memory, old, changed, images, head, config.max_drop_points)
     callbacks.judged(verdict)
     if not config.accept_worse:
@@ -130,6 +132,25 @@ def _without_copies(photos: Sequence[Photo], callbacks: AdaptCallbacks) -> list[
         else:
             found.setdefault(known, photo)
     return [(photo, known) for known, photo in found.items()]
+
+
+def _without_known(
+    found: Sequence[tuple[Photo, str]], memory: Memory, callbacks: AdaptCallbacks
+) -> list[tuple[Photo, str]]:
+    """The images that the bundle has neither learned from nor been judged by: only on these it can be judged."""
+    fresh = [(photo, digest) for photo, digest in found if short_digest(digest) not in memory.known]
+    if known := len(found) - len(fresh):
+        callbacks.remark(
+            f"{known} of {len(found)} images are known to the bundle already, which learned from them or was judged by "
+            "them; they are left out (a corrected label of one is learned by: edgecls retrain)"
+        )
+    if not memory.knows_all:
+        callbacks.remark(
+            "the bundle does not say which images its run learned from, as it was exported by an earlier version: if "
+            "some of these are among them, the verdict on new images is too good; export the run again to have such "
+            "images left out"
+        )
+    return fresh
 
 
 def _looked_at(
@@ -176,10 +197,23 @@ def _looked_at(
     changed = changed.with_new(sorted({photo.label for photo in photos}))
     labels = np.array([changed.names.index(photo.label) for photo in photos], np.int64)
     embeddings = embeddings[~copies]
-    chosen = held_out(photos, embeddings, config.seed)
+    chosen = held_out(photos, embeddings, config.seed, near(embeddings, memory.train))
     if missing := [name for name in changed.new if name not in {photos[i].label for i in np.flatnonzero(~chosen)}]:
         raise DataError(f"no image of the new class {missing[0]} is left to learn from; photograph more series of it")
     return changed, _NewImages(photos, [digest for _, digest in kept], embeddings, labels, chosen)
+
+
+def _basis(old: Memory, images: _NewImages) -> str:
+    """What the verdict rests on."""
+    count = int(images.held_out.sum())
+    new = f"{count} of {len(images.photos)} new ones"
+    line = f"judged by {len(old.test)} held-out old images that the bundle remembers and {new}"
+    if count:
+        return line
+    return (
+        f"{line}: nothing tells how well the new is learned, as all new images look nearly like learned ones or like "
+        "each other, or their splits hold none out; collect more series"
+    )
 
 
 def _renamed(memory: Memory, changed: ClassChange) -> Memory:
@@ -190,9 +224,11 @@ def _renamed(memory: Memory, changed: ClassChange) -> Memory:
     for position, sources in enumerate(changed.sources):
         now[list(sources)] = position
     train, test = now[memory.train_labels], now[memory.test_labels]
-    return Memory(
-        memory.head.for_classes(changed.rows),
-        memory.train[train >= 0], train[train >= 0], memory.test[test >= 0], test[test >= 0],
+    return replace(
+        memory,
+        head=memory.head.for_classes(changed.rows),
+        train=memory.train[train >= 0], train_labels=train[train >= 0],
+        test=memory.test[test >= 0], test_labels=test[test >= 0],
     )  # fmt: skip
 
 
@@ -335,4 +371,6 @@ def _remembering(memory: Memory, images: _NewImages) -> Memory:
         memory.head,
         *thinned(memory.train, memory.train_labels, ~images.held_out),
         *thinned(memory.test, memory.test_labels, images.held_out),
+        memory.known | {short_digest(digest) for digest in images.digests},
+        memory.knows_all,
     )

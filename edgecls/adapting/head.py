@@ -53,7 +53,9 @@ def fit_head(
     """The layer with the least loss on embeddings (N, D) with labels (N,), held near `start`.
 
     `importance` (N,) weighs the images, `free` (C,) says which classes are new and held only so much that they stay
-    finite. The loss is convex: the same images give the same layer.
+    finite. Classes without an image keep their weights, and images of known classes are not compared with them: what is
+    learned to answer more often than they do, would be answered to their images too. The loss is convex: the same
+    images give the same layer.
     """
     import numpy as np
 
@@ -66,7 +68,9 @@ def fit_head(
     held = np.full((classes, 1), pull / count)
     if free is not None:
         held[free] /= 100
-    fitted = fitted_weights(embeddings / scale, wanted, shares, origin, held)
+    learning = np.isin(np.arange(classes), labels)
+    compared = np.tile(learning, (count, 1)) if free is None else learning | free[labels][:, None]
+    fitted = fitted_weights(embeddings / scale, wanted, shares, origin, held, compared, ~learning)
     return Head((fitted[:, :-1] / scale).astype(np.float32), fitted[:, -1].astype(np.float32))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from numpy import float64, floating
+    from numpy import bool_, float64, floating
     from numpy.typing import NDArray
 
 STEPS = 300
@@ -14,6 +14,8 @@ MEMORY = 10
 """Steps from which L-BFGS knows the curvature."""
 SLOPE = 1e-5
 """Largest slope at which the loss counts as least."""
+NEVER = -1e9
+"""Added to a score: a probability of 0."""
 
 
 def fitted_weights(
@@ -22,25 +24,34 @@ def fitted_weights(
     shares: NDArray[floating[Any]],
     origin: NDArray[float64],
     held: NDArray[float64],
+    compared: NDArray[bool_] | None = None,
+    fixed: NDArray[bool_] | None = None,
 ) -> NDArray[float64]:
     """Weights (C, D + 1), the biases last, with the least loss on points (N, D) whose probabilities are to be `wanted`
     (N, C).
 
     Cross-entropies count by their `shares` (N,); weights are drawn to `origin` (C, D + 1), where the search begins, as
-    strongly as `held` (C, 1) says. The loss is convex: the same points give the same weights.
+    strongly as `held` (C, 1) says. `compared` (N, C) says which classes each point is asked about, all unless given,
+    and `fixed` (C,) which classes keep the weights of `origin`. The loss is convex: the same points give the same
+    weights.
     """
     import numpy as np
 
     inputs = np.concatenate([points, np.ones((len(points), 1))], axis=1).astype(np.float64)
+    left_out = 0.0 if compared is None else np.where(compared, 0.0, NEVER)
+    if compared is not None:
+        wanted = wanted * compared / (wanted * compared).sum(axis=1, keepdims=True)
 
     def loss_and_slope(flat: NDArray[float64]) -> tuple[float, NDArray[float64]]:
         weights = flat.reshape(origin.shape)
-        scores = inputs @ weights.T
+        scores = inputs @ weights.T + left_out
         scores -= scores.max(axis=1, keepdims=True)
         logs = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
         moved = weights - origin
         loss = -float(shares @ (wanted * logs).sum(axis=1)) + float((held * moved**2).sum()) / 2
         slope = ((np.exp(logs) - wanted) * shares[:, None]).T @ inputs + held * moved
+        if fixed is not None:
+            slope[fixed] = 0
         return loss, slope.ravel()
 
     return minimized(loss_and_slope, origin.ravel()).reshape(origin.shape)
@@ -52,8 +63,8 @@ def minimized(
     """Where a smooth convex function is least, from its values and slopes (L-BFGS, Liu and Nocedal 1989)."""
     import numpy as np
 
-    place = start.copy()
-    loss, slope = loss_and_slope(place)
+    point = start.copy()
+    loss, slope = loss_and_slope(point)
     past: list[tuple[NDArray[float64], NDArray[float64]]] = []
     for _ in range(STEPS):
         if np.abs(slope).max() < SLOPE:
@@ -61,17 +72,17 @@ def minimized(
         direction = -_curved(slope, past)
         length, fall = 1.0 if past else min(1.0, 1 / float(np.abs(slope).sum())), float(slope @ direction)
         while True:
-            there, (lower, steeper) = place + length * direction, loss_and_slope(place + length * direction)
+            there, (lower, steeper) = point + length * direction, loss_and_slope(point + length * direction)
             if lower <= loss + 1e-4 * length * fall:
                 break
             length /= 2
             if length < 1e-12:  # as low as numbers of 64 bits tell
-                return place
-        step, change = there - place, steeper - slope
+                return point
+        step, change = there - point, steeper - slope
         if step @ change > 1e-12:
             past = [*past[1 - MEMORY :], (step, change)]
-        place, loss, slope = there, lower, steeper
-    return place
+        point, loss, slope = there, lower, steeper
+    return point
 
 
 def _curved(slope: NDArray[float64], past: list[tuple[NDArray[float64], NDArray[float64]]]) -> NDArray[float64]:

@@ -20,17 +20,30 @@ MAX_IMAGES = 300
 """Of training images, and as many held-out ones: with 1,280 values each, a megabyte in all."""
 SEED = 0
 _NAMES = ("weight", "bias", "low", "step", "train", "train_labels", "test", "test_labels")
+_KNOWN = ("known", "knows_all")
+"""All images' digests; bundles that were written before these were recorded lack them."""
+
+
+def short_digest(sha256: str) -> int:
+    """The first 64 bits of a SHA-256 in hex: of a million images two share one by a chance of 1 to 37 million."""
+    return int(sha256[:16], 16)
 
 
 @dataclass(frozen=True)
 class Memory:
-    """The last layer `head`, and embeddings (N, D) with labels (N,) of images that were trained on and held out."""
+    """The last layer `head`, and embeddings (N, D) with labels (N,) of images that were trained on and held out.
+
+    `known` are the short digests of all images that were learned from or judged by, far more than are remembered;
+    without `knows_all` there were others, whose digests nobody recorded.
+    """
 
     head: Head
     train: NDArray[float32]
     train_labels: NDArray[int64]
     test: NDArray[float32]
     test_labels: NDArray[int64]
+    known: frozenset[int] = frozenset()
+    knows_all: bool = False
 
     def write(self, folder: Path) -> None:
         """Write `folder/memory.npz`; embeddings are rounded to 256 steps of each value's range."""
@@ -48,6 +61,7 @@ class Memory:
             weight=self.head.weight, bias=self.head.bias, low=low, step=step,
             train=rounded(self.train), train_labels=self.train_labels.astype(np.int64),
             test=rounded(self.test), test_labels=self.test_labels.astype(np.int64),
+            known=np.array(sorted(self.known), np.uint64), knows_all=np.array(self.knows_all),
         )  # fmt: skip
 
     @classmethod
@@ -84,7 +98,20 @@ class Memory:
                 raise ArtifactError(f"{path}: {name} names a class that there is not; export the run again")
         if not all(np.isfinite(array).all() for array in (weight, bias, low, step)):
             raise ArtifactError(f"{path} holds values that are not finite; export the run again")
-        return cls(Head(weight, bias), train * step + low, train_labels, test * step + low, test_labels)
+        return cls(Head(weight, bias), train * step + low, train_labels, test * step + low, test_labels, *_known(path))
+
+
+def _known(path: Path) -> tuple[frozenset[int], bool]:
+    """`Memory.known` and `Memory.knows_all`."""
+    import numpy as np
+
+    try:
+        known, knows_all = read_arrays(path, *_KNOWN)
+    except ValueError:
+        return frozenset(), False
+    if known.dtype != np.uint64 or knows_all.dtype != np.bool_ or known.ndim != 1 or knows_all.ndim:
+        raise ArtifactError(f"{path} is damaged (known is {known.dtype} {known.shape}); export the run again")
+    return frozenset(known.tolist()), bool(knows_all)
 
 
 def evenly(labels: NDArray[int64], positions: NDArray[int64], most: int) -> NDArray[int64]:

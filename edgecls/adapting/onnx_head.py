@@ -114,33 +114,33 @@ def _tensor(name: str, shape: tuple[int, ...], values: NDArray[float32]) -> byte
 
 def _fields(message: bytes) -> Iterator[Field]:
     """The fields of a message. Raises `IndexError` or `ValueError` where it is none."""
-    place = 0
-    while place < len(message):
-        begun = place
-        key, place = _read_varint(message, place)
+    offset = 0
+    while offset < len(message):
+        begun = offset
+        key, offset = _read_varint(message, offset)
         kind, content = key & 7, b""
         if kind == _VARINT:
-            _, place = _read_varint(message, place)
+            _, offset = _read_varint(message, offset)
         elif kind == _BYTES:
-            size, place = _read_varint(message, place)
-            content, place = message[place : place + size], place + size
+            size, offset = _read_varint(message, offset)
+            content, offset = message[offset : offset + size], offset + size
         elif kind in (_FIXED64, _FIXED32):
-            place += 8 if kind == _FIXED64 else 4
+            offset += 8 if kind == _FIXED64 else 4
         else:
             raise ValueError(f"a field of kind {kind}")
-        if place > len(message):
+        if offset > len(message):
             raise ValueError("a field is cut off")
-        yield key >> 3, content, message[begun:place]
+        yield key >> 3, content, message[begun:offset]
 
 
-def _read_varint(message: bytes, place: int) -> tuple[int, int]:
+def _read_varint(message: bytes, offset: int) -> tuple[int, int]:
     value = shift = 0
     while True:
-        byte = message[place]
+        byte = message[offset]
         value |= (byte & 0x7F) << shift
-        place, shift = place + 1, shift + 7
+        offset, shift = offset + 1, shift + 7
         if byte < 0x80:
-            return value, place
+            return value, offset
 
 
 def _texts(message: bytes, number: int) -> list[str]:

@@ -100,10 +100,13 @@ def near(embeddings: NDArray[float32], others: NDArray[float32]) -> NDArray[bool
     )
 
 
-def held_out(photos: Sequence[Photo], embeddings: NDArray[float32], seed: int) -> NDArray[bool_]:
+def held_out(
+    photos: Sequence[Photo], embeddings: NDArray[float32], seed: int, learned: NDArray[bool_] | None = None
+) -> NDArray[bool_]:
     """Which photos (N,) are held out: those of the split "test" or, where none are named so, a quarter of each class.
 
-    What shows one moment, by series or by embeddings (N, D), stays together.
+    What shows one moment, by series or by embeddings (N, D), stays together; what shows nearly the same as images that
+    were `learned` from (N,) is learned from, too.
     """
     import numpy as np
 
@@ -112,7 +115,8 @@ def held_out(photos: Sequence[Photo], embeddings: NDArray[float32], seed: int) -
     groups: dict[int, list[int]] = {}
     for position, group in enumerate(_groups(photos, embeddings)):
         groups.setdefault(group, []).append(position)
-    order = sorted(groups)
+    seen = np.zeros(len(photos), bool) if learned is None else learned
+    order = [group for group in sorted(groups) if not seen[groups[group]].any()]
     random.Random(seed).shuffle(order)
     totals = Counter(photo.label for photo in photos)
     taken: Counter[str] = Counter()

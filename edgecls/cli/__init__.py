@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import io
 import keyword
+import logging
 import os
 import re
 import signal
@@ -35,6 +36,14 @@ BROKEN_PIPE = 141
 
 _PARSER_WORDS = re.compile(r"Input should be a valid (integer|number).*")
 """How Typer's parser says that a text is no number."""
+
+
+class _Said(logging.Handler):
+    """Says what the library logs, in one line, with options in place of settings."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler.emit`."""
+        _say(f"{record.levelname.lower()}: {record.getMessage()}")
 
 
 class _Terminated(KeyboardInterrupt):
@@ -192,6 +201,7 @@ def _terminate(_number: int, _frame: object) -> None:
 
 def main() -> None:
     """Run the command line."""
+    logging.getLogger(__package__.partition(".")[0]).addHandler(_Said(logging.WARNING))
     for number in (signal.SIGTERM, signal.SIGHUP):  # a terminal that is closed sends the latter
         if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores it
             signal.signal(number, _terminate)

@@ -11,7 +11,7 @@ from edgecls.cli.common import console, megabytes, shown, working
 
 
 def build(
-    bundle: Annotated[Path, typer.Argument(help="A bundle.")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle.")],
     compute_capability: Annotated[
         str | None,
         typer.Option(help="Build for these GPUs, such as 8.6,8.9, and not for this machine's (TensorRT-RTX only)."),

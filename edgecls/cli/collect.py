@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from pathlib import Path
 
 import typer
 
+from edgecls.adapting.classes import LEAST_CLASSES
 from edgecls.cli.common import console, messages, shown
 from edgecls.cli.options import NAMES, Option, configured
 from edgecls.cli.serving import TOKEN_VARIABLE, announced, stopping_on_signals
 from edgecls.collecting.config import CollectConfig
+from edgecls.collecting.labelled import Counts
 from edgecls.errors import UsageError
 from edgecls.streaming.frames import Region
 
@@ -23,6 +27,14 @@ def _seconds(text: str) -> float:
     if match is None:
         raise UsageError(f"a time is a number with s, ms, min or h, such as 2s; not {text[:40]!r}")
     return float(match[1]) * _UNITS[match[2]]
+
+
+def _next(counts: Mapping[str, Counts], folder: Path) -> str:
+    """What to do when pictures were taken: training takes two classes."""
+    filled = [label for label, count in counts.items() if count.images]
+    if len(filled) < LEAST_CLASSES:
+        return f"collect images of another class, too: a classifier needs two, and there is only {filled[0]}"
+    return f"edgecls train {shown(folder)}"
 
 
 @configured(
@@ -48,6 +60,10 @@ def collect(config: CollectConfig) -> None:
         collected = run(config, stop, lambda server, url: announced(server, "page")(url))
     gone = f", {collected.undone} undone" if collected.undone else ""
     console.print(f"{collected.taken} pictures taken{gone}, {collected.left_out} left out in which nothing had changed")
+    if known := sum(collected.known.values()):
+        others = [f"{images} as {each}" for each, images in collected.known.items() if each != config.label]
+        labelled = f" ({', '.join(others)}; correct labels in: edgecls review)" if others else ""
+        console.print(f"{known} left out that {shown(config.out)} holds already{labelled}", soft_wrap=True)
     for label, count in collected.counts.items():
         splits = ", ".join(f"{images} {split}" for split, images in count.splits.items() if images)
         console.print(
@@ -55,6 +71,6 @@ def collect(config: CollectConfig) -> None:
         )
     console.print(f"written: {shown(config.out)}", soft_wrap=True)
     if collected.taken:
-        messages.print(f"next: edgecls train {shown(config.out)}", soft_wrap=True)
+        messages.print(f"next: {_next(collected.counts, config.out)}", soft_wrap=True)
     if received:
         raise typer.Exit(128 + received[0])

@@ -85,13 +85,13 @@ def split(
         str | None,
         typer.Option(
             help="A regular expression on the path; images for which it finds the same (its first group, or all of it) "
-            "stay in one split, such as the frames of one video."
+            "stay in one split, such as the frames of one video; the manifest's column group unless given."
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
 ) -> None:
     """Divide images into train, val and test: each class in its proportion, seeded, groups kept together."""
-    from edgecls.data.layout import index_dataset, write_manifest
+    from edgecls.data.layout import groups_in, index_dataset, write_manifest
     from edgecls.data.sources import FolderSource
     from edgecls.data.splits import divide, grouped_by
 
@@ -103,11 +103,12 @@ def split(
     if not isinstance(layout.source, FolderSource):
         raise UsageError("only images in a folder can be divided; this data set brings its own splits")
     members = [s for samples in layout.splits.values() for s in samples if s.key not in layout.quarantine]
-    group_of = grouped_by(group_by)
+    group_of = grouped_by(group_by) if group_by else groups_in(layout.columns)
     splits = divide(members, group_of, {"val": val, "test": test}, seed)
     write_manifest(layout, splits, out)
     counts = ", ".join(f"{len(samples)} {name}" for name, samples in splits.items())
-    groups = f", {len({group_of(sample) for sample in members})} groups" if group_by else ""
+    count = len({group_of(sample) for sample in members})
+    groups = f", {count} groups" if group_by or count < len(members) else ""
     console.print(f"{len(members)} images: {counts}{groups}", soft_wrap=True)
     console.print(f"manifest: {shown(out)}", soft_wrap=True)
 

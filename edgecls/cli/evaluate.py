@@ -34,6 +34,7 @@ def evaluate(
     from edgecls.evaluation.evaluation import evaluate as run_evaluation
     from edgecls.files import write_text
     from edgecls.report.evaluation_page import write_page
+    from edgecls.runtime.store import BUNDLES_FOLDER, bundles_of
 
     require_two_files(html, json_file)
     with working("evaluating") as spinner:
@@ -52,6 +53,14 @@ def evaluate(
         if config.class_thresholds:
             own = ", ".join(f"{name} {value:.1%}" for name, value in confidence.thresholds.items()) or "none"
             console.print(f"classes with a threshold of their own: {own}", soft_wrap=True)
+        if report.artifact.is_run and (bundles := bundles_of(report.artifact.path)):
+            each = " --class-thresholds" if config.class_thresholds else ""
+            console.print(
+                f"its bundles ({', '.join(bundle.path.name for bundle in bundles)}) keep what they were exported with, "
+                f"as their answers differ from the run's; fit each with: edgecls evaluate "
+                f"{shown(report.artifact.path)}/{BUNDLES_FOLDER}/NAME --precision {config.precision:g}{each}",
+                soft_wrap=True,
+            )
     figures = report.figures
     (low, high), metrics, macro = figures.top1_interval, figures.metrics, figures.macro
     console.print(

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from edgecls.cli.common import console, messages, percent, shown, working
+from edgecls.cli.common import console, messages, shown, working
 from edgecls.cli.options import Option, configured
 from edgecls.evaluation.explaining import ExplainConfig, ExplainedImage, ImageExplainer, most_explainable
 
@@ -51,13 +51,17 @@ def _told(explained: Iterator[ExplainedImage], explainer: ImageExplainer, out: P
     """Print each image as it comes, and write its picture where a folder is named."""
     from edgecls.files import write_bytes
     from edgecls.imaging.opencv import cv2
+    from edgecls.runtime.classifier import in_words
 
     taken: Counter[str] = Counter()
     for each in explained:
         prediction = each.explanation.prediction
         like = Counter(explainer.classes[one.label] for one in each.neighbours)
-        nearest = f"; most like {', '.join(f'{count} {name}' for name, count in like.most_common())}" if like else ""
-        console.print(f"{each.path}  {prediction.label} {percent(prediction.score)}{nearest}", soft_wrap=True)
+        like_these = f"; most like {', '.join(f'{count} {name}' for name, count in like.most_common())}" if like else ""
+        console.print(
+            f"{each.path}  {in_words(prediction.label, prediction.score, prediction.nearest, 2)}{like_these}",
+            soft_wrap=True,
+        )
         if out is not None:
             taken[each.path.stem] += 1
             again = f"-{taken[each.path.stem]}" if taken[each.path.stem] > 1 else ""

@@ -20,7 +20,7 @@ NAME_WIDTH = 34
 
 
 def info(
-    path: Annotated[Path, typer.Argument(help="A run, a bundle, a model file or an engine.")],
+    path: Annotated[Path, typer.Argument(metavar="MODEL", help="A run, a bundle, a model file or an engine.")],
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the card, measurements included, or the layers.")
     ] = False,

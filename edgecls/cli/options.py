@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, replace
 from functools import wraps
+from re import Match
 from typing import Annotated, Any, Literal, get_args
 
 import typer
 
+from edgecls.errors import SETTING
 from edgecls.settings import Config, Setting, inner_configs, settings_of
 
 _UNITS = ("_s", "_px", "_mib", "_points")
@@ -67,6 +69,7 @@ def configured(
                 settings = _all_settings(parameter.annotation, left_out)
                 for setting in sorted(settings, key=lambda each: order.index(each.name) if each.name in order else -1):
                     option = declared.get(setting.name, Option())
+                    option = replace(option, help=_naming_options(option.help or setting.help, declared))
                     parameters.append(_parameter(setting, option, titles.get(setting.name)))
             else:
                 parameters.append(parameter)
@@ -157,6 +160,16 @@ def _type_and_default(setting: Setting, option: Option) -> tuple[Any, Any]:
     if setting.choices and not isinstance(setting.default, str | None):
         return Literal[tuple(map(str, setting.choices))], str(setting.default)  # Typer's choices are text
     return setting.type, setting.default
+
+
+def _naming_options(text: str, declared: Mapping[str, Option]) -> str:
+    """A help text with the option in place of each setting."""
+
+    def option(setting: Match[str]) -> str:
+        known = declared.get(setting[1], Option())
+        return known.argument or (known.names or (_flag(setting[1]),))[0]
+
+    return SETTING.sub(option, text)
 
 
 def _explained(setting: Setting, option: Option) -> str:

@@ -104,8 +104,8 @@ def _print(answer: ImageResult, top: int) -> None:
         console.print(f"{answer.image}  unreadable", soft_wrap=True)
         return
     best = "  ".join(f"{label} {score:.1%}" for label, score in answer.prediction.top(top))
-    instead = "unknown: " if answer.prediction.unknown else "unsure: " if answer.prediction.unsure else ""
-    console.print(f"{answer.image}  {instead}{best}", soft_wrap=True)
+    text = f"{answer.prediction.label} (nearest {best})" if answer.prediction.nearest else best
+    console.print(f"{answer.image}  {text}", soft_wrap=True)
 
 
 def _watched(answers: Iterator[ImageResult], total: int | None) -> Iterator[ImageResult]:

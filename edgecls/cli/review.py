@@ -63,7 +63,7 @@ def _doubted(config: ReviewConfig) -> list[Item]:
     from edgecls.evaluation.config import SuspectsConfig
     from edgecls.evaluation.suspects import find_suspects
 
-    with working("looking at images") as spinner:
+    with working("searching for suspects") as spinner:
         found = find_suspects(SuspectsConfig(data=str(config.data), model=config.model), spinner.update)
     return [
         Item(each.key, label=each.label, suggested=each.suggested, reason=each.reason, other=each.other)

@@ -18,15 +18,16 @@ TOKEN_VARIABLE = "EDGECLS_WEB_TOKEN"
 
 
 def announced(server: Server, what: str = "web view") -> Callable[[str], None]:
-    """Says where the page is; whole only on a terminal, as what is written elsewhere is read by others too."""
+    """Says where the page is, on standard error.
+
+    Elsewhere than on a terminal others may read it too: then a token that was given is hidden. One that was drawn is
+    not, as nobody could come in.
+    """
     from edgecls.urls import SecretUrl
 
     def announce(url: str) -> None:
-        if messages.is_terminal or not server.token:
-            messages.print(f"{what}: {url}", soft_wrap=True)
-        else:
-            hint = f"; its token was drawn and is not shown here: choose one by {TOKEN_VARIABLE} or --web-token-file"
-            messages.print(f"{what}: {SecretUrl(url)}{hint if server.drawn else ''}", soft_wrap=True)
+        whole = messages.is_terminal or server.drawn or not server.token
+        messages.print(f"{what}: {url if whole else SecretUrl(url)}", soft_wrap=True)
 
     return announce
 

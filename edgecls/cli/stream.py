@@ -169,7 +169,7 @@ def _report(summary: Summary, live: bool, written: Sequence[Path]) -> None:
             console.print(f"written: {shown(path)}", soft_wrap=True)
     for sink in summary.sinks:
         if sink.sink == KeepSink.name:
-            console.print(f"frames kept for a look: {sink.written}")
+            console.print(f"frames kept for review: {sink.written}")
 
 
 def _fail_for(summary: Summary, sinks: Sequence[Sink]) -> None:

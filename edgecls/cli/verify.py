@@ -11,7 +11,7 @@ from edgecls.cli.common import console, percent, shown
 
 
 def verify(
-    bundle: Annotated[Path, typer.Argument(help="A bundle, or a run, which means its bundles too.")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle, or a run, which means its bundles too.")],
 ) -> None:
     """Replay a bundle's golden inputs on this machine and say pass or fail."""
     from edgecls.errors import VerificationError

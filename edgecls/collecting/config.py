@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgecls.collecting.labels import clean_label
 from edgecls.errors import UsageError
+from edgecls.labels import clean_label
 from edgecls.settings import LONGEST_S, MOST, setting
 from edgecls.streaming.config import SHORTEST_S, CameraOptions
 from edgecls.web.config import TokenConfig
@@ -42,12 +42,12 @@ class CollectConfig(TokenConfig):
     label: str | None = setting(None, "Take pictures of this class by themselves, without a page.")
     every_s: float | None = setting(
         None,
-        "Then one every so many seconds; unless given one a second of a camera, and each picture of a file.",
+        "With `label`: one every so many seconds; unless given one a second of a camera, and each picture of a file.",
         low=SHORTEST_S, high=LONGEST_S, unit="seconds",
     )  # fmt: skip
     series_s: float = setting(
         60.0,
-        "Then a new series begins after so many seconds; a series stays in one split.",
+        "With `label`: a new series begins after so many seconds; a series stays in one split.",
         low=SHORTEST_S, high=LONGEST_S, unit="seconds",
     )  # fmt: skip
     frames: int | None = setting(None, "End after so many pictures were kept.", low=1, high=MOST)

@@ -9,19 +9,21 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from itertools import chain, count
+from itertools import chain, count, takewhile
 from pathlib import Path, PurePosixPath
 
-from edgecls.collecting.labels import clean_label, file_part, folder_name
+from edgecls.collecting.labels import file_part, folder_name
 from edgecls.collecting.table import Row, Table
 from edgecls.errors import DataError
 from edgecls.files import is_below, make_folder, printable, read_bytes, take_name, write_bytes, write_text, writing_to
 from edgecls.imaging.decode import find_images
 from edgecls.imaging.folders import DATA_FILE
+from edgecls.labels import clean_label
 from edgecls.rows import csv_records, csv_text, table_text
 
 LOCK_FILE = ".data.lock"
@@ -77,11 +79,27 @@ class LabelledFolder:
         self.file = root / DATA_FILE
         self._kept: tuple[tuple[int, int, int], Table, bytearray] | None = None
         """The file's number, size and time as it was read, the table, and the content."""
+        self._sized: set[str] = set()
+        self._by_size: defaultdict[int, list[str]] = defaultdict(list)
+        """The listed images by the size of their files, in bytes."""
 
     def rows(self) -> list[Row]:
         """All rows, in their order."""
         with self._locked() as table:
             return [*table.rows.values()]
+
+    def row_of(self, content: bytes) -> Row | None:
+        """The row of an image that is this very file; None where there is none."""
+        with self._locked() as table:
+            for path in takewhile(lambda path: path not in self._sized, reversed(table.rows)):
+                self._sized.add(path)
+                with suppress(OSError):
+                    self._by_size[(self.root / path).stat().st_size].append(path)
+            for path in self._by_size.get(len(content), ()):
+                with suppress(OSError):
+                    if path in table.rows and (self.root / path).read_bytes() == content:
+                        return table.rows[path]
+        return None
 
     def counts(self) -> dict[str, Counts]:
         """The images of each class that has some, by label."""
@@ -114,8 +132,8 @@ class LabelledFolder:
         with self._locked() as table:
             path = self._free(table, _numbered(folder_name(label), stem, suffix))
             group = group or PurePosixPath(path).stem
-            told = time.isoformat(timespec="milliseconds")
-            row = Row(path, label, table.split_for(label, group), source, told, group, further or {})
+            taken = time.isoformat(timespec="milliseconds")
+            row = Row(path, label, table.split_for(label, group), source, taken, group, further or {})
             make_folder((self.root / path).parent)
             write_bytes(self.root / path, content)
             try:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 
 from edgecls.artifact.golden import Golden
@@ -13,6 +13,7 @@ from edgecls.backends import OnProgress
 from edgecls.clock import milliseconds_since, now_ns
 from edgecls.collecting.config import CollectConfig
 from edgecls.collecting.labelled import Counts, LabelledFolder
+from edgecls.collecting.recorded import Recorded
 from edgecls.collecting.session import Session, newest_frames
 from edgecls.collecting.taking import Taking
 from edgecls.errors import UsageError
@@ -32,12 +33,16 @@ SLACK_S = 1e-3
 
 @dataclass(frozen=True)
 class Collected:
-    """What a run of collecting did, and what the folder holds now, by class."""
+    """What a run of collecting did, and what the folder holds now, by class.
+
+    `left_out` are pictures in which nothing had changed, `known` those that were in the folder before, by label.
+    """
 
     taken: int
     left_out: int
     undone: int
     counts: dict[str, Counts]
+    known: Mapping[str, int] = field(default_factory=dict)
 
 
 def collect(
@@ -62,8 +67,9 @@ def collect(
         if page is not None:
             page.run(source, taking, stop)
         else:
-            _take_by_itself(config, source, taking, stop)
-        return Collected(taking.taken, sum(taking.left_out.values()), taking.undone, taking.counts())
+            _take_by_itself(config, source, taking, folder, stop)
+        left_out = sum(taking.left_out.values())
+        return Collected(taking.taken, left_out, taking.undone, taking.counts(), dict(taking.known))
 
 
 class _Page:
@@ -112,11 +118,13 @@ def _open(config: CollectConfig) -> Source:
     return open_source(config.camera, golden, options)
 
 
-def _take_by_itself(config: CollectConfig, source: Source, taking: Taking, stop: threading.Event) -> None:
-    """Take pictures of one class as the configuration says, each series for itself."""
+def _take_by_itself(
+    config: CollectConfig, source: Source, taking: Taking, folder: LabelledFolder, stop: threading.Event
+) -> None:
+    """Take pictures of one class as the configuration says, each series for itself; of a file what is not there yet."""
     label = config.label or ""
     taking.add_class(label)
-    due_s = begun_s = None
+    due_s = begun_s = recorded = file = None
     for frame in _frames(source, stop, config.duration_s):
         begun_s = frame.pts_s if begun_s is None else begun_s
         every_s = config.every_s or (EVERY_S if source.live else 0.0)
@@ -125,7 +133,15 @@ def _take_by_itself(config: CollectConfig, source: Source, taking: Taking, stop:
         due_s = frame.pts_s + every_s if due_s is None else max(due_s, frame.pts_s - every_s) + every_s
         # Images that do not follow each other are a series each.
         series = str(int((frame.pts_s - begun_s) // config.series_s) if source.sequence else frame.index)
-        taking.take(frame, label, series, client=series)
+        group = None
+        if frame.path is not None:
+            recorded = recorded or Recorded(folder, source.name)
+            if not source.sequence:
+                file = recorded.image(frame.path)
+            elif file is None:
+                file = recorded.video(frame.path)
+            series = group = file.group(frame.pts_s, config.series_s)
+        taking.take(frame, label, series, client=series, group=group, recorded=file)
         if config.frames is not None and taking.taken >= config.frames:
             return
 

@@ -11,7 +11,7 @@ from edgecls.collecting.config import RECOMMENDED_SERIES, CollectConfig
 from edgecls.collecting.table import SHARES
 from edgecls.collecting.taking import Taking
 from edgecls.errors import EdgeclsError, SourceError
-from edgecls.runtime.classifier import Classifier
+from edgecls.runtime.classifier import Classifier, Prediction
 from edgecls.streaming.decision import State
 from edgecls.streaming.frames import Frame
 from edgecls.streaming.sources import LiveSource
@@ -47,7 +47,7 @@ class Session:
         self._frame: Frame | None = None
         self._arrived = threading.Condition()
         self._one_at_a_time = threading.Lock()
-        self._guess: tuple[str, float] | None = None
+        self._guess: Prediction | None = None
         self._guessed_ns = 0
         self._error: str | None = None
 
@@ -74,7 +74,7 @@ class Session:
         """What the model makes of the picture, some times a second."""
         if self._model is not None and milliseconds_since(self._guessed_ns) >= GUESS_EVERY_S * 1000:
             prediction = self._model.predict(frame.image)
-            self._guess, self._guessed_ns = (prediction.label, prediction.score), now_ns()
+            self._guess, self._guessed_ns = prediction, now_ns()
 
     def take(self, label: str, press: str, client: str) -> str:
         """Take a picture for a press; says what became of it: "taken", or "still" where nothing has changed.
@@ -114,7 +114,7 @@ class Session:
             "camera": {"name": self._source.name, "state": self._source.state.value, "reason": self._source.reason},
             "folder": str(self._config.out),
             "model": None if self._model is None else self._model.card.name,
-            "guess": None if guess is None else {"label": guess[0], "score": guess[1]},
+            "guess": None if guess is None else {"label": guess.label, "score": guess.score, "nearest": guess.nearest},
             "minimum": self._config.minimum,
             "minimum_series": RECOMMENDED_SERIES,
             "per_second": self._config.per_second,

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from edgecls.clock import milliseconds_since, now_ns
 from edgecls.collecting.labelled import Change, Counts, LabelledFolder
-from edgecls.collecting.labels import typed_label
+from edgecls.collecting.recorded import RecordedFile
 from edgecls.collecting.table import Row
 from edgecls.imaging.small import small_grey, unchanged
+from edgecls.labels import typed_label
 from edgecls.streaming.frames import Frame
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 JPEG_QUALITY = 95
 CONTINUES_S = 3.0
 """A series goes on where somebody presses again within this time: what is seen then is the same scene."""
-LOOKS = 64
+COMPARED = 64
 """Pictures of a series that a new one is compared with."""
 UNDOABLE = 200
 """Series that can be undone, the latest of all."""
@@ -33,7 +34,7 @@ class Series:
     """Pictures of one scene: those of one press, or of several that follow each other at once."""
 
     group: str | None = None
-    looks: deque[NDArray[uint8]] = field(default_factory=lambda: deque(maxlen=LOOKS))
+    small: deque[NDArray[uint8]] = field(default_factory=lambda: deque(maxlen=COMPARED))
     last_ns: int = field(default_factory=now_ns)
 
 
@@ -69,6 +70,8 @@ class Taking:
         self.taken = 0
         self.undone = 0
         self.left_out: Counter[str] = Counter()
+        self.known: Counter[str] = Counter()
+        """Pictures that were in the folder before, by the label that they have there."""
         self.recent: deque[Recent] = deque(maxlen=RECENT)
         self.classes: list[str] = []
         for label in classes:
@@ -93,15 +96,24 @@ class Taking:
                 self._know(label)
             return {label: found.get(label, Counts({}, 0)) for label in self.classes}
 
-    def take(self, frame: Frame, label: str, press: str, client: str = "") -> Row | None:
+    def take(
+        self,
+        frame: Frame,
+        label: str,
+        press: str,
+        client: str = "",
+        group: str | None = None,
+        recorded: RecordedFile | None = None,
+    ) -> Row | None:
         """Keep a frame as a picture of this press; None where it was taken before, or nothing has changed since.
 
-        `press` is whatever names one press of a button, `client` who pressed.
+        `press` is whatever names one press of a button, `client` who pressed. The series of a new press is `group`, if
+        that is given, and `recorded` the file that the frame comes from.
         """
         from edgecls.web.pictures import to_jpeg
 
         image = frame.image
-        look = small_grey(image)
+        small = small_grey(image)
         content = _encoded(image)
         with self._lock:
             if frame.index <= self.last_frame:
@@ -110,14 +122,19 @@ class Taking:
             known = self._presses.get(press)
             if known is None or known.label != label:
                 known = self._begin(press, client, label)
+                known.series.group = known.series.group or group
             series = known.series
-            if not self._keep_still and any(unchanged(look, each) for each in series.looks):
+            if not self._keep_still and any(unchanged(small, each) for each in series.small):
                 self.last_frame, series.last_ns = frame.index, now_ns()
                 self.left_out[label] += 1
                 return None
+            if recorded and (before := recorded.row_like(small, content, exactly=self._keep_still)):
+                self.last_frame = frame.index
+                self.known[before.label] += 1
+                return None
             row = self._folder.add(content, label, self._source, series.group, as_is=True)
             series.group, series.last_ns = row.group, now_ns()
-            series.looks.append(look)
+            series.small.append(small)
             self.last_frame = frame.index
             known.rows.append(row)
             self.taken += 1
@@ -162,7 +179,7 @@ class Taking:
             gone = {row.path for row in undone.rows}
             self.recent = deque((each for each in self.recent if each.row.path not in gone), maxlen=RECENT)
             # What was left out because it looks like a picture that is gone now may be taken again.
-            undone.series.looks.clear()
+            undone.series.small.clear()
             self.undone += count
             return undone.label, count
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from edgecls.artifact.card import CARD_FILE
 from edgecls.concurrency import ordered_map
-from edgecls.data.layout import DatasetIndex, index_dataset
+from edgecls.data.layout import DatasetIndex, groups_in, index_dataset
 from edgecls.data.sources import Source, open_source
-from edgecls.data.splits import Sample, complete
+from edgecls.data.splits import Sample, complete, divide
 from edgecls.errors import DataError, ImageError
 from edgecls.files import read_text, write_text
 from edgecls.imaging.decode import SUFFIXES, counted
@@ -61,16 +61,16 @@ class Dataset:
 def open_dataset(location: str | None, seed: int) -> Dataset:
     """Open the images that `index_dataset` finds at `location`, and complete their splits.
 
-    Splits that are missing are drawn from `train`, stratified and seeded. Every image is decoded once: unusable ones,
-    and those in quarantine, are skipped and named in `skipped`. A run's folder means its images in its splits. Raises
-    `DataError`.
+    Splits that are missing are drawn from `train`, stratified and seeded, groups of a manifest kept together. Every
+    image is decoded once: unusable ones, and those in quarantine, are skipped and named in `skipped`. A run's folder
+    means its images in its splits. Raises `DataError`.
     """
     if location is not None and is_run_record(Path(location)):
         return open_recorded(Path(location))
     layout = index_dataset(location)
     usable, skipped = usable_samples(layout)
     _check_classes(layout, usable["train"], skipped)
-    splits = complete(usable, layout.classes, seed)
+    splits = complete(usable, layout.classes, seed, groups_in(layout.columns))
     return Dataset(layout.source, layout.classes, splits, seed, skipped, layout.columns)
 
 
@@ -78,7 +78,7 @@ def open_for_classes(location: str, classes: Sequence[str], seed: int) -> Datase
     """Open images for a network whose classes are fixed already.
 
     Classes are matched by name; those without a folder have no images. Without a test split half of the images, drawn
-    at random, becomes it. Raises `DataError`.
+    at random, becomes it, groups of a manifest kept together. Raises `DataError`.
     """
     import random
 
@@ -93,9 +93,13 @@ def open_for_classes(location: str, classes: Sequence[str], seed: int) -> Datase
     }
     if not splits.get("test"):
         everything = splits["train"]
-        random.Random(seed).shuffle(everything)
-        half = len(everything) // 2
-        splits = {"train": everything[:half], "test": everything[half:]}
+        group_of = groups_in(layout.columns)
+        if len({group_of(sample) for sample in everything}) < len(everything):
+            splits = divide(everything, group_of, {"test": 0.5}, seed)
+        else:
+            random.Random(seed).shuffle(everything)
+            half = len(everything) // 2
+            splits = {"train": everything[:half], "test": everything[half:]}
     if not splits["train"] or not splits["test"]:
         raise DataError(f"{location} holds too few usable images of these classes; two are the least")
     return Dataset(layout.source, tuple(classes), {"val": [], **splits}, seed, skipped, layout.columns)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,6 +91,11 @@ def index_dataset(location: str | None) -> DatasetIndex:
     if wrong := [name for name in classes if not is_name(name)]:
         raise DataError(f"{location} has a class named {wrong[0]!r}; give it a name that can be read and typed")
     return DatasetIndex(FolderSource(root), classes, members, read_quarantine(root), left_out, unlisted, columns)
+
+
+def groups_in(columns: Mapping[str, Mapping[str, str]]) -> Callable[[Sample], str]:
+    """The group of a sample by what a manifest says, as `DatasetIndex.columns` has it; one without is its own."""
+    return lambda sample: columns.get(sample.key, {}).get(GROUP_COLUMN) or sample.key
 
 
 def names_splits(path: Path) -> bool:

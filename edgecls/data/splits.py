@@ -22,15 +22,29 @@ class Sample:
     label: int
 
 
-def complete(given: Mapping[str, Sequence[Sample]], classes: Sequence[str], seed: int) -> dict[str, list[Sample]]:
+def complete(
+    given: Mapping[str, Sequence[Sample]],
+    classes: Sequence[str],
+    seed: int,
+    group_of: Callable[[Sample], str] = lambda sample: sample.key,
+) -> dict[str, list[Sample]]:
     """Return all of train, val and test; those that `given` lacks are drawn from its `train`, class by class.
 
-    Each class gives at least one image to each drawn split and keeps at least one. Raises `DataError` that names a
-    class with too few images.
+    Each class gives at least one image to each drawn split and keeps at least one. Where images share groups, whole
+    groups are drawn, see `divide`. Raises `DataError` that names a class with too few images or groups.
     """
     missing = [name for name in ("val", "test") if not given.get(name)]
     splits: dict[str, list[Sample]] = {name: list(given.get(name, ())) for name in SPLITS}
     if not missing:
+        return splits
+    if len({group_of(sample) for sample in given["train"]}) < len(given["train"]):
+        splits |= divide(given["train"], group_of, {name: HELD_OUT_FRACTION[name] for name in missing}, seed)
+        left = {sample.label for sample in splits["train"]}
+        if gone := [name for label, name in enumerate(classes) if label not in left]:
+            raise DataError(
+                f"class {gone[0]} has no group of images left to learn from when some are held out for "
+                f"{' and '.join(missing)}: add groups, or make these splits yourself"
+            )
         return splits
     generator = random.Random(seed)
     splits["train"] = []

@@ -30,7 +30,7 @@ class EvaluateConfig(Config):
         (), "Columns of the manifest, such as camera,light: figures for each slice of the images, by value."
     )
     class_thresholds: bool = setting(
-        False, "With a precision: fit a threshold for each class that the validation images show often enough."
+        False, "With `precision`: fit a threshold for each class that the validation images show often enough."
     )
     seed: int = setting(0, "Seed of the bootstrap intervals.", low=0)
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from edgecls import models
 from edgecls.adapting.head import Head
-from edgecls.adapting.memory import MAX_IMAGES, Memory
+from edgecls.adapting.memory import MAX_IMAGES, Memory, short_digest
 from edgecls.artifact.reference import FEWEST_IMAGES, MOST_IMAGES, Reference
-from edgecls.data.dataset import balanced
+from edgecls.concurrency import ordered_map
+from edgecls.data.dataset import Dataset, balanced
 from edgecls.data.splits import Sample
 from edgecls.errors import BackendError, DataError, UsageError
 from edgecls.evaluation.inference import labels_of
@@ -88,10 +89,17 @@ def _memory(session: Session, head: Head, verifier: Verifier) -> Memory | None:
             if (head.scores(embeddings).argmax(axis=1) == scores.argmax(axis=1)).mean() < AGREEING:
                 return None
             parts.append(embeddings)
+        known = _known(dataset)
     except (DataError, OSError):
         return None
     (train, test), (train_labels, test_labels) = parts, map(labels_of, drawn)
-    return Memory(head, train, train_labels, test, test_labels)
+    return Memory(head, train, train_labels, test, test_labels, known, knows_all=True)
+
+
+def _known(dataset: Dataset) -> frozenset[int]:
+    """The short digests of all images that the run has learned from or was judged by."""
+    keys = (sample.key for samples in dataset.splits.values() for sample in samples)
+    return frozenset(ordered_map(lambda key: short_digest(dataset.source.fingerprint(key)), keys))
 
 
 def _drawn(samples: Sequence[Sample], seed: int) -> list[Sample]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgecls.evaluation.explaining import ExplainedImage, ImageExplainer
 from edgecls.report import page
+from edgecls.runtime.classifier import in_words
 from edgecls.runtime.store import Artifact
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class _Row:
     image: str
     heat: str
     label: str
-    score: float
+    answer: str
     explained: str
     neighbours: list[tuple[str | None, str, float, str]]
 
@@ -46,7 +47,7 @@ def write_page(explained: Iterable[ExplainedImage], explainer: ImageExplainer, a
 
 
 def _row(each: ExplainedImage, explainer: ImageExplainer) -> _Row:
-    explanation = each.explanation
+    explanation, prediction = each.explanation, each.explanation.prediction
     neighbours = [
         (
             page.thumbnail(explainer.source, one.key) if explainer.source else None,
@@ -60,8 +61,8 @@ def _row(each: ExplainedImage, explainer: ImageExplainer) -> _Row:
         name=str(each.path),
         image=_picture(each.image),
         heat=_picture(explanation.over(each.image)),
-        label=explanation.prediction.label,
-        score=explanation.prediction.score,
+        label=prediction.label,
+        answer=in_words(prediction.label, prediction.score, prediction.nearest, 2),
         explained=explanation.label,
         neighbours=neighbours,
     )

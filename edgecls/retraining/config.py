@@ -21,7 +21,7 @@ class RetrainConfig(Config):
         "backbone",
         "backbone, only the last layer learns, in seconds; none, after that all layers do, with the run's settings.",
     )
-    epochs: int = setting(3, "Of all layers, with `freeze` none.", low=1)
+    epochs: int = setting(3, "Epochs in which all layers learn, with `freeze` none.", low=1)
     rename: tuple[str, ...] = setting((), "OLD=NEW: a class that is called otherwise now; merged where NEW is there.")
     remove: tuple[str, ...] = setting((), "A class that is no more.")
     old_data: Path | None = setting(None, "Where the run's own images are now, if their folder was moved.")

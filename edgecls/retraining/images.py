@@ -98,7 +98,10 @@ class _Mixing:
         recorded = self._recorded()
         self._source, self._seed = recorded.source, recorded.seed
         if self._config.without_old:
-            self._remarks.append("the run's own images are left out: what is lost on them is not known")
+            self._remarks.append(
+                "the run's own images are left out: what is lost on them is not known, nor whether some are among the "
+                "new ones"
+            )
             return
         images = [
             _Image(sample.key, self._changed.name_now(recorded.classes[sample.label]), split)
@@ -289,7 +292,7 @@ class _Mixing:
                 linked.join(key, members[0])
         held_out = {image.key for image in self._old if image.split != "train"}
         copies: dict[str, str] = {}
-        for one, other in near_pairs(self._looks(keys)):
+        for one, other in near_pairs(self._hashes(keys)):
             if one >= len(images):
                 continue  # both are old
             if keys[other] in held_out:
@@ -298,17 +301,17 @@ class _Mixing:
                 linked.join(keys[one], keys[other])
         return {key: linked.find(key) for key in keys}, copies
 
-    def _looks(self, keys: Sequence[str]) -> list[PerceptualHash]:
+    def _hashes(self, keys: Sequence[str]) -> list[PerceptualHash]:
         import numpy as np
 
         def row(key: str) -> NDArray[float32]:
-            look = perceptual_hash(self._source.read_for(key, _ROUGH))
-            return np.concatenate([look.bits, look.small]).astype(np.float32)
+            found = perceptual_hash(self._source.read_for(key, _ROUGH))
+            return np.concatenate([found.bits, found.small]).astype(np.float32)
 
         def compute(positions: Sequence[int]) -> NDArray[float32]:
             return np.stack(list(ordered_map(row, (keys[position] for position in positions))))
 
-        rows = kept_rows(Entry.of("looks", 1), [self._digests[key] for key in keys], compute)
+        rows = kept_rows(Entry.of("perceptual-hashes", 1), [self._digests[key] for key in keys], compute)
         bits = rows.shape[1] - SMALL_PX**2
         return [PerceptualHash(each[:bits], each[bits:].astype(np.uint8)) for each in rows]
 
@@ -326,12 +329,23 @@ class _Mixing:
         return Mixture(dataset, self._changed, new_keys, self._digests, tuple(self._remarks))
 
     def _require_all(self, names: Sequence[str], splits: Mapping[str, Iterable[Sample]]) -> None:
+        """Raise `DataError` for classes without images, unless only the last layer learns, where they keep theirs."""
         there = {sample.label for sample in splits["train"]}
         if missing := [name for label, name in enumerate(names) if label not in there]:
             more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
-            raise DataError(
-                f"there are no images left to learn {', '.join(missing[:SHOWN])}{more} from; add some, or give "
-                "`remove` for what is no more"
+            shown = f"{', '.join(missing[:SHOWN])}{more}"
+            if not self._config.without_old:
+                raise DataError(
+                    f"there are no images left to learn {shown} from; add some, or give `remove` for what is no more"
+                )
+            if self._config.freeze != "backbone":
+                raise DataError(
+                    f"there are no images of {shown}: where all layers learn, these would be forgotten; add some of "
+                    "each, give `freeze` backbone, with which they keep their weights, or `remove` for what is no more"
+                )
+            self._remarks.append(
+                f"there are no images of {shown}: they keep their weights, and nothing tells how well they are still "
+                "recognized"
             )
         if not list(splits["val"]):
             raise DataError("no image is left for validation; add images")

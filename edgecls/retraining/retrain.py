@@ -70,7 +70,7 @@ def retrain(config: RetrainConfig, callbacks: RetrainCallbacks | None = None) ->
     run = store.find_run(config.run)
     check_files(run.card, run.path)
     settings = replace(settings_of_run(run), seed=config.seed)
-    callbacks.step("looking at the images")
+    callbacks.step("reading the images")
     mixture = mix(run, config)
     for line in mixture.remarks:
         callbacks.remark(line)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
+from edgecls.reviewing.features import Features
 from edgecls.reviewing.items import Item
 from edgecls.reviewing.learning import LEARNED_FROM, compressed, gains, learned, uncertainty
-from edgecls.reviewing.looks import Look
 
 if TYPE_CHECKING:
     from numpy import bool_, float32, int64
@@ -87,7 +87,9 @@ class Alike:
         """Similarity to the labelled picture that is most alike."""
         self._labels: dict[int, str] = {}
         self._stale = False
-        self._guesses: NDArray[Any] = np.array([each.suggested for each in items], object)
+        self._given: NDArray[Any] = np.array([each.suggested for each in items], object)
+        """What pictures may show by a model, before anything is learned here."""
+        self._guesses = self._given.copy()
         self._unsure = self._given_uncertainty()
         self._first = np.array([each.first for each in items], np.float32)
 
@@ -100,20 +102,21 @@ class Alike:
 
         return np.array([of(each.probabilities) for each in self._items], np.float32)
 
-    def see(self, positions: Sequence[int], looks: Sequence[Look], lock: AbstractContextManager[object]) -> None:
-        """Know what pictures look like: from now on they can be shown. All that are known come at once; `lock` is held
+    def see(self, positions: Sequence[int], features: Sequence[Features], lock: AbstractContextManager[object]) -> None:
+        """Know the features of pictures: from now on they can be shown. All that are known come at once; `lock` is held
         only while they take the place of those that were known before.
         """
         import numpy as np
 
-        points = compressed(np.stack([look.point for look in looks]))
+        points = compressed(np.stack([each.point for each in features]))
         known = np.zeros(len(self._items), bool)
         all_points = np.zeros((len(self._items), points.shape[1]), np.float32)
         known[list(positions)], all_points[list(positions)] = True, points
         with lock:
-            for at, look in zip(positions, looks, strict=True):
-                if look.guess:
-                    self._guesses[at], self._unsure[at] = look.guess, look.unsure
+            for at, each in zip(positions, features, strict=True):
+                if each.guess:
+                    self._given[at] = self._guesses[at] = each.guess
+                    self._unsure[at] = each.unsure
             self._points, self._known = all_points, known
             self._nearest = np.full(len(self._items), FARTHEST, np.float32)
             self._come_near([*self._labels])
@@ -132,6 +135,7 @@ class Alike:
         """See `Choice`."""
         import numpy as np
 
+        before = {self._labels[at] for at in labels if at in self._labels}
         taken_back = [at for at, label in labels.items() if label is None and self._labels.pop(at, None) is not None]
         for at, label in labels.items():
             if label is not None:
@@ -142,7 +146,14 @@ class Alike:
             self._come_near([*self._labels])
         else:
             self._come_near([*labels])
+        self._forget(before - set(self._labels.values()))
         self._stale = True
+
+    def _forget(self, gone: Iterable[str]) -> None:
+        """Suggest classes no more that nobody has labelled a picture as any more, but where a model does."""
+        for label in gone:
+            taken = self._guesses == label
+            self._guesses[taken] = self._given[taken]
 
     def learn(self) -> None:
         """See `Choice`."""
@@ -156,6 +167,7 @@ class Alike:
         classes, probabilities = learned(points, [at for at, _ in latest], [label for _, label in latest])
         if points is self._points:
             self._guesses = np.array(classes, object)[probabilities.argmax(axis=1)]
+            self._forget(set(classes) - {*self._labels.values()})
             self._unsure = uncertainty(probabilities)
 
     def guess(self, position: int) -> str:

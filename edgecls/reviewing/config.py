@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgecls.collecting.labels import clean_label
+from edgecls.labels import clean_label
 from edgecls.settings import setting
 from edgecls.web.config import TokenConfig
 

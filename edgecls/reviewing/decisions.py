@@ -1,7 +1,8 @@
 """What was decided of each picture: the replay of a log.
 
-Events and what they bring, besides who and when: `decide` (`verdict`, `label`, `items`, and `rows` of labelled images),
-`undo` (`of`, the number of what is taken back), `class` (`label`), `rename` (`old`, `new`; into a class that is there,
+Events and what they bring, besides who and when: `decide` (`verdict`, `label`, `items`, `rows` of labelled images, and
+`new_class`, true where no class was called so before), `undo` (`of`, the number of what is taken back; a class that was
+new with it goes, unless others use it), `class` (`label`), `rename` (`old`, `new`; into a class that is there,
 both become one), `renamed` (`of`: it is done in the folder of labelled images), and `placed` (`paths` by item: where
 that folder has them now, null where it does not; `versions` by item: the decision for which this was done).
 """
@@ -102,6 +103,10 @@ class Decisions:
             self._history[item].pop()
             before = self._history[item]
             self._changed(item, before[-1].n if before and before[-1].n in self._made else event["n"])
+        if made is not None and made.get("new_class") and made["label"] in self.classes:
+            used = {verdict.label for history in self._history.values() for verdict in history}
+            if made["label"] not in used:
+                self.classes.remove(made["label"])
         return changed
 
     def _changed(self, item: str, n: int) -> None:

@@ -109,7 +109,7 @@ class _Asked:
                 "classes": [{"label": label, "count": counts[label]} for label in queue.classes],
                 "reject": counts["reject"], "unknown": counts["unknown"],
                 "total": len(queue.items), "left": queue.left(), "known": review.known,
-                "unreadable": len(review.looks.unreadable), "gone": len(review.gone),
+                "unreadable": len(review.features.unreadable), "gone": len(review.gone),
                 "unplaced": len(queue.decisions.unplaced), "error": review.error,
                 "undo": self._undoable_of[client][1],
             }  # fmt: skip

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from edgecls.clock import milliseconds_since, now_ns
-from edgecls.collecting.labels import typed_label
 from edgecls.errors import UsageError
+from edgecls.labels import typed_label
 from edgecls.reviewing.choosing import Choice
 from edgecls.reviewing.decisions import KINDS, Decisions, Verdict
 from edgecls.reviewing.items import Item
@@ -183,9 +183,11 @@ class Queue:
             conflicts = tuple(path for path in known if path not in set(done))
             if not done:
                 return Outcome(None, (), conflicts)
+            more = self._before(done)
             if label and label not in self.classes:
                 self._write("class", who, label=label)
-            event = self._write("decide", who, verdict=kind, label=label, items=done, **self._before(done))
+                more["new_class"] = True
+            event = self._write("decide", who, verdict=kind, label=label, items=done, **more)
             return Outcome(event["n"], tuple(done), conflicts)
 
     def _before(self, paths: Iterable[str]) -> dict[str, object]:
@@ -196,6 +198,7 @@ class Queue:
 
     def undo(self, who: str) -> tuple[Event, list[str]] | None:
         """Take somebody's last decision back, for the pictures that nobody else decided on since; None without one.
+        A class that was new with it is none any more, unless others use it.
 
         Returns the decision and those pictures, which are theirs to look at now.
         """

@@ -12,15 +12,16 @@ from pathlib import Path
 
 from edgecls.backends import OnProgress
 from edgecls.collecting.labelled import LabelledFolder, unlisted
-from edgecls.collecting.labels import file_part, typed_label
+from edgecls.collecting.labels import file_part
 from edgecls.errors import DataError, EdgeclsError, UsageError, first_line
 from edgecls.files import printable
 from edgecls.imaging.folders import DATA_FILE, holds_labels
+from edgecls.labels import typed_label
 from edgecls.reviewing.choosing import Alike, Choice, Ranked
 from edgecls.reviewing.config import ReviewConfig
+from edgecls.reviewing.features import FeatureExtractor, Features, Thumbnails
 from edgecls.reviewing.items import Item, doubted, read_pool
 from edgecls.reviewing.log import Log
-from edgecls.reviewing.looks import Look, Looks, Thumbnails
 from edgecls.reviewing.placing import ORIGIN, FromPool, InPlace, origin
 from edgecls.reviewing.queue import Queue
 from edgecls.runtime.classifier import Classifier, load
@@ -48,7 +49,7 @@ class Reviewed:
 
 
 class Review:
-    """A review that is under way: its queue, and the threads that look at pictures and do what was decided."""
+    """A review that is under way: its queue, and the threads that compute features and do what was decided."""
 
     def __init__(self, config: ReviewConfig, items: Sequence[Item], model: Classifier | None, in_place: bool):
         self.config, self.in_place = config, in_place
@@ -68,19 +69,19 @@ class Review:
             config.group,
             lambda path: (self.pictures / path).is_file(),
         )
-        self.looks = Looks(self.pictures, own, self.thumbnails, model)
+        self.features = FeatureExtractor(self.pictures, own, self.thumbnails, model)
         self.known = len(items) if in_place else 0
-        """Pictures whose look is known."""
+        """Pictures whose features are known."""
         self.gone: set[str] = set()
         self._errors: dict[str, str] = {}
         """What failed the last time that it was tried, by what it is for."""
         self._from_pool = FromPool(self.folder, self.pictures, pool_name(self.pictures))
         self._wake = threading.Event()
         self._stop = threading.Event()
-        self._seen: dict[str, Look] = {}
+        self._seen: dict[str, Features] = {}
         self._threads = [threading.Thread(target=self._work, name="edgecls-review-work", daemon=True)]
         if not in_place:
-            self._threads.append(threading.Thread(target=self._look, name="edgecls-review-look", daemon=True))
+            self._threads.append(threading.Thread(target=self._extract, name="edgecls-review-features", daemon=True))
         self.queue.changed = self._wake.set
 
     @property
@@ -89,7 +90,7 @@ class Review:
         return next(iter([*self._errors.values()]), None)
 
     def start(self) -> None:
-        """Begin to look at pictures, and to do what was decided and not done when the last program ended."""
+        """Begin to compute features, and to do what was decided and not done when the last program ended."""
         self._wake.set()
         for thread in self._threads:
             thread.start()
@@ -169,15 +170,15 @@ class Review:
 
     # ── looking at pictures ─────────────────────────────────────────────────────────────────────────────────────────
 
-    def _look(self) -> None:
+    def _extract(self) -> None:
         paths = [item.path for item in self.queue.items]
-        self._try("looking", lambda: self.looks.find(paths, self._heard, self._stop.is_set))
+        self._try("computing features", lambda: self.features.find(paths, self._heard, self._stop.is_set))
         self._try("showing", self._tell_looks)
 
-    def _heard(self, looks: Mapping[str, Look]) -> None:
+    def _heard(self, features: Mapping[str, Features]) -> None:
         """Show pictures as soon as there are some, and then whenever there are half as many again."""
         before = self.known
-        self._seen.update(looks)
+        self._seen.update(features)
         if before == 0 or len(self._seen) >= 1.5 * before:
             self._tell_looks()
 
@@ -258,7 +259,7 @@ def _items(config: ReviewConfig, suspects: Sequence[Item] | None) -> list[Item]:
 def _require(config: ReviewConfig, in_place: bool) -> None:
     """Raise `UsageError` or `DataError` for folders that a review would make a mess of."""
     if config.pool is None and not in_place:
-        raise UsageError("name a pool, or a folder of images; `suspects` looks at labelled images again")
+        raise UsageError("name a pool, or a folder of images; `suspects` reviews labelled images again")
     if config.pool is not None and in_place:
         raise UsageError("labelled images are looked at again (`suspects`), or those of a pool; not both")
     if config.pool is not None and config.pool.resolve() == config.data.resolve():

@@ -36,7 +36,8 @@ class ImageResult:
         ranking = [{"label": label, "score": score} for label, score in self.prediction.top(top)]
         values = {"image": self.image, "label": self.prediction.label, "score": self.prediction.score, "top": ranking}
         flags = {name: True for name in ("unsure", "unknown") if getattr(self.prediction, name)}
-        return {**values, **flags}
+        more = {"nearest": self.prediction.nearest, "novelty": self.prediction.novelty}
+        return {**values, **flags, **{name: value for name, value in more.items() if value is not None}}
 
     def to_row(self, top: int) -> dict[str, Any]:
         """One row of a table: `label_1` is the best class also where `label` is "unsure" or "unknown"."""

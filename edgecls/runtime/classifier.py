@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 UNSURE = "unsure"
 
 
+def in_words(label: str, score: float, nearest: str | None, digits: int = 0) -> str:
+    """A label with its probability; one that stands for no class with the class whose probability that is."""
+    share = f"{score:.{digits}%}"
+    return f"{label}  {share}" if nearest is None else f"{label} (nearest {nearest} {share})"
+
+
 @dataclass(frozen=True)
 class Prediction:
     """The answer for one image: `probabilities` (C,) float32 of `classes`.
@@ -48,6 +54,11 @@ class Prediction:
     unsure: bool = False
     unknown: bool = False
     novelty: float | None = None
+
+    @property
+    def nearest(self) -> str | None:
+        """The best class, whose probability `score` is, where `label` stands for no class; None where it is that."""
+        return self.classes[self.index] if self.unsure or self.unknown else None
 
     @property
     def ranking(self) -> tuple[tuple[str, float], ...]:
@@ -141,10 +152,10 @@ class Classifier:
         outputs = self.session.infer_all(pixels)
         return self.decide(outputs[0][0], self.embedding_in(outputs))
 
-    def embedding_in(self, outputs: tuple[NDArray[float32], ...], place: int = 0) -> NDArray[float32] | None:
-        """The embedding (D,) of the image at a place in what `Session.infer_all` gave; None where it gives none."""
+    def embedding_in(self, outputs: tuple[NDArray[float32], ...], index: int = 0) -> NDArray[float32] | None:
+        """The embedding (D,) of the image at an index in what `Session.infer_all` gave; None where it gives none."""
         tensors = self.session.tensors
-        return outputs[1 + tensors.index("embedding")][place] if "embedding" in tensors else None
+        return outputs[1 + tensors.index("embedding")][index] if "embedding" in tensors else None
 
     def decide(self, scores: NDArray[float32], embedding: NDArray[float32] | None = None) -> Prediction:
         """Turn the scores (C,) of one image into a prediction; with its embedding (D,), where the model tells what it

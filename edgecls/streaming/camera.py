@@ -34,6 +34,7 @@ class Camera:
     since: str = ""
     label: str | None = None
     score: float = 0.0
+    nearest: str | None = None
     drift: DriftFigures | None = None
     moments_ns: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT))
     inference_ms: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
@@ -83,7 +84,7 @@ class Camera:
         return CameraHealth(
             self.source.name, self.state, self.reason, self.since, captured, decided, dropped, in_flight, reconnects,
             self.fps(), mean(self.inference_ms), mean(self.age_ms) if live else 0.0, self.label, self.score,
-            self.drift,
+            self.drift, self.nearest,
         )  # fmt: skip
 
 

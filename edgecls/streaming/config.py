@@ -34,8 +34,10 @@ class CaptureFormat(Config):
     """What a camera is asked for; None leaves it to the camera."""
 
     width: int | None = setting(None, "Ask the camera for this width.", low=1, high=MAX_SIDE_PX, unit="pixels")
-    height: int | None = setting(None, "And this height.", low=1, high=MAX_SIDE_PX, unit="pixels")
-    fps: float | None = setting(None, "And this rate.", low=SLOWEST_FPS, high=FASTEST_FPS, unit="frames a second")
+    height: int | None = setting(None, "Ask the camera for this height.", low=1, high=MAX_SIDE_PX, unit="pixels")
+    fps: float | None = setting(
+        None, "Ask the camera for this rate.", low=SLOWEST_FPS, high=FASTEST_FPS, unit="frames a second"
+    )
 
     def steady_fps(self, usual: float) -> float:
         """The rate of a camera that shows nothing between two pictures, `usual` unless asked for.
@@ -158,13 +160,13 @@ class KeepConfig(Config):
 
     keep: tuple[str, ...] | None = setting(
         None,
-        "Frames to keep for a look: unsure, changed, drifted, unknown, sample=0.001 (that share of all), separated by "
+        "Frames to keep for review: unsure, changed, drifted, unknown, sample=0.001 (that share of all), separated by "
         "commas.",
     )
     keep_to: Path | None = setting(None, "The folder for these, and for frames that the page's viewers call wrong.")
     keep_max_bytes: int = setting(
         2_000_000_000,
-        "What it may hold; the oldest of what is there most often makes room.",
+        "Size of that folder at most; the oldest frames of what is there most often are deleted first.",
         low=SMALLEST_POOL_BYTES, high=LARGEST_POOL_BYTES, unit="bytes",
     )  # fmt: skip
     keep_per_hour: int = setting(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecls.artifact.card import Confidence
-from edgecls.runtime.classifier import UNSURE, Prediction
+from edgecls.runtime.classifier import UNSURE, Prediction, in_words
 from edgecls.runtime.unknown import UNKNOWN
 from edgecls.streaming.config import Smoothing
 from edgecls.streaming.drift import DriftFigures, Sign
@@ -39,7 +39,8 @@ class State(str, Enum):
 class Decision:
     """What was decided about one frame.
 
-    `prediction` is the network's answer for this frame alone; `label` and `score` are what holds after smoothing.
+    `prediction` is the network's answer for this frame alone; `label` and `score` are what holds after smoothing, and
+    `nearest` is the class whose score that is, where the label is "unsure" or "unknown" and stands for no class.
     `inference_ms` runs from preprocessing to scores, `age_ms` from the frame's capture to the decision. `fps` is the
     recent rate of the camera's decisions; `captured` and `dropped` count its frames so far. `snapshot` says where the
     frame is to be kept, if it begins an event and pictures of those are kept. `unknown` says that the label stands for
@@ -65,6 +66,12 @@ class Decision:
     drifted: bool = False
     scores: NDArray[float32] | None = None
     embedding: NDArray[float32] | None = None
+    nearest: str | None = None
+
+    @property
+    def text(self) -> str:
+        """Label and score for people."""
+        return in_words(self.label, self.score, self.nearest)
 
     @property
     def is_unsure(self) -> bool:
@@ -79,7 +86,7 @@ class Event:
     `unknown` says that the label stands for what the model does not know, and not for a class of that name.
     `started` and `ended` are ISO times in UTC (`ended` is None while it lasts), `start_s` and `end_s` the same in
     seconds of the source, `score` the mean over its frames, `snapshot` where the picture of its first frame is kept
-    soon after, if at all.
+    soon after, if at all, `nearest` the decision's at its first frame.
     """
 
     id: str
@@ -95,6 +102,7 @@ class Event:
     ended: str | None = None
     snapshot: str | None = None
     unknown: bool = False
+    nearest: str | None = None
 
     @property
     def kind(self) -> str:
@@ -172,6 +180,8 @@ class Smoother:
         self._next: tuple[int | None, float] | None = None
         self._share_unknown: float | None = None
         self._begun = False
+        self.nearest: str | None = None
+        """The class whose score the last one was, where the label stood for none."""
         self._votes.clear()
         self._votes_unknown.clear()
 
@@ -197,7 +207,9 @@ class Smoother:
                 self._next = (candidate, pts_s)
             if pts_s - self._next[1] >= self._how.dwell_s:
                 self._held, self._next = candidate, None
+        self.nearest = None
         if self._held is None or self._held == _UNKNOWN:
+            self.nearest = self._classes[best]
             return UNSURE if self._held is None else UNKNOWN, float(average[best])
         return self._classes[self._held], float(average[self._held])
 
@@ -263,7 +275,7 @@ class EventLog:
         self._count += 1
         self.latest = Event(
             f"{self.camera}-{self._begun}-{self._count}", self.camera, decision.label, now, pts_s, pts_s, index, index,
-            1, decision.score, unknown=decision.unknown,
+            1, decision.score, unknown=decision.unknown, nearest=decision.nearest,
         )  # fmt: skip
         return ended, self.latest
 
@@ -282,7 +294,7 @@ class EventLog:
 @dataclass(frozen=True)
 class CameraHealth:
     """A camera in figures; `captured` = `decided` + `dropped` + `in_flight` at every moment. Times in ms are recent.
-    `drift` is None where nobody looks.
+    `drift` is None where nobody looks; `nearest` is the decision's.
     """
 
     camera: str
@@ -300,6 +312,7 @@ class CameraHealth:
     label: str | None
     score: float
     drift: DriftFigures | None = None
+    nearest: str | None = None
 
 
 @dataclass(frozen=True)

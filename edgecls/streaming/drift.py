@@ -115,13 +115,13 @@ class DriftMonitor:
         usual = (0.5, 0.5, self._usual_unknown)
         matters = (MEAN_RANK, MEAN_RANK, max(SHARE_UNKNOWN, 5 * self._usual_unknown))
         usual_sd = (UNIFORM_SD, UNIFORM_SD, math.sqrt(self._usual_unknown * (1 - self._usual_unknown)))
-        for place, sign in enumerate(SIGNS):
-            excess = float(means[:, place].mean()) - usual[place]
-            needed = matters[place] - usual[place]
+        for index, sign in enumerate(SIGNS):
+            excess = float(means[:, index].mean()) - usual[index]
+            needed = matters[index] - usual[index]
             if sign in self.figures.signs:
                 needed *= LETS_GO
-            least = usual_sd[place] / math.sqrt(float(sizes.mean()))
-            error = max(float(means[:, place].std()), least) / math.sqrt(len(means))
+            least = usual_sd[index] / math.sqrt(float(sizes.mean()))
+            error = max(float(means[:, index].std()), least) / math.sqrt(len(means))
             enough = len(means) >= FEWEST_BLOCKS and sizes.sum() >= FEWEST_FRAMES
             if enough and excess >= needed and (sign in self.figures.signs or excess >= DEVIATIONS * error):
                 signs.append(sign)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edgecls.errors import UsageError
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 MAX_SIDE_PX = 65_535
 """Of a picture that a camera is asked for, or that a region lies in."""
+ROUNDING = 1e-9
+"""Of fractions of a picture that make 1 together."""
 SLOWEST_FPS, FASTEST_FPS = 1e-3, 1e4
 """Of pictures and decisions: from one in a quarter of an hour, for what is watched for weeks, to high-speed cameras."""
 
@@ -28,13 +31,14 @@ class Frame:
 
     `picture` is what `Preprocess` takes: BGR uint8 (H, W, 3), or a video's `Yuv`. `captured_ns` is when it was captured
     (`clock.now_ns`); `pts_s` its place in time for decisions: seconds of the clock for live sources, seconds of the
-    video for files.
+    video for files. `path` is the file that it was read from, if it was one that can be read again.
     """
 
     picture: Picture
     index: int
     captured_ns: int
     pts_s: float
+    path: Path | None = None
 
     @cached_property
     def image(self) -> NDArray[uint8]:
@@ -67,12 +71,24 @@ class Region:
 
     def of(self, image: Picture) -> Picture:
         """The part of a picture inside the rectangle; empty where they do not meet."""
-        height, width = image.shape[:2]
-        whole = max(self.left, self.top, self.width, self.height) <= 1
-        across, down = (width, height) if whole else (1, 1)
+        left, top, right, bottom = self.within(*image.shape[:2])
+        return image[top:bottom, left:right]
+
+    def within(self, height_px: int, width_px: int) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom of the part that lies in a picture of this size, in pixels."""
+        across, down = (width_px, height_px) if self._in_fractions else (1, 1)
         left, top = round(self.left * across), round(self.top * down)
         right, bottom = left + round(self.width * across), top + round(self.height * down)
-        return image[top : min(bottom, height), left : min(right, width)]
+        return left, top, min(right, width_px), min(bottom, height_px)
+
+    def exceeds(self, height_px: int, width_px: int) -> bool:
+        """Whether some of it lies outside of a picture of this size."""
+        width, height = (1, 1) if self._in_fractions else (width_px, height_px)
+        return self.left + self.width > width + ROUNDING or self.top + self.height > height + ROUNDING
+
+    @property
+    def _in_fractions(self) -> bool:
+        return max(self.left, self.top, self.width, self.height) <= 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +103,11 @@ class Geometry(Config):
 
     def __call__(self, image: Picture) -> Picture:
         """Apply to a picture; a region that lies outside gives an empty picture."""
+        image = self.turn(image)
+        return self.region.of(image) if self.region else image
+
+    def turn(self, image: Picture) -> Picture:
+        """A picture turned and flipped, but not cut."""
         from edgecls.imaging.opencv import cv2
 
         if self.rotate:
@@ -95,7 +116,7 @@ class Geometry(Config):
         if self.flip:
             axis = {"horizontal": 1, "vertical": 0, "both": -1}[self.flip]
             image = turned(image, lambda plane: cv2.flip(plane, axis))
-        return self.region.of(image) if self.region else image
+        return image
 
 
 def turned(image: Picture, turn: Callable[[NDArray[uint8]], NDArray[uint8]]) -> Picture:

@@ -65,8 +65,8 @@ def _infer_together(step: Step, turn: Sequence[tuple[Camera, Frame]]) -> None:
     begun_ns = now_ns()
     pixels = np.stack([step.classifier.card.preprocess(frame.picture) for _, frame in turn])
     outputs = step.classifier.session.infer_all(pixels)
-    for place, (camera, frame) in enumerate(turn):
-        step.decide(camera, frame, begun_ns, outputs, place)
+    for index, (camera, frame) in enumerate(turn):
+        step.decide(camera, frame, begun_ns, outputs, index)
 
 
 def _together(step: Step, cameras: int) -> bool:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from edgecls.errors import OutputError
+from edgecls.errors import OutputError, UsageError
+from edgecls.labels import typed_label
 from edgecls.streaming.decision import CameraHealth, Health, State
 from edgecls.streaming.drift import SIGNS
 from edgecls.web.app import as_json, for_viewers, guarded, in_thread, mjpeg, page, read_object, updates
@@ -38,7 +39,7 @@ class Feed(Protocol):
 
     @property
     def classes(self) -> list[str]:
-        """What a frame that is called wrong can show; empty where none are kept."""
+        """What a frame that is called wrong can show, unless somebody types another; empty where none are kept."""
 
     def hold(self, camera: str) -> str | None:
         """Hold a camera's present frame, which somebody calls wrong; returns a name for it."""
@@ -130,10 +131,13 @@ def build(feed: Feed, token: str | None, limits: Limits = LIMITS) -> Callable[..
     async def keep(request: Request) -> Response:
         given = await read_object(request, limits)
         label = None if given is None else given.get("label")
-        if given is None or "label" not in given or (label is not None and label not in feed.classes):
-            return PlainTextResponse("give one of the classes as label, or null\n", 400)
+        if given is None or "label" not in given or not isinstance(label, str | None):
+            return PlainTextResponse("give a class as label, or null\n", 400)
         try:
+            label = None if label is None else typed_label(label, feed.classes)
             kept = await in_thread(feed.keep, request.path_params["name"], label)
+        except UsageError as error:
+            return PlainTextResponse(f"{error}\n", 400)
         except OutputError as error:
             return PlainTextResponse(f"{error}\n", 507)
         return as_json({"kept": True}) if kept else PlainTextResponse("it is held no more\n", 404)

@@ -96,7 +96,7 @@ def _require_reference(config: StreamConfig, artifact: store.Artifact, reference
     if "unsure" in wanted and not (least or confidence.threshold or confidence.thresholds):
         logger.warning(
             "nothing is unsure for this model, so that no frame is kept for it: fit a threshold with edgecls evaluate, "
-            "or give one as min_confidence"
+            "or give one as `min_confidence`"
         )
     if "drifted" in wanted and not config.drift:
         raise UsageError("`keep` drifted, without watching for drift: give one of them")

@@ -45,18 +45,18 @@ class Step:
         self._outboxes, self._snapshots = outboxes, snapshots
 
     def decide(
-        self, camera: Camera, frame: Frame, begun_ns: int, outputs: tuple[NDArray[float32], ...], place: int = 0
+        self, camera: Camera, frame: Frame, begun_ns: int, outputs: tuple[NDArray[float32], ...], index: int = 0
     ) -> None:
         """Decide about a frame whose inference began at `begun_ns`, and hand it to the sinks. What the session gave for
-        it stands at a place of `outputs`.
+        it stands at an index of `outputs`.
         """
-        embedding = self.classifier.embedding_in(outputs, place)
-        prediction = self.classifier.decide(outputs[0][place], embedding)
+        embedding = self.classifier.embedding_in(outputs, index)
+        prediction = self.classifier.decide(outputs[0][index], embedding)
         label, score = camera.smoother.decide(prediction.probabilities, frame.pts_s, prediction.unknown)
         camera.moments_ns.append(now_ns())
         inference_ms, age_ms = milliseconds_since(begun_ns), milliseconds_since(frame.captured_ns)
         camera.decided += 1
-        camera.label, camera.score = label, score
+        camera.label, camera.score, camera.nearest = label, score, camera.smoother.nearest
         if camera.source.live and self.config.max_fps:
             camera.schedule_next(self.config.max_fps)
         for kept, value in ((self.inference_ms, inference_ms), (self.age_ms, age_ms)):
@@ -66,7 +66,7 @@ class Step:
         decision = Decision(
             camera.source.name, prediction, label, score, inference_ms, age_ms, camera.fps(), camera.source.captured,
             camera.dropped, pts_s=frame.pts_s, unknown=camera.smoother.unknown, drifted=camera.drifted,
-            scores=outputs[0][place], embedding=embedding,
+            scores=outputs[0][index], embedding=embedding, nearest=camera.nearest,
         )  # fmt: skip
         ended, begun = camera.events.take(decision, frame.index, frame.pts_s, utc_now())
         if begun:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecls.data.dataset import Dataset
-from edgecls.data.layout import GROUP_COLUMN
+from edgecls.data.layout import groups_in
 from edgecls.data.splits import HELD_OUT_FRACTION, Sample, divide
 from edgecls.errors import ArtifactError, DataError, UsageError
 from edgecls.evaluation.cross_validation import CrossValidation
@@ -30,10 +30,7 @@ def folds_of(dataset: Dataset, count: int) -> list[Dataset]:
     column "group" of a manifest) torn apart; the test split takes no part. The epoch of each model is chosen by images
     that are not in its fold. Raises `UsageError` for more folds than a class has images or groups.
     """
-
-    def group_of(sample: Sample) -> str:
-        return dataset.columns.get(sample.key, {}).get(GROUP_COLUMN) or sample.key
-
+    group_of = groups_in(dataset.columns)
     pool = sorted((*dataset.splits["train"], *dataset.splits["val"]), key=lambda sample: sample.key)
     _require_enough(dataset, {(sample.label, group_of(sample)) for sample in pool}, count, len(pool))
     parts = _parts(pool, group_of, count, dataset.seed)

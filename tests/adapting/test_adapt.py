@@ -27,6 +27,7 @@ from edgecls.errors import ArtifactError, DataError, UsageError, VerificationErr
 from edgecls.exporting.bundle import export
 from edgecls.exporting.config import ExportConfig
 from edgecls.imaging.decode import read_image
+from edgecls.imaging.opencv import cv2
 from edgecls.runtime import store
 from edgecls.runtime.explanation import open_explainer
 from edgecls.runtime.store import Artifact
@@ -34,6 +35,14 @@ from edgecls.runtime.verification import verify
 from tests.digit_photos import write_digits
 
 FIVE = DIGIT_NAMES[:5]
+
+
+class Hearing(AdaptCallbacks):
+    def __init__(self) -> None:
+        self.remarks: list[str] = []
+
+    def remark(self, line: str) -> None:
+        self.remarks.append(line)
 
 
 @pytest.fixture(scope="module")
@@ -195,17 +204,70 @@ def test_held_out_old_images_are_not_learned_from(
     shutil.copytree(dim_photos, photos)
     recorded = open_recorded(taught.path)
     for sample in recorded.splits["test"][:3]:
-        shutil.copy(Path(recorded.source.location) / sample.key, photos / recorded.classes[sample.label])
-    said: list[str] = []
-
-    class Hearing(AdaptCallbacks):
-        def remark(self, line: str) -> None:
-            said.append(line)
-
-    made = learn(photos, callbacks=Hearing()).artifact.card.lineage.relearned
+        nearly = np.maximum(recorded.read(sample), 1)
+        cv2.imwrite(str(photos / recorded.classes[sample.label] / f"again{Path(sample.key).name}"), nearly)
+    hearing = Hearing()
+    made = learn(photos, callbacks=hearing).artifact.card.lineage.relearned
     assert made is not None
     assert made["new_images"] <= 100
-    assert any("show nearly what held-out old ones show" in line for line in said)
+    assert any("show nearly what held-out old ones show" in line for line in hearing.remarks)
+
+
+def test_images_that_were_learned_or_judged_by_are_left_out(
+    learn: Callable[..., Adapted], taught: Artifact, dim_photos: Path, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    shutil.copytree(open_recorded(taught.path).source.location, photos)
+    with pytest.raises(DataError, match="holds 0 new images"):
+        learn(photos)
+    shutil.copytree(dim_photos, photos, dirs_exist_ok=True)
+    hearing = Hearing()
+    first = learn(photos, callbacks=hearing).artifact
+    assert first.card.lineage.relearned is not None
+    assert first.card.lineage.relearned["new_images"] == 100
+    assert any("200 of 300 images are known to the bundle already" in line for line in hearing.remarks)
+    basis = next(line for line in hearing.remarks if line.startswith("judged by 30 held-out old images"))
+    assert 10 <= int(basis.split(" and ")[1].split(" of 100 new ones")[0]) <= 25
+    with pytest.raises(DataError, match="holds 0 new images"):
+        learn(photos, first.path, out=tmp_path / "second")
+
+
+def test_a_bundle_that_does_not_know_what_its_run_learned_says_so(
+    learn: Callable[..., Adapted], bundles: dict[str, Artifact], dim_photos: Path, tmp_path: Path
+) -> None:
+    earlier = tmp_path / "earlier"
+    shutil.copytree(bundles["fp32"].path, earlier)
+    with np.load(earlier / MEMORY_FILE) as arrays:
+        kept = {name: arrays[name] for name in arrays.files if name not in ("known", "knows_all")}
+    np.savez(earlier / MEMORY_FILE, **kept)
+    hearing = Hearing()
+    first = learn(dim_photos, earlier, hearing).artifact
+    assert any("does not say which images its run learned from" in line for line in hearing.remarks)
+    memory = Memory.read(first.path, first.card)
+    assert (len(memory.known), memory.knows_all) == (100, False)
+
+
+def test_what_nearly_shows_a_learned_image_does_not_judge(
+    learn: Callable[..., Adapted], taught: Artifact, dim_photos: Path, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    shutil.copytree(dim_photos, photos)
+    recorded = open_recorded(taught.path)
+    for sample in recorded.splits["train"]:
+        nearly = np.maximum(recorded.read(sample), 1)
+        cv2.imwrite(str(photos / recorded.classes[sample.label] / f"again{Path(sample.key).name}"), nearly)
+    adapted = learn(photos)
+    assert adapted.artifact.card.lineage.relearned is not None
+    assert adapted.artifact.card.lineage.relearned["new_images"] > 200
+    assert next(change.images for change in adapted.verdict.groups if change.name == "new images") <= 100
+
+
+def test_it_says_where_no_new_image_judges(learn: Callable[..., Adapted], dim_photos: Path, tmp_path: Path) -> None:
+    rows = ["path,label,group", *(f"{path},{path.parent.name},one series" for path in dim_photos.rglob("*.png"))]
+    (tmp_path / "data.csv").write_text("\n".join(rows))
+    hearing = Hearing()
+    learn(tmp_path / "data.csv", callbacks=hearing)
+    assert any("0 of 100 new ones: nothing tells how well the new is learned" in line for line in hearing.remarks)
 
 
 def test_series_and_splits_of_a_manifest_are_kept(

@@ -53,6 +53,28 @@ def test_a_new_class_begins_as_the_mean_of_the_others_and_old_ones_keep_their_ro
     assert grown.weight[2] == pytest.approx(weight.mean(axis=0))
 
 
+def test_a_class_without_an_image_keeps_its_weights_and_its_images(generator: np.random.Generator) -> None:
+    centres = 3 * np.eye(3, 5)
+    embeddings = np.repeat(centres, 40, axis=0) + generator.normal(size=(120, 5))
+    labels = np.repeat([0, 1, 2], 40)
+    start = Head(np.eye(3, 5, dtype=np.float32), np.zeros(3, np.float32))
+    before = (start.scores(embeddings)[80:].argmax(axis=1) == 2).mean()
+    moved = embeddings[:80] + np.array([0, 0, 2, 0, 0])  # what is new looks like the class without images
+    fitted = fit_head(start, moved.astype(np.float32), labels[:80])
+    assert fitted.weight[2] == pytest.approx(start.weight[2], abs=1e-6)
+    assert fitted.bias[2] == pytest.approx(0, abs=1e-6)
+    assert np.abs(fitted.weight[:2] - start.weight[:2]).max() > 0.01
+    assert (fitted.scores(embeddings)[80:].argmax(axis=1) == 2).mean() >= before - 0.05
+
+
+def test_a_new_class_is_learned_where_others_have_no_images(generator: np.random.Generator) -> None:
+    embeddings = (3 * np.eye(3, 5)[[2] * 40] + generator.normal(size=(40, 5))).astype(np.float32)
+    start = Head(np.eye(2, 5, dtype=np.float32), np.zeros(2, np.float32)).for_classes([0, 1, None])
+    fitted = fit_head(start, embeddings, np.full(40, 2), free=np.array([False, False, True]))
+    assert (fitted.scores(embeddings).argmax(axis=1) == 2).mean() > 0.95
+    assert fitted.weight[:2] == pytest.approx(start.weight[:2], abs=1e-6)
+
+
 def test_few_new_images_weigh_a_quarter_together() -> None:
     importance = importance_of(np.zeros(110, int), np.arange(110) >= 100)
     assert importance[100:].sum() / importance.sum() == pytest.approx(NEW_SHARE)

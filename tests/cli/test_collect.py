@@ -16,6 +16,8 @@ def test_pictures_of_folders_become_a_data_set(cli: Callable[..., Result], photo
     for label in ("dark", "bright"):
         result = cli("collect", "--camera", photos / label, "--label", label, "--out", out)
         assert result.exit_code == 0, result.stderr
+        one_class = "collect images of another class, too: a classifier needs two, and there is only dark"
+        assert f"next: {one_class if label == 'dark' else 'edgecls train'}" in result.stderr
     assert "12 pictures taken, 0 left out" in result.stdout
     assert "bright: 12 images in 12 series (8 train, 2 val, 2 test)" in result.stdout
     checked = cli("data", "check", out, "--html", tmp_path / "page.html")
@@ -24,6 +26,17 @@ def test_pictures_of_folders_become_a_data_set(cli: Callable[..., Result], photo
     assert (
         "unlisted: 1, images that data.csv does not list" in cli("data", "check", out, "--html", tmp_path / "p").stdout
     )
+
+
+def test_what_the_folder_holds_already_is_said(cli: Callable[..., Result], photos: Path, tmp_path: Path):
+    out = tmp_path / "new"
+    cli("collect", "--camera", photos / "dark", "--label", "dark", "--out", out)
+    again = cli("collect", "--camera", photos / "dark", "--label", "dark", "--out", out)
+    assert "0 pictures taken, 0 left out" in again.stdout
+    assert f"12 left out that {out} holds already\n" in again.stdout
+    assert "next:" not in again.stderr
+    other = cli("collect", "--camera", photos / "dark", "--label", "bright", "--out", out)
+    assert f"12 left out that {out} holds already (12 as dark; correct labels in: edgecls review)" in other.stdout
 
 
 @pytest.mark.parametrize("time", ["2", "20ms", "0.01min", "1h", "1 s"])

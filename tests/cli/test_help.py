@@ -36,6 +36,9 @@ def test_help_tells_every_option_and_loses_no_word_to_markup(
     for parameter in command.params:
         if parameter.opts[0].startswith("--") and not getattr(parameter, "hidden", False):
             assert max(parameter.opts, key=len) in result.output
+    assert "`" not in result.output  # which marks a setting of the library
+    if words == ("retrain",):
+        assert "with --freeze none" in result.output
     if words == ("stream",):
         assert "mqtt://[user:password@]host[:port][/prefix]" in result.output
 

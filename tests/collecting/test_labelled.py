@@ -15,13 +15,14 @@ from pathlib import Path
 import pytest
 
 from edgecls.collecting.labelled import LabelledFolder, read_labelled
-from edgecls.collecting.labels import clean_label, folder_name
+from edgecls.collecting.labels import folder_name
 from edgecls.collecting.table import COLUMNS, SHARES
 from edgecls.data.dataset import open_dataset
 from edgecls.data.layout import index_dataset
 from edgecls.errors import DataError, OutputError, UsageError
 from edgecls.imaging.folders import holds_labels
 from edgecls.imaging.opencv import cv2
+from edgecls.labels import clean_label
 from tests.streaming.cameras import numbered
 
 JPEG = cv2.imencode(".jpg", numbered(128))[1].tobytes()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -180,6 +182,49 @@ class TestWithoutAPage:
     def test_a_folder_gives_each_of_its_images(self, photos: Path, tmp_path: Path):
         collected = collect(CollectConfig(camera=str(photos / "dark"), label="dark", out=tmp_path / "out"))
         assert (collected.taken, collected.counts["dark"].series) == (12, 12)
+
+    def test_a_video_that_was_taken_before_adds_nothing_whatever_it_is_called(self, video: Path, tmp_path: Path):
+        config = CollectConfig(camera=str(video), label="ok", every_s=0.5, series_s=2.0, out=tmp_path / "photos")
+        before = collect(config).counts
+        video.rename(tmp_path / "copy.avi")
+        for other in (config, replace(config, keep_still=True, every_s=1.0), replace(config, label="bad")):
+            again = collect(replace(other, camera=str(tmp_path / "copy.avi")))
+            assert (again.taken, again.counts["ok"]) == (0, before["ok"])
+            assert set(again.known) == {"ok"}
+
+    def test_more_pictures_of_a_video_go_on_with_its_series_in_their_splits(self, tmp_path: Path):
+        writer = cv2.VideoWriter(str(tmp_path / "line.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 25, (160, 120))
+        for number in range(200):
+            writer.write(scene(number))
+        writer.release()
+        config = CollectConfig(camera=str(tmp_path / "line.avi"), label="ok", series_s=2.0, out=tmp_path / "photos")
+        first = collect(replace(config, every_s=0.4, frames=15))
+        assert (first.taken, first.counts["ok"].series) == (15, 3)
+        then = collect(replace(config, every_s=0.24, series_s=1.0))
+        assert then.taken > 15
+        rows = LabelledFolder(tmp_path / "photos").rows()
+        splits = {row.group.partition("@")[2]: row.split for row in rows}
+        assert splits | {"0ms": "train", "2000ms": "val", "4000ms": "test"} == splits
+        assert sorted(splits) == ["0ms", "2000ms", "4000ms", "5000ms", "6000ms", "7000ms"]
+        assert len({(row.group, row.split) for row in rows}) == len(splits)
+
+    def test_a_folder_that_was_taken_before_adds_its_new_images(self, photos: Path, tmp_path: Path):
+        dark = tmp_path / "dark"
+        shutil.copytree(photos / "dark", dark)
+        collect(CollectConfig(camera=str(dark), label="dark", out=tmp_path / "out"))
+        new = sorted((photos / "bright").iterdir())[0]
+        shutil.copy(new, dark / "a new one.png")
+        shutil.copy(new, dark / "its copy.png")
+        again = collect(CollectConfig(camera=str(dark), label="dark", out=tmp_path / "out"))
+        assert (again.taken, again.left_out, dict(again.known)) == (1, 1, {"dark": 12})
+        assert again.counts["dark"].images == 13
+
+    def test_a_picture_that_was_taken_out_may_be_taken_again(self, photos: Path, tmp_path: Path):
+        config = CollectConfig(camera=str(photos / "dark"), label="dark", out=tmp_path / "out")
+        collect(config)
+        folder = LabelledFolder(tmp_path / "out")
+        folder.remove([folder.rows()[0].path])
+        assert collect(config).taken == 1
 
     def test_what_is_kept_is_what_a_stream_with_the_same_options_looks_at(self, tmp_path: Path):
         cv2.imwrite(str(tmp_path / "one.png"), scene(7))

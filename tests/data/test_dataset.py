@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgecls.data.dataset import balanced, open_dataset, open_recorded
+from edgecls.data.dataset import balanced, open_dataset, open_for_classes, open_recorded
 from edgecls.data.splits import Sample
 from edgecls.errors import DataError
 from edgecls.training.folds import folds_of
@@ -30,6 +30,35 @@ def test_the_split_is_disjoint_whole_and_repeats_with_its_seed(photos: Path):
     assert first.splits == again.splits
     assert first.splits != other.splits
     assert len(keys(first, "train") | keys(first, "val") | keys(first, "test")) == 24
+
+
+def grouped(photos: Path) -> Path:
+    """A manifest without splits in which three images each are of one group."""
+    rows = ["path,label,group"]
+    for name in ("dark", "bright"):
+        rows += [f"{name}/{index:02d}.jpg,{name},{name} {index // 3}" for index in range(12)]
+    (photos / "listed.csv").write_text("\n".join(rows))
+    return photos / "listed.csv"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_images_of_one_group_are_drawn_into_one_split(photos: Path, seed: int):
+    dataset = open_dataset(str(grouped(photos)), seed)
+    groups = {name: {dataset.columns[s.key]["group"] for s in samples} for name, samples in dataset.splits.items()}
+    assert sum(map(len, groups.values())) == len(set.union(*groups.values())) == 8
+    for samples in dataset.splits.values():
+        assert {sample.label for sample in samples} == {0, 1}
+    halves = open_for_classes(str(grouped(photos)), ("bright", "dark"), seed).splits
+    parts = [{dataset.columns[s.key]["group"] for s in halves[name]} for name in ("train", "test")]
+    assert not parts[0] & parts[1]
+    assert [len(halves[name]) for name in ("train", "test")] == [12, 12]
+
+
+def test_too_few_groups_to_draw_from_are_said(photos: Path):
+    manifest = grouped(photos)
+    manifest.write_text(manifest.read_text().replace(" 1", " 0").replace(" 2", " 0").replace(" 3", " 0"))
+    with pytest.raises(DataError, match="groups are too few for 3 splits"):
+        open_dataset(str(manifest), 0)
 
 
 @pytest.mark.parametrize("val_name", ["val", "valid", "validation"])

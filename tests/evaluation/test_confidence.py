@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -153,17 +154,19 @@ class TestCommand:
         assert result.exit_code == 0, result.output
         assert "fitted on 269 validation images" in result.output
         assert "above the threshold" in result.output
+        assert "its bundles" not in result.output  # there are none
         threshold = store.find(run).card.confidence.threshold
         assert read_card(run) == trained.card
         assert 0 < threshold < 1
         assert f"below a confidence of {threshold:.1%}" in cli("info", run).output
         keep_confidence(run, Confidence(50.0, 0.9))
-        assert "unsure: " in cli("predict", digit_images, "--model", run).output
+        assert "unsure (nearest " in cli("predict", digit_images, "--model", run).output
         assert '"label": "unsure"' in cli("predict", digit_images, "--model", run, "--json").output
 
     def test_thresholds_of_classes_are_fitted_kept_and_told(
-        self, cli: Callable[..., Result], copy_of, trained: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ):
+        self, cli: Callable[..., Result], bundle: Callable[[str, str], Artifact], copy_of, trained: Artifact,
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    ):  # fmt: skip
         monkeypatch.chdir(tmp_path)
         run = copy_of(trained)
         result = cli("evaluate", run, "--precision", "0.999", "--class-thresholds")
@@ -174,7 +177,10 @@ class TestCommand:
         assert set(thresholds) == set(trained.card.classes)  # 26 or so validation images of each
         assert read_card(run) == trained.card
         assert "zero below " in cli("info", run).output
-        assert not cli("evaluate", run, "--precision", "0.9").exit_code
+        shutil.copytree(bundle("onnx", "fp32").path, run / "bundles" / "onnx-fp32", dirs_exist_ok=True)
+        again = cli("evaluate", run, "--precision", "0.9")
+        assert "its bundles (onnx-fp32) keep what they were exported with" in again.output
+        assert "bundles/NAME --precision 0.9\n" in again.output
         assert store.find(run).card.confidence.thresholds == {}
 
     def test_what_cannot_be_is_one_line(

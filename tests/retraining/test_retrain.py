@@ -297,6 +297,20 @@ def test_images_that_are_gone_are_a_choice(
     assert [change.name for change in without.verdict.groups] == ["new images"]
 
 
+def test_without_old_images_those_of_some_classes_are_enough_for_the_last_layer(
+    learn: Callable[..., Retrained], taught: Artifact, tmp_path: Path
+) -> None:
+    photos = write_digits(tmp_path / "photos", FIVE[:2], 60, 20, dim=True)
+    hearing = Hearing()
+    learned = learn(photos, without_old=True, hearing=hearing).artifact
+    assert learned.card.classes == taught.card.classes
+    assert any("no images of four, three, two: they keep their weights" in line for line in hearing.remarks)
+    usual = write_digits(tmp_path / "usual", FIVE[2:], 100, 20)
+    assert top1(learned, usual) > top1(taught, usual) - 0.1
+    with pytest.raises(DataError, match="no images of four, three, two: .*`freeze` backbone"):
+        retrain(RetrainConfig(run=taught.path, data=str(photos), without_old=True, freeze="none", out=tmp_path / "b"))
+
+
 def test_photos_in_the_runs_own_folder_may_have_grown(tmp_path: Path) -> None:
     photos = write_digits(tmp_path / "photos", FIVE[:3], 0, 20)
     run, _ = train(TrainConfig(data=str(photos), arch="simple_cnn", size_px=32, epochs=2, out=tmp_path / "run"))

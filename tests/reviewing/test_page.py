@@ -228,6 +228,18 @@ class TestByKeyboard:
             ]
             assert small == []
 
+    def test_pictures_are_as_large_as_the_group_allows(self, serve: Callable[..., Page], browser: Any):
+        page = serve(classes=("ok", "bad"))
+        browser.get(page.url)
+        until(lambda: count(browser) == 1)
+        (alone,) = browser.find_elements("css selector", ".shot")
+        width = browser.execute_script("return innerWidth")
+        assert alone.size["width"] >= (300 if width >= 900 else 100)
+        keys(browser, "1")
+        until(lambda: count(browser) >= 2)
+        bottom = browser.execute_script("return document.getElementById('pictures').getBoundingClientRect().bottom")
+        assert width < 900 or bottom <= browser.execute_script("return innerHeight")
+
     def test_a_doubted_label_is_corrected_by_one_key(self, tmp_path: Path, browser: Any):
         from selenium.webdriver.common.keys import Keys
 

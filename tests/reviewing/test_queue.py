@@ -18,20 +18,20 @@ import pytest
 from edgecls.errors import DataError, OutputError, UsageError
 from edgecls.reviewing.choosing import Alike
 from edgecls.reviewing.decisions import Decisions
+from edgecls.reviewing.features import Features
 from edgecls.reviewing.items import Item
 from edgecls.reviewing.log import Log, read_log
-from edgecls.reviewing.looks import Look
 from edgecls.reviewing.queue import Queue
 
 CLUSTERS, EACH = 5, 20
 
 
-def clustered(clusters: int = CLUSTERS, each: int = EACH) -> list[Look]:
+def clustered(clusters: int = CLUSTERS, each: int = EACH) -> list[Features]:
     """Embeddings that lie in clusters, picture by picture in turns."""
     generator = np.random.default_rng(0)
     centres = generator.normal(size=(clusters, 32)) * 5
     points = [centres[at % clusters] + generator.normal(size=32) for at in range(clusters * each)]
-    return [Look(point.astype(np.float32)) for point in points]
+    return [Features(point.astype(np.float32)) for point in points]
 
 
 def items() -> list[Item]:
@@ -154,6 +154,30 @@ class TestPeople:
         verdict = queue.decisions.verdict(first)
         assert verdict is not None
         assert verdict.label == "one"
+
+    def test_undo_of_a_new_class_takes_its_name_back_too(self, queue: Queue):
+        queue.add_class("anna", "wanted")
+        for label in ("one", "twp"):
+            for _ in range(2):
+                queue.decide("anna", seen(queue.next("anna")), "label", label)
+        queue._choice.learn()
+        guesses = {each.guess for each in queue.shown(each.path for each in queue.items)}
+        assert guesses == {"one", "twp"}
+        for left in (["wanted", "one", "twp"], ["wanted", "one"]):
+            queue.undo("anna")
+            assert queue.classes == left
+        assert Decisions(queue._log.events).classes == queue.classes
+        assert {each.guess for each in queue.shown(each.path for each in queue.items)} <= {"one", ""}
+        queue._choice.learn()
+        assert {each.guess for each in queue.shown(each.path for each in queue.items)} <= {"one", ""}
+
+    def test_undo_leaves_a_class_that_somebody_else_uses(self, queue: Queue):
+        queue.decide("anna", seen(queue.next("anna")), "label", "new")
+        queue.decide("ben", seen(queue.next("ben")), "label", "new")
+        queue.undo("anna")
+        assert queue.classes == ["new"]
+        queue.undo("ben")
+        assert queue.classes == ["new"]  # ben used a class that was there
 
     def test_many_at_once_lose_nothing(self, tmp_path: Path):
         queue = begin(tmp_path)

@@ -18,9 +18,9 @@ from edgecls.errors import DataError, UsageError
 from edgecls.imaging.opencv import cv2
 from edgecls.reviewing import placing, run
 from edgecls.reviewing.config import ReviewConfig
+from edgecls.reviewing.features import FeatureExtractor, Thumbnails
 from edgecls.reviewing.items import Item, doubted, read_pool
 from edgecls.reviewing.log import read_log
-from edgecls.reviewing.looks import Looks, Thumbnails
 from edgecls.reviewing.run import Review, review, review_folder
 from edgecls.runtime.classifier import load
 from edgecls.runtime.store import Artifact
@@ -328,15 +328,15 @@ class TestLooks:
         items = [*(item.path for item in read_pool(pool)), "gate/broken.jpg"]
         with load(bundle("onnx", "fp32").path, tensors=("embedding",)) as model:
             heard: dict[str, object] = {}
-            looks = Looks(pool, tmp_path / "own", Thumbnails(pool, tmp_path / "thumbnails"), model)
-            looks.find(items[:5], heard.update)
-            looks.find(items, heard.update)
+            extractor = FeatureExtractor(pool, tmp_path / "own", Thumbnails(pool, tmp_path / "thumbnails"), model)
+            extractor.find(items[:5], heard.update)
+            extractor.find(items, heard.update)
             assert set(heard) == set(items) - {"gate/broken.jpg"}
-            assert set(looks.unreadable) == {"gate/broken.jpg"}
+            assert set(extractor.unreadable) == {"gate/broken.jpg"}
             for item in items[:-1]:
                 (pool / item).write_bytes(b"not read again")
             again: dict[str, object] = {}
-            Looks(pool, tmp_path / "own", Thumbnails(pool, tmp_path / "thumbnails"), model).find(
+            FeatureExtractor(pool, tmp_path / "own", Thumbnails(pool, tmp_path / "thumbnails"), model).find(
                 items[:-1], again.update
             )
             assert set(again) == set(heard)

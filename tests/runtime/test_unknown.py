@@ -102,9 +102,12 @@ def test_predict_says_it_on_the_command_line(artifact: Artifact, cli: Callable, 
         assert_described("prediction", row)
     assert strange["label"] == "unknown"
     assert strange["unknown"] is True
-    assert strange["top"][0]["label"] in artifact.card.classes
+    assert strange["nearest"] == strange["top"][0]["label"]
+    assert strange["nearest"] in artifact.card.classes
+    assert strange["novelty"] > 1 >= digit["novelty"]
+    assert "nearest" not in digit
     assert "unknown" not in digit
-    assert "unknown: " in cli("predict", tmp_path / "noise.png", "--model", artifact.path, "--unknown").stdout
+    assert "unknown (nearest " in cli("predict", tmp_path / "noise.png", "--model", artifact.path, "--unknown").stdout
     plain = json.loads(cli("predict", tmp_path / "noise.png", "--model", artifact.path, "--json").stdout)
     assert plain["label"] in artifact.card.classes
 

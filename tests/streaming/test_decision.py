@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -61,6 +63,25 @@ def test_confidence_around_the_threshold_does_not_flicker():
     smoothing = Smoothing(smooth_s=0.0, hysteresis=0.1, dwell_s=0.0, min_confidence=0.7)
     seen = [sure_of("cat", score) for score in (0.72, 0.66, 0.71, 0.64, 0.55, 0.65, 0.75)]
     assert labels(smoothing, seen) == ["cat", "cat", "cat", "cat", "unsure", "unsure", "cat"]
+
+
+def test_the_score_of_a_label_that_is_no_class_is_the_nearest_ones():
+    smoother = Smoother(Smoothing(smooth_s=0.0, dwell_s=0.0, min_confidence=0.5), CLASSES, Confidence())
+    assert smoother.decide(sure_of("dog", 0.9), 0.0, unknown=True) == ("unknown", pytest.approx(0.9))
+    assert smoother.nearest == "dog"
+    assert smoother.decide(sure_of("cat", 0.4), 1.0)[0] == "unsure"
+    assert smoother.nearest == "cat"
+    assert smoother.decide(sure_of("cat", 0.9), 2.0)[0] == "cat"
+    assert smoother.nearest is None
+
+
+def test_a_label_that_is_no_class_is_shown_with_the_nearest_one():
+    assert decision("cat", 0.9).text == "cat  90%"
+    refused = replace(decision("unknown", 0.9), nearest="cat", unknown=True)
+    assert refused.text == "unknown (nearest cat 90%)"
+    _, begun = EventLog("door", "2026-01-01T00:00:00").take(refused, 0, 0.0, "t0")
+    assert begun is not None
+    assert begun.to_json()["nearest"] == "cat"
 
 
 @pytest.mark.parametrize("least", [None, 0.5])

@@ -239,6 +239,34 @@ class TestRefusals:
         with open_source(str(video), None, options) as source, pytest.raises(SourceError, match="outside the picture"):
             list(source)
 
+    def test_a_region_outside_the_picture_of_a_live_camera_ends_it(self):
+        region = Geometry(region=Region.parse("500,0,10,10"))
+        with (
+            LiveSource("door", lambda: Scripted(60, 0.005), ReconnectPolicy(), region) as camera,
+            pytest.raises(SourceError, match="outside the picture, which has 64 x 48 pixels"),
+        ):
+            list(camera)
+
+    @pytest.mark.parametrize("roi", ["32,8,100,30", "0.5,0.2,0.6,0.5"])
+    def test_a_region_that_reaches_beyond_the_picture_is_said_once(
+        self, video: Path, roi: str, caplog: pytest.LogCaptureFixture
+    ):
+        options = CameraOptions(geometry=Geometry(region=Region.parse(roi)))
+        with open_source(str(video), None, options) as source:
+            widths = {frame.image.shape[1] for frame in source}
+        assert widths == {32}
+        (said,) = [record.getMessage() for record in caplog.records]
+        assert "beyond the picture of 64 x 48 pixels; used is 32," in said
+
+    @pytest.mark.parametrize("roi", ["0,0,64,48", "0.5,0.5,0.5,0.5", "0.3,0.3,0.7,0.7"])
+    def test_a_region_that_ends_with_the_picture_is_no_remark(
+        self, video: Path, roi: str, caplog: pytest.LogCaptureFixture
+    ):
+        options = CameraOptions(geometry=Geometry(region=Region.parse(roi)))
+        with open_source(str(video), None, options) as source:
+            assert list(source)
+        assert not caplog.records
+
     def test_neither_camera_nor_file(self):
         with pytest.raises(SourceError, match="no camera or file backyard"):
             open_source("backyard", None)

@@ -349,7 +349,8 @@ class TestWrong:
         name = json.loads(body)["held"]
         code, held = serving.get(f"api/held/{name}.jpg")
         assert code == 200
-        assert self.post(serving, f"api/held/{name}", {"label": "no class"})[0] == 400
+        assert self.post(serving, f"api/held/{name}", {"label": "no\nclass"})[0] == 400
+        assert self.post(serving, f"api/held/{name}", {"label": 7})[0] == 400
         assert self.post(serving, f"api/held/{name}", {})[0] == 400
         assert self.post(serving, f"api/held/{name}", {"label": "seven"})[0] == 200
         [row] = self.rows(tmp_path)
@@ -357,6 +358,15 @@ class TestWrong:
         assert (tmp_path / "pool" / row["path"]).read_bytes() == held
         assert self.post(serving, f"api/held/{name}", {"label": "seven"})[0] == 404  # nothing is doubled
         assert len(self.rows(tmp_path)) == 1
+
+    def test_it_can_show_a_class_that_the_model_does_not_know(
+        self, serving: Serving, classifier: edgecls.Classifier, tmp_path: Path
+    ):
+        for typed in (" scratched ", "scratched"):
+            name = json.loads(self.post(serving, "api/wrong/0")[1])["held"]
+            assert self.post(serving, f"api/held/{name}", {"label": typed})[0] == 200
+        assert [row["label"] for row in self.rows(tmp_path)] == ["scratched", "scratched"]
+        assert json.loads(serving.get("api/classes")[1]) == [*classifier.card.classes, "scratched"]
 
     def test_it_can_show_none_of_the_classes(self, serving: Serving, tmp_path: Path):
         name = json.loads(self.post(serving, "api/wrong/0")[1])["held"]
@@ -406,3 +416,12 @@ class TestWrong:
         until(lambda: len(self.rows(tmp_path)) == 1)
         until(lambda: not browser.find_element("id", "wrong").is_displayed())
         assert self.rows(tmp_path)[0]["label"] == "seven"
+        browser.find_element("css selector", "button.wrong").send_keys(Keys.ENTER)
+        until(lambda: browser.find_element("id", "typed").is_displayed())
+        assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+        browser.find_element("id", "typed").send_keys("scratched", Keys.ENTER)
+        until(lambda: len(self.rows(tmp_path)) == 2)
+        assert self.rows(tmp_path)[1]["label"] == "scratched"
+        until(lambda: not browser.find_element("id", "wrong").is_displayed())
+        browser.find_element("css selector", "button.wrong").send_keys(Keys.ENTER)
+        until(lambda: len(browser.find_elements("css selector", "#choices button")) == 12)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from edgecls.clock import milliseconds_since, now_ns
 from edgecls.errors import OutputError
+from edgecls.runtime.classifier import in_words
 from edgecls.streaming.decision import CameraHealth, Decision, Health, State, StateChange
 from edgecls.streaming.frames import Frame
 from edgecls.streaming.sinks.base import Sink
@@ -124,10 +125,8 @@ class TerminalSink(Sink):
             self._show()
         else:
             camera = f"{decision.camera}  " if self._several else ""
-            self._console.print(
-                f"{camera}frame {frame.index:6d}  {decision.label}  {decision.score:.1%}  {status(decision)}",
-                soft_wrap=True,
-            )
+            text = in_words(decision.label, decision.score, decision.nearest, 1)
+            self._console.print(f"{camera}frame {frame.index:6d}  {text}  {status(decision)}", soft_wrap=True)
 
     def state(self, change: StateChange) -> None:
         """A line for each camera that is lost or back."""
@@ -177,7 +176,7 @@ def _panel(title: str, decision: Decision) -> RenderableType:
     ranking = Table.grid(padding=(0, 2))
     for label, score in decision.prediction.top(3):
         ranking.add_row(Text(label), ProgressBar(total=1.0, completed=score, width=30), f"{score:6.1%}")
-    heading = Text(f"{decision.label}  {decision.score:.0%}", style="bold")
+    heading = Text(decision.text, style="bold")
     return Panel(Group(heading, Text(), ranking, Text(), Text(status(decision), style="dim")), title=title, width=72)
 
 
@@ -186,6 +185,12 @@ def _outage(title: str, camera: CameraHealth) -> RenderableType:
     from rich.text import Text
 
     return Panel(Text(f"{camera.state.value}  {camera.reason}", style="yellow"), title=title, width=72)
+
+
+def _score(camera: CameraHealth) -> str:
+    if camera.label is None:
+        return "–"
+    return f"{f'nearest {camera.nearest} ' if camera.nearest else ''}{camera.score:.0%}"
 
 
 def _table(title: str, cameras: tuple[CameraHealth, ...]) -> RenderableType:
@@ -200,7 +205,7 @@ def _table(title: str, cameras: tuple[CameraHealth, ...]) -> RenderableType:
         healthy = camera.state is State.LIVE
         table.add_row(
             Text(camera.camera), Text(camera.state.value, style="" if healthy else "yellow"), Text(camera.label or "–"),
-            f"{camera.score:.0%}" if camera.label else "–", f"{camera.fps:.1f}", f"{camera.inference_ms:.1f}",
+            _score(camera), f"{camera.fps:.1f}", f"{camera.inference_ms:.1f}",
             f"{camera.age_ms:.1f}", f"{camera.dropped} of {camera.captured}",
         )  # fmt: skip
     return table

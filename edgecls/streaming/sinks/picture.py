@@ -22,13 +22,13 @@ def annotated(image: NDArray[uint8], decision: Decision) -> NDArray[uint8]:
     band = int(52 * scale)
     picture[height - band :] = picture[height - band :] // 4
     origin, line = (int(10 * scale), height - band + int(22 * scale)), cv2.LINE_AA
-    text = f"{decision.label}  {decision.score:.0%}"
+    text = decision.text
     cv2.putText(
         picture, text, origin, cv2.FONT_HERSHEY_SIMPLEX, 0.75 * scale, (255, 255, 255), max(1, int(2 * scale)), line
     )
     below = (origin[0], height - int(10 * scale))
     cv2.putText(picture, status(decision), below, cv2.FONT_HERSHEY_SIMPLEX, 0.42 * scale, (200, 200, 200), 1, line)
-    filled = int(width * decision.score)
+    filled = 0 if decision.nearest else int(width * decision.score)
     cv2.rectangle(picture, (0, height - band - 3), (filled, height - band), (235, 160, 60), -1)
     return picture
 

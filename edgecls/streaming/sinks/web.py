@@ -54,6 +54,8 @@ class WebSink(Sink):
         self._keep = keep
         self._latest: dict[str, tuple[Frame, Decision]] = {}
         self._held: OrderedDict[str, Held] = OrderedDict()
+        self._typed: list[str] = []
+        """Labels of kept pictures; those that are no classes of the model were typed by somebody."""
         self._drifts: dict[str, DriftChange] = {}
         self.health: Callable[[], Health] = _nothing
 
@@ -100,7 +102,7 @@ class WebSink(Sink):
     def classes(self) -> list[str]:
         """See `page.Feed.classes`."""
         latest = next(iter(list(self._latest.values())), None)
-        return list(latest[1].prediction.classes) if self._keep and latest else []
+        return list(dict.fromkeys([*latest[1].prediction.classes, *self._typed])) if self._keep and latest else []
 
     def hold(self, camera: str) -> str | None:
         """See `page.Feed.hold`."""
@@ -131,6 +133,8 @@ class WebSink(Sink):
             with self._events_lock:
                 self._held[name] = held
             raise
+        if label is not None and label not in self._typed:
+            self._typed.append(label)
         return True
 
     def events(self) -> list[dict[str, Any]]:

@@ -29,13 +29,11 @@ class FiniteSource(Source):
         self.name = name
         self.geometry = geometry
 
-    def _framed(self, image: Picture, pts_s: float | None = None) -> Frame:
-        image = self.geometry(image)
-        if not image.size:
-            raise SourceError(f"{self.name}: the region of `region` lies outside the picture")
+    def _framed(self, image: Picture, pts_s: float | None = None, path: Path | None = None) -> Frame:
+        image = self._as_seen(image)
         index = self.captured
         self.captured += 1
-        return Frame(image, index, now_ns(), index / self.fps if pts_s is None else pts_s)
+        return Frame(image, index, now_ns(), index / self.fps if pts_s is None else pts_s, path)
 
 
 class VideoSource(FiniteSource):
@@ -43,6 +41,7 @@ class VideoSource(FiniteSource):
 
     def __init__(self, path: Path, geometry: Geometry = Geometry(), decoder: Decoder = "software"):
         super().__init__(str(path), geometry)
+        self._path = path
         self._video = open_video(str(path), decoder)
         self.fps = self._video.fps
 
@@ -50,7 +49,7 @@ class VideoSource(FiniteSource):
         clock = VideoClock(self.fps)
         while (read := self._video.read()) is not None:
             picture, told_s = read
-            yield self._framed(picture, clock.due_s(told_s))
+            yield self._framed(picture, clock.due_s(told_s), self._path)
         if not self.captured:
             raise SourceError(f"{self.name} holds no frame that can be decoded")
 
@@ -71,20 +70,20 @@ class ImagesSource(FiniteSource):
             raise SourceError(f"{name} holds no images")
 
     def __iter__(self) -> Iterator[Frame]:
-        for image in ordered_map(self._read, self._paths):
+        for path, image in ordered_map(self._read, self._paths):
             if image is None:
                 self.skipped += 1
                 continue
-            yield self._framed(image)
+            yield self._framed(image, path=path)
         if not self.captured:
             raise SourceError(f"{self.name} holds no image that can be read ({self.skipped} tried)")
 
     @staticmethod
-    def _read(path: Path) -> NDArray[uint8] | None:
+    def _read(path: Path) -> tuple[Path, NDArray[uint8] | None]:
         try:
-            return read_image(path)
+            return path, read_image(path)
         except ImageError:
-            return None
+            return path, None
 
 
 class RawSource(FiniteSource):

@@ -13,7 +13,7 @@ from edgecls.imaging.yuv import Picture
 from edgecls.streaming.config import ReconnectPolicy
 from edgecls.streaming.decision import State
 from edgecls.streaming.frames import Frame, Geometry
-from edgecls.streaming.sources.base import DEFAULT_FPS, Source
+from edgecls.streaming.sources.base import DEFAULT_FPS, RegionError, Source
 
 OPEN_TIMEOUT_S = 8.0
 """How long a device or an address may take to open."""
@@ -133,9 +133,7 @@ class LiveSource(Source):
             picture = None
             # Where one more picture will come before the next decision is due, this one needs no conversion.
             if self.due_ns <= captured_ns + interval_ns:
-                picture = self.geometry(device.retrieve())
-                if not picture.size:
-                    raise SourceError(f"{self.name}: the region of `region` lies outside the picture")
+                picture = self._as_seen(device.retrieve())
             self._put(picture, captured_ns)
 
     def _expect_within(self, seconds: float) -> None:
@@ -162,7 +160,8 @@ class LiveSource(Source):
         """Note a failure, and wait before the next attempt; or end, where patience is at its end."""
         if not self._is_current():
             return
-        if not self._was_live and self._reconnect.must_exist and self._reconnect.give_up_s is None:
+        hopeless = isinstance(error, RegionError) or (self._reconnect.must_exist and self._reconnect.give_up_s is None)
+        if not self._was_live and hopeless:
             self._end(error)
             return
         self._lost(str(error))

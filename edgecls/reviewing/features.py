@@ -1,4 +1,4 @@
-"""What pictures look like, found once: small copies for the page, and what a network sees in them."""
+"""Features of pictures, computed once: small copies for the page, and embeddings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from edgecls.runtime.classifier import Classifier
 
 
-class Look(NamedTuple):
+class Features(NamedTuple):
     """What is seen in a picture, (D,), what the model takes it for ("" without one), and how unsure it is, 0 to 1."""
 
     point: NDArray[float16] | NDArray[float32]
@@ -77,7 +77,7 @@ class Thumbnails:
         return self._folder / named.hexdigest()[:2] / f"{named.hexdigest()[2:34]}.jpg"
 
 
-class Looks:
+class FeatureExtractor:
     """Embeddings of pictures, written to a folder piece by piece, so that they are computed once.
 
     Without a model that gives embeddings pictures are told apart by their colours and brightness in 8 by 8 cells.
@@ -92,24 +92,24 @@ class Looks:
     def find(
         self,
         items: Sequence[str],
-        heard: Callable[[Mapping[str, Look]], None],
+        heard: Callable[[Mapping[str, Features]], None],
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Tell what each picture looks like, (D,): first of those that are known, then piece by piece of the others."""
+        """Give the features of each picture: first of those that are known, then piece by piece of the others."""
         known = self._read()
         wanted = {item: known[item] for item in items if item in known}
         if wanted:
             heard(wanted)
         for piece in chunked((item for item in items if item not in known), TOGETHER):
-            found: dict[str, Look] = {}
+            found: dict[str, Features] = {}
             for item in piece:
                 if stopped():
                     break
                 try:
                     image = read_image(self._pictures / item)
                     self._thumbnails.put(item, image)
-                    look = self._look(image)
-                    found[item] = look._replace(point=look.point.astype("float16"))
+                    features = self._extract(image)
+                    found[item] = features._replace(point=features.point.astype("float16"))
                 except (ImageError, OSError) as error:
                     self.unreadable[item] = str(error)
             if found:
@@ -118,44 +118,44 @@ class Looks:
             if stopped():
                 return
 
-    def _look(self, image: NDArray[uint8]) -> Look:
+    def _extract(self, image: NDArray[uint8]) -> Features:
         if self._model is None:
-            return Look(plain_features(image))
+            return Features(plain_features(image))
         prediction, embedding = self._model.embed(image)
         (best, score), *others = prediction.top(2)
-        return Look(embedding, best, 1 - (score - others[0][1]) if others else 1.0)
+        return Features(embedding, best, 1 - (score - others[0][1]) if others else 1.0)
 
-    def _read(self) -> dict[str, Look]:
+    def _read(self) -> dict[str, Features]:
         import numpy as np
 
-        known: dict[str, Look] = {}
+        known: dict[str, Features] = {}
         for file in sorted(self._folder.glob("*.npz")):
             try:
                 with np.load(file, allow_pickle=False) as content:
                     items, guesses = (_texts(content[name]) for name in ("items", "guesses"))
                     points, unsure = content["points"], content["unsure"].tolist()
-                known.update(zip(items, map(Look, points, guesses, unsure), strict=True))
+                known.update(zip(items, map(Features, points, guesses, unsure), strict=True))
             except (OSError, ValueError, KeyError, BadZipFile):
                 continue  # looked at again
         return known
 
-    def _write(self, found: Mapping[str, Look]) -> None:
+    def _write(self, found: Mapping[str, Features]) -> None:
         import numpy as np
 
-        named, looks = _bytes(found), [*found.values()]
+        named, features = _bytes(found), [*found.values()]
         content = io.BytesIO()
         np.savez(
             content,
             items=np.frombuffer(named, np.uint8),
-            guesses=np.frombuffer(_bytes(look.guess for look in looks), np.uint8),
-            points=np.stack([look.point for look in looks]).astype(np.float16),
-            unsure=np.array([look.unsure for look in looks], np.float32),
+            guesses=np.frombuffer(_bytes(each.guess for each in features), np.uint8),
+            points=np.stack([each.point for each in features]).astype(np.float16),
+            unsure=np.array([each.unsure for each in features], np.float32),
         )
         try:
             make_folder(self._folder)
             write_bytes(self._folder / f"{hashlib.sha256(named).hexdigest()[:16]}.npz", content.getvalue())
         except EdgeclsError:
-            pass  # a full disk: the next program looks again
+            pass  # a full disk: the next program computes them again
 
 
 def _bytes(texts: Iterable[str]) -> bytes:
