@@ -99,7 +99,7 @@ SCORERS: dict[str, Scorer | None] = {
     "residual": residual,
     "relative Mahalanobis": relative_mahalanobis,
     "Mahalanobis and residual": mahalanobis_with_residual,
-    "the larger of these two": None,
+    "nearest, energy, residual, relative": None,
 }
 
 
@@ -142,7 +142,7 @@ def measured(bundle: Path, others: Path, count: int) -> list[dict[str, Any]]:
     known_top1 = (test[0].argmax(axis=1) == [sample.label for sample in parts["test"]]).mean()
     name = f"{bundle.parents[1].name}/{bundle.name} against {others.name}"
     print(f"\n{name}: {len(val[0])} validation, {len(test[0])} test (top-1 {known_top1:.1%}), {len(paths)} others")
-    print(f"{'':26s}   AUROC   FPR95  refused   found")
+    print(f"{'':36s}   AUROC   FPR95  refused   found")
     rows = []
     val, test, strange = ((as_logits(scores, artifact.card.output), inner) for scores, inner in (val, test, strange))
     reference = Reference.recorded(*val, labels)
@@ -151,7 +151,7 @@ def measured(bundle: Path, others: Path, count: int) -> list[dict[str, Any]]:
         known, other = (
             scorer(reference, *asked)
             if scorer
-            else reference.larger(reference.distance(asked[1]), reference.relative(asked[1]))
+            else reference.together(reference.measured(*asked))
             for asked in (test, strange)
         )
         row = {
@@ -160,7 +160,7 @@ def measured(bundle: Path, others: Path, count: int) -> list[dict[str, Any]]:
             "refused": float((known > threshold).mean()), "found": float((other > threshold).mean()),
         }  # fmt: skip
         rows.append(row)
-        print(f"{title:26s}  {row['auroc']:6.3f}  {row['fpr95']:6.1%}   {row['refused']:6.1%}  {row['found']:6.1%}")
+        print(f"{title:36s}  {row['auroc']:6.3f}  {row['fpr95']:6.1%}   {row['refused']:6.1%}  {row['found']:6.1%}")
     return rows
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edgecls.artifact.arrays import read_arrays
 from edgecls.artifact.card import Card
-from edgecls.errors import ArtifactError
+from edgecls.errors import ArtifactError, UsageError
 
 if TYPE_CHECKING:
     from numpy import float32, int32
@@ -38,8 +38,9 @@ MOST_DIMENSIONS = 1 << 16
 FEWEST_OF_CLASS = 10
 """Of fewer reference images of a class nothing is said about that class alone."""
 
+MEASURES = 4
 Measure = Literal["distance", "energy"]
-"""What tells the unknown: distances of embeddings, or the energy of logits alone."""
+"""What tells the unknown: distances of embeddings among others, or the energy of logits alone."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class Reference:
     """Answers to N validation images: true labels (N,) int32, predicted ones (N,) int32, confidences (N,) of the best
     class at temperature 1, energies (N,) of logits. With embeddings (of D numbers) also their center (D,), K principal
     components as the columns of `basis` (D, K), `points` (N, K) in these, and what lies outside of them, `residuals`
-    (N,). `distances` and `relatives` (N,), see `distance` and `relative`, are of a reference that was not fitted on
-    the image in question.
+    (N,). `distances` (N,), see `distance`, and `measures` (N, M), see `measured`, are of a reference that was not fitted
+    on the image in question.
     """
 
     labels: NDArray[int32]
@@ -60,7 +61,7 @@ class Reference:
     points: Floats
     residuals: Floats
     distances: Floats
-    relatives: Floats
+    measures: Floats
 
     @classmethod
     def of(cls, logits: Floats, embeddings: Floats | None, labels: NDArray[Any]) -> Reference:
@@ -70,10 +71,11 @@ class Reference:
         count, wide = len(logits), 0 if embeddings is None else embeddings.shape[1]
         shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
         empty = np.zeros((0,), np.float32)
+        energies = energy(logits)
         reference = cls(
             labels.astype(np.int32), logits.argmax(axis=1).astype(np.int32),
-            (1 / shifted.sum(axis=1)).astype(np.float32), energy(logits),
-            empty, np.zeros((0, 0), np.float32), np.zeros((count, 0), np.float32), empty, empty, empty,
+            (1 / shifted.sum(axis=1)).astype(np.float32), energies,
+            empty, np.zeros((0, 0), np.float32), np.zeros((count, 0), np.float32), empty, empty, energies[:, None],
         )  # fmt: skip
         if embeddings is None or not wide:
             return reference
@@ -86,17 +88,18 @@ class Reference:
 
     @classmethod
     def recorded(cls, logits: Floats, embeddings: Floats | None, labels: NDArray[Any]) -> Reference:
-        """As `of`, with cross-fitted distances: what an export writes."""
+        """As `of`, with cross-fitted distances and measures: what an export writes."""
+        import numpy as np
+
         reference = cls.of(logits, embeddings, labels)
         if embeddings is None:
             return reference
-        import numpy as np
 
-        def both(fitted: Reference, _logits: Floats, inner: Floats) -> Floats:
-            return np.stack([fitted.distance(inner), fitted.relative(inner)], axis=1)
+        def seen(fitted: Reference, scores: Floats, inner: Floats) -> Floats:
+            return np.concatenate([fitted.distance(inner)[:, None], fitted.measured(scores, inner)], axis=1)
 
-        distances, relatives = cross_fitted(logits, embeddings, labels, both).T
-        return replace(reference, distances=distances, relatives=relatives)
+        columns = cross_fitted(logits, embeddings, labels, seen)
+        return replace(reference, distances=columns[:, 0], measures=columns[:, 1:])
 
     @property
     def measure(self) -> Measure:
@@ -114,42 +117,64 @@ class Reference:
 
         return float(np.median(self._strange))
 
-    @property
+    @cached_property
     def _strange(self) -> Floats:
-        return self.larger(self.distances, self.relatives) if self.measure == "distance" else self.energies
+        return self.together(self.measures)
 
-    def larger(self, distances: Floats, relatives: Floats) -> Floats:
-        """The larger (N,) of both distances, each in units of its spread over the reference's images: one sees what is
-        far from everything, the other what lies between classes.
+    def measured(self, logits: Floats, embeddings: Floats) -> Floats:
+        """What tells images with logits (N, C) and embeddings (N, D) from the reference's, each larger for what is
+        stranger (N, 4): the distance between the directions of an embedding and of the nearest reference image (Sun et
+        al. 2022), the energy, what lies outside of the principal components (as in ViM, Wang et al. 2022), and the
+        relative Mahalanobis distance. Each of them fails for some networks, and together they do not.
         """
         import numpy as np
 
-        (usual, spread), (usual_relative, spread_relative) = self._spreads
-        larger: Floats = np.maximum((distances - usual) / spread, (relatives - usual_relative) / spread_relative)
-        return larger
+        nearest = self.nearest_direction(embeddings)
+        return np.stack([nearest, energy(logits), self.residual(embeddings), self.relative(embeddings)], axis=1)
+
+    def together(self, measures: Floats) -> Floats:
+        """The mean (N,) of measures (N, M), each from the median of the reference's images on and in units of what lies
+        between that and the ninth decile.
+        """
+        usual, spread = self._spreads
+        result: Floats = ((measures - usual) / spread).mean(axis=1)
+        return result
 
     @cached_property
-    def _spreads(self) -> tuple[tuple[float, float], tuple[float, float]]:
-        """The median, and what lies between it and the ninth decile, of distances and of relative ones."""
+    def _spreads(self) -> tuple[Floats, Floats]:
         import numpy as np
 
-        (usual, far), (usual_relative, far_relative) = (
-            np.quantile(values, (0.5, 0.9)).tolist() for values in (self.distances, self.relatives)
-        )
-        return (usual, max(far - usual, 1e-9)), (usual_relative, max(far_relative - usual_relative, 1e-9))
+        usual, far = np.quantile(self.measures, (0.5, 0.9), axis=0).astype(np.float32)
+        return usual, np.maximum(far - usual, np.float32(1e-9))
+
+    def nearest_direction(self, embeddings: Floats) -> Floats:
+        """The distance (N,), from 0 to 2, between the direction of each embedding (N, D) in the principal components
+        and the nearest of the reference's.
+        """
+        import numpy as np
+
+        cosines = _directions(self.project(embeddings)) @ self._directions.T
+        distances: Floats = np.sqrt(np.maximum(0, 2 - 2 * cosines.max(axis=1)))
+        return distances
+
+    @cached_property
+    def _directions(self) -> Floats:
+        return _directions(self.points)
 
     def strangeness(self, logits: Floats, embedding: Floats | None) -> float:
-        """How little an image with logits (C,) and an embedding (D,) resembles the reference. Raises `ArtifactError`
-        for an embedding of another network.
+        """How little an image with logits (C,) and an embedding (D,) resembles the reference. Raises `UsageError`
+        without an embedding, where the reference is of embeddings, and `ArtifactError` for one of another network.
         """
-        if self.measure == "energy" or embedding is None:
-            return float(energy(logits[None])[0])
+        if self.measure == "energy":
+            return float(self.together(energy(logits[None])[:, None])[0])
+        if embedding is None:
+            raise UsageError("the reference is of embeddings, too, and scores alone cannot be compared with it")
         if embedding.shape != self.center.shape:
             raise ArtifactError(
                 f"the reference is of embeddings of {self.center.size} numbers and the network gives "
                 f"{embedding.size}; export again"
             )
-        return float(self.larger(self.distance(embedding[None]), self.relative(embedding[None]))[0])
+        return float(self.together(self.measured(logits[None], embedding[None]))[0])
 
     def project(self, embeddings: Floats) -> Floats:
         """Embeddings (N, D) in principal components (N, K)."""
@@ -282,7 +307,7 @@ class Reference:
         unpickled. Raises `ArtifactError` for one that is damaged or of another network.
         """
         path = folder / REFERENCE_FILE
-        if not path.exists():
+        if not path.exists() or _is_older(path):
             return None
         try:
             reference = cls(*read_arrays(path, *_FIELDS))
@@ -303,7 +328,7 @@ class Reference:
         shapes = {
             "labels": (count,), "predicted": (count,), "confidences": (count,), "energies": (count,),
             "center": (wide,), "basis": (wide, kept), "points": (count, kept), "residuals": (inner,),
-            "distances": (inner,), "relatives": (inner,),
+            "distances": (inner,), "measures": (count, MEASURES if wide else 1),
         }  # fmt: skip
         if not 0 < count <= MOST_IMAGES or not 0 <= wide <= MOST_DIMENSIONS or not 0 <= kept <= COMPONENTS:
             return "it is of no images or of too many, or its components are"
@@ -324,6 +349,16 @@ class Reference:
 
 
 _FIELDS = tuple(Reference.__dataclass_fields__)
+
+
+def _is_older(path: Path) -> bool:
+    """Whether a file holds what version 0.1 recorded first, from which nothing can be told as it is now."""
+    try:
+        return bool(read_arrays(path, "relatives"))
+    except (OSError, ValueError):
+        return False
+
+
 Score = Callable[[Reference, "Floats", "Floats"], "Floats"]
 """How strange images with logits (N, C) and embeddings (N, D) are to a reference, (N, ...)."""
 
@@ -378,6 +413,14 @@ def shrunk_covariance(moved: Floats, freed: int = 1) -> NDArray[Any]:
     weight = min(1.0, max(noise, 0.0) / apart) if apart > 0 else 1.0
     shrunk: NDArray[Any] = (1 - weight) * plain + max(weight, 1e-3) * round_one
     return shrunk * (count / max(1, count - freed))
+
+
+def _directions(points: Floats) -> Floats:
+    """Points (N, K) at length 1."""
+    import numpy as np
+
+    lengths: Floats = np.linalg.norm(points, axis=1, keepdims=True)
+    return points / np.maximum(lengths, np.float32(1e-9))
 
 
 def _rank(ordered: Floats, value: float) -> float:

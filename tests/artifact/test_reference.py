@@ -10,7 +10,7 @@ import pytest
 
 from edgecls.artifact.card import read_card
 from edgecls.artifact.reference import REFERENCE_FILE, Reference, cross_fitted, energy, refusal_threshold
-from edgecls.errors import ArtifactError
+from edgecls.errors import ArtifactError, UsageError
 from edgecls.runtime.store import Artifact
 
 
@@ -137,3 +137,34 @@ def test_no_archive_at_all_is_refused(bundle: Callable[[str, str], Artifact], tm
     (tmp_path / REFERENCE_FILE).write_bytes(b"PK\x03\x04 nothing")
     with pytest.raises(ArtifactError, match="export again"):
         Reference.read(tmp_path, bundle("onnx", "fp32").card)
+
+
+def test_a_record_of_the_first_kind_is_none(bundle: Callable[[str, str], Artifact], copy_of: Callable):
+    path = copy_of(bundle("onnx", "fp32"))
+    with np.load(path / REFERENCE_FILE) as arrays:
+        older = {name: value for name, value in arrays.items() if name != "measures"}
+    np.savez(path / REFERENCE_FILE, **older, relatives=older["distances"])
+    assert Reference.read(path, read_card(path)) is None
+
+
+@pytest.mark.parametrize("turned", [0, 1, 2, 3])
+def test_each_measure_alone_makes_an_image_stranger(reference: Reference, turned: int):
+    logits, embeddings, _ = blobs(50, seed=6)
+    measures = reference.measured(logits, embeddings)
+    more = measures.copy()
+    more[:, turned] += 3 * np.ptp(reference.measures[:, turned])
+    assert (reference.together(more) > reference.together(measures) + 0.5).all()
+
+
+def test_the_nearest_direction_is_that_of_a_naive_search(reference: Reference):
+    _, embeddings, _ = blobs(20, seed=7)
+    points, asked = reference.points, reference.project(embeddings)
+    naive = [
+        min(np.linalg.norm(each / np.linalg.norm(each) - one / np.linalg.norm(one)) for one in points) for each in asked
+    ]
+    np.testing.assert_allclose(reference.nearest_direction(embeddings), naive, atol=1e-3)
+
+
+def test_scores_alone_are_not_compared_with_embeddings(reference: Reference):
+    with pytest.raises(UsageError, match="scores alone"):
+        reference.strangeness(np.zeros(3, np.float32), None)
