@@ -46,8 +46,8 @@ class _Verbs(Mapping[str, Any]):
 
     _NAMES = (
         "collect", "review", "train", "retrain", "adapt", "tune", "shrink", "import", "data", "calibrate", "export",
-        "build", "evaluate", "compare", "benchmark", "predict", "explain", "stream", "cameras", "verify", "info",
-        "doctor", "cache",
+        "build", "evaluate", "compare", "benchmark", "predict", "explain", "stream", "serve", "cameras", "verify",
+        "info", "doctor", "cache",
     )  # fmt: skip
 
     def __init__(self) -> None:
