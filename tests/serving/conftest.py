@@ -204,4 +204,4 @@ def png() -> bytes:
 @pytest.fixture(scope="session")
 def slow() -> bytes:
     """An image of few bytes whose decoding takes a good part of a second."""
-    return cv2.imencode(".png", np.zeros((9000, 9000, 3), np.uint8))[1].tobytes()
+    return cv2.imencode(".png", np.zeros((5000, 5000, 3), np.uint8))[1].tobytes()
