@@ -59,7 +59,9 @@ def token_for(hosts: Iterable[str], token: str | None) -> tuple[str | None, bool
 
 def listening(host: str, port: int, what: str = "the web view", setting: str = "web") -> socket.socket:
     """A socket that listens; port 0 is any free one. Raises `OutputError` where the address is taken."""
-    opened = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # By its protocol asyncio knows that small packets must not wait for each other, 40 ms where they do.
+    opened = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         opened.bind((host, port))

@@ -27,11 +27,13 @@ def pixels(model: Artifact, count: int = 1) -> np.ndarray:
 
 WRONG: dict[str, tuple[str, str, Call]] = {
     "unknown model": ("unknown", 'no model "nope"', lambda c, m: c.infer(c.input(pixels(m)), model="nope")),
-    "dots in a name": ("unknown", 'no model ".."', lambda c, m: c.calls.get_model_metadata("..")),
+    "dots in a name": ("unknown", 'no model ".."', lambda c, _: c.calls.get_model_metadata("..")),
     "unknown version": (
         "unknown", 'no version "9"', lambda c, m: c.infer(c.input(pixels(m)), model_version="9"),
     ),
-    "wrong name": ("invalid", 'one input, "image"; the request brings "x"', lambda c, m: c.infer(c.input(pixels(m), name="x"))),
+    "wrong name": (
+        "invalid", 'one input, "image"; the request brings "x"', lambda c, m: c.infer(c.input(pixels(m), name="x")),
+    ),
     "two inputs": ("invalid", 'has one input, "image"', lambda c, m: c.infer(c.input(pixels(m)), c.input(pixels(m)))),
     "wrong type": (
         "invalid", "takes UINT8 (RGB) or BYTES (image files), not \"FP32\"",
@@ -40,11 +42,11 @@ WRONG: dict[str, tuple[str, str, Call]] = {
     "wrong rank": ("invalid", "takes the shape [N,", lambda c, m: c.infer(c.input(pixels(m)[0]))),
     "wrong size": ("invalid", "takes the shape [N,", lambda c, m: c.infer(c.input(pixels(m)[:, 1:]))),
     "no images": ("invalid", "1 to 256 images, not 0", lambda c, m: c.infer(c.input(pixels(m)[:0]))),
-    "too many images": ("invalid", "1 to 256 images, not 257", lambda c, m: c.infer(c.images(*[b"x"] * 257))),
-    "no image": ("invalid", "not an image that OpenCV can decode", lambda c, m: c.infer(c.images(b"abc"))),
-    "empty image": ("invalid", "the image is empty", lambda c, m: c.infer(c.images(b""))),
+    "too many images": ("invalid", "1 to 256 images, not 257", lambda c, _: c.infer(c.images(*[b"x"] * 257))),
+    "no image": ("invalid", "not an image that OpenCV can decode", lambda c, _: c.infer(c.images(b"abc"))),
+    "empty image": ("invalid", "the image is empty", lambda c, _: c.infer(c.images(b""))),
     "one of two images": (
-        "invalid", "the image is truncated", lambda c, m: c.infer(c.images(b"\xff\xd8\xff", b"\xff\xd8\xff")),
+        "invalid", "the image is truncated", lambda c, _: c.infer(c.images(b"\xff\xd8\xff", b"\xff\xd8\xff")),
     ),
     "unknown output": (
         "invalid", 'no output "x"; it has scores, probabilities, label',
@@ -58,9 +60,9 @@ WRONG: dict[str, tuple[str, str, Call]] = {
         "invalid", "min_confidence takes a number from 0 to 1",
         lambda c, m: c.infer(c.input(pixels(m)), parameters={"min_confidence": "much"}),
     ),
-    "load of none": ("unknown", 'no model "nope"', lambda c, m: c.calls.load_model("nope")),
+    "load of none": ("unknown", 'no model "nope"', lambda c, _: c.calls.load_model("nope")),
     "load of a path": (
-        "unsupported", "leave parameters out", lambda c, m: c.calls.load_model(MODEL, config='{"path": "/etc"}'),
+        "unsupported", "leave parameters out", lambda c, _: c.calls.load_model(MODEL, config='{"path": "/etc"}'),
     ),
 }  # fmt: skip
 

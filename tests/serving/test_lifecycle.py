@@ -82,7 +82,7 @@ def test_who_leaves_frees_the_place(
     (reply,) = busy(one_at_a_time, pool, slow, 1)
     if protocol == "grpc":
         client = Client("grpc", one_at_a_time)
-        call = client.calls.async_infer(MODEL, [client.images(png)], lambda result, error: None)
+        call = client.calls.async_infer(MODEL, [client.images(png)], callback=lambda **_: None)
         one_at_a_time.wait_for(PENDING, 2)
         call.cancel()
     else:
