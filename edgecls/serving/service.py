@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hmac
+import itertools
 import json
 import logging
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
-from uuid import uuid4
 
 from edgecls import __version__
 from edgecls.clock import milliseconds_since, now_ns
@@ -92,6 +93,8 @@ class Service:
         self.last_ns = now_ns()
         """When a request came or was answered."""
         self._token = token
+        # Random once: asking the system each time lets a computing thread in between.
+        self._ids = (f"{prefix}-{number}" for prefix in [secrets.token_hex(4)] for number in itertools.count(1))
 
     @property
     def ready(self) -> bool:
@@ -117,7 +120,7 @@ class Service:
     @contextmanager
     def call(self, protocol: str, method: str, client: str, request_id: str, trace: str = "") -> Iterator[Call]:
         """A request while it is being answered; the log knows it afterwards."""
-        call = Call(self, protocol, method, client, request_id[:LONGEST_ID] or uuid4().hex, _trace_id(trace))
+        call = Call(self, protocol, method, client, request_id[:LONGEST_ID] or next(self._ids), _trace_id(trace))
         self.unanswered += 1
         self.last_ns = call.begun_ns
         try:
