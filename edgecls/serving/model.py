@@ -35,6 +35,11 @@ PROBABILITIES, LABEL = "probabilities", "label"
 OUTPUTS = (OUTPUT_NAME, PROBABILITIES, LABEL)
 CLASSIFICATION = "classification"
 """The parameter of an output that asks for its best classes as text, as in Triton."""
+PARAMETERS = {
+    "min_confidence", "timeout", "binary_data_output",
+    "priority", "sequence_id", "sequence_start", "sequence_end", "content_type",
+}  # fmt: skip
+"""Of a request. The last ones say what clients say to every server, and nothing to this one."""
 
 
 @dataclass(frozen=True)
@@ -98,18 +103,19 @@ class Model:
 
         Everything about the request is checked before it meets others.
         """
-        asked = _asked(request, deadline_ns)
-        outputs = request.outputs or tuple(RequestedOutput(name) for name in OUTPUTS)
-        self._check_outputs(outputs)
-        parts = self._parts(request)
-        decide = any(output.name != OUTPUT_NAME for output in outputs)
-        answers, times = await self._answered(parts, asked, decide)
-        tensors = tuple(self._output(each, answers) for each in outputs)
-        return InferResponse(self.name, self.version, tensors, request.id), times
+        with self._failures_counted():
+            asked = _asked(request, deadline_ns)
+            outputs = request.outputs or tuple(RequestedOutput(name) for name in OUTPUTS)
+            self._check_outputs(outputs)
+            decide = any(output.name != OUTPUT_NAME for output in outputs)
+            answers, times = await self._answered(self._parts(request), asked, decide)
+            tensors = tuple(self._output(each, answers) for each in outputs)
+            return InferResponse(self.name, self.version, tensors, request.id), times
 
     async def classify(self, content: bytes, top: int, asked: Asked) -> tuple[dict[str, Any], Times]:
         """Answer for the bytes of one image file in plain words. Raises as `infer` does."""
-        answers, times = await self._answered([self._decoder([content])], asked, True)
+        with self._failures_counted():
+            answers, times = await self._answered([self._decoder([content])], asked, True)
         prediction = answers[0].prediction
         assert prediction is not None
         return {
@@ -125,7 +131,8 @@ class Model:
     @contextmanager
     def _place(self) -> Iterator[None]:
         """A place among those that wait. Raises `RequestError` where there is none."""
-        self.require_place()
+        if not self.has_place:
+            raise self._no_place()
         self.pending += 1
         self._unused.clear()
         try:
@@ -136,9 +143,32 @@ class Model:
                 self._unused.set()
 
     def require_place(self) -> None:
-        """Raise `RequestError` where so many requests wait that one more has no place."""
-        if self.pending >= self._config.queue:
-            raise RequestError("busy", f"model {shown(self.name)} has {self.pending} requests waiting; come back later")
+        """Raise `RequestError` where so many wait that another has no place, before anything of it is read."""
+        if not self.has_place:
+            self.statistics.failed("busy", 0)
+            raise self._no_place()
+
+    @property
+    def has_place(self) -> bool:
+        """Whether one more request may wait."""
+        return self.pending < self._config.queue
+
+    def _no_place(self) -> RequestError:
+        return RequestError("busy", f"model {shown(self.name)} has {self.pending} requests waiting; come back later")
+
+    @contextmanager
+    def _failures_counted(self) -> Iterator[None]:
+        """Turns any error into a `RequestError`, and has the statistics know it."""
+        begun_ns = now_ns()
+        try:
+            yield
+        except asyncio.CancelledError:
+            self.statistics.failed(None, now_ns() - begun_ns)
+            raise
+        except Exception as error:
+            refusal = _as_request_error(error)
+            self.statistics.failed(refusal.reason, now_ns() - begun_ns)
+            raise refusal from error
 
     async def close(self) -> None:
         """Free the runtime after the requests that are running."""
@@ -151,19 +181,11 @@ class Model:
         limit_s = self._config.timeout_s
         if asked.deadline_ns is not None:
             limit_s = min(limit_s, (asked.deadline_ns - begun_ns) / 1e9)
-        try:
-            with self._place():
-                if limit_s <= 0:
-                    raise asyncio.TimeoutError
-                work = self._all_parts(parts, lambda outputs: self._answers(outputs, asked, decide))
-                answers, times = await asyncio.wait_for(work, limit_s)
-        except asyncio.CancelledError:
-            self.statistics.failed(None, now_ns() - begun_ns)
-            raise
-        except Exception as error:
-            refusal = _as_refusal(error)
-            self.statistics.failed(refusal.reason, now_ns() - begun_ns)
-            raise refusal from error
+        with self._place():
+            if limit_s <= 0:
+                raise asyncio.TimeoutError
+            work = self._all_parts(parts, lambda outputs: self._answers(outputs, asked, decide))
+            answers, times = await asyncio.wait_for(work, limit_s)
         self.statistics.succeeded(len(answers), now_ns() - begun_ns, times, time.time_ns() // 1_000_000)
         return answers, times
 
@@ -314,6 +336,8 @@ def confidence_in(value: Any) -> float:
 def _asked(request: InferRequest, deadline_ns: int | None) -> Asked:
     """What the parameters of a request say. Raises `RequestError`."""
     parameters = request.parameters
+    if strange := sorted(set(parameters) - PARAMETERS):
+        raise invalid(f"there is no parameter {shown(strange[0])}; there are min_confidence and timeout")
     minimum = confidence_in(parameters["min_confidence"]) if "min_confidence" in parameters else None
     timeout_us = parameters.get("timeout", 0)
     if isinstance(timeout_us, bool) or not isinstance(timeout_us, int) or timeout_us < 0:
@@ -324,7 +348,7 @@ def _asked(request: InferRequest, deadline_ns: int | None) -> Asked:
     return Asked(minimum, deadline_ns)
 
 
-def _as_refusal(error: Exception) -> RequestError:
+def _as_request_error(error: Exception) -> RequestError:
     """What to tell a client about an error."""
     if isinstance(error, RequestError):
         return error

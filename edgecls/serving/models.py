@@ -73,6 +73,8 @@ class Entry:
     model: Model | None = None
     state: State = "UNAVAILABLE"
     reason: str = "not loaded yet"
+    wanted: bool = True
+    """Whether nobody has unloaded it."""
 
 
 class Models:
@@ -90,7 +92,7 @@ class Models:
     @property
     def ready(self) -> bool:
         """Whether every model that somebody wants loaded is."""
-        return all(entry.model is not None or entry.reason == "unloaded" for entry in self._entries)
+        return all(entry.model is not None or not entry.wanted for entry in self._entries)
 
     def get(self, name: str, version: str = "") -> Model:
         """A model by its name, and the highest loaded version unless that is told. Raises `RequestError`."""
@@ -130,7 +132,12 @@ class Models:
 
         Raises `RequestError` where one cannot be loaded; what was loaded goes on then.
         """
-        for entry in self._named(name):
+        # Whoever asks for it may leave meanwhile, and nothing must stay half done.
+        await asyncio.shield(self._load_again(self._named(name)))
+
+    async def _load_again(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            name = entry.spec.name
             try:
                 await self._load(entry)
             except EdgeclsError as error:
@@ -151,8 +158,12 @@ class Models:
 
         Raises `RequestError` for a name that is none.
         """
-        for entry in self._named(name):
+        await asyncio.shield(self._unload(self._named(name)))
+
+    async def _unload(self, entries: list[Entry]) -> None:
+        for entry in entries:
             async with self._changing:
+                entry.wanted = False
                 if (model := entry.model) is None:
                     continue
                 entry.state, entry.reason = "UNLOADING", "being unloaded"
@@ -168,6 +179,7 @@ class Models:
     async def _load(self, entry: Entry) -> None:
         async with self._changing:
             before, state = entry.model, entry.state
+            entry.wanted = True
             if before is None:
                 entry.state, entry.reason = "LOADING", "being loaded"
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from edgecls.backends import OnProgress
 from edgecls.backends.base import missing_package
 from edgecls.clock import milliseconds_since, now_ns
 from edgecls.concurrency import usable_cpus
-from edgecls.errors import MissingExtraError, OutputError, UsageError
+from edgecls.errors import MissingExtraError, OutputError, UsageError, first_line
 from edgecls.files import read_bytes
 from edgecls.imaging.opencv import single_threaded
 from edgecls.runtime.classifier import load
@@ -62,6 +63,7 @@ def serve(
     """
     config = ServeConfig.checked(config)
     _require_packages(config)
+    _check_certificate(config)
     specs = specs_of(config.models)
     token, drawn = token_for((host for host, _ in config.addresses().values()), config.token())
     server = _Server(config, specs, token, drawn, announce, on_progress)
@@ -79,6 +81,17 @@ def _require_packages(config: ServeConfig) -> None:
         for package in packages[protocol]:
             if missing_package(package, "serve", ""):
                 raise MissingExtraError(package, "serve", f"serving by {protocol}")
+
+
+def _check_certificate(config: ServeConfig) -> None:
+    """Raise `UsageError` for a certificate that nobody could be shown."""
+    if config.tls_cert is None:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(config.tls_cert, config.tls_key, password="")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise UsageError(f"`tls_cert` and `tls_key` cannot be used: {reason}") from error
 
 
 class _Server:
@@ -170,17 +183,12 @@ class _Server:
 
         limits, config = self._config.limits, self._config
         assert limits.idle_s is not None
-        try:
-            settings = uvicorn.Config(
-                rest.build(service), http=http_protocol(limits, rest.HEADERS, rest.refusal_of_connection), ws="none",
-                log_config=None, log_level="critical", access_log=False, lifespan="off", server_header=False,
-                timeout_keep_alive=int(limits.idle_s), h11_max_incomplete_event_size=limits.head_bytes,
-                ssl_certfile=config.tls_cert, ssl_keyfile=config.tls_key,
-            )  # fmt: skip
-            settings.load()
-        except OSError as error:  # of the certificate or its key
-            opened.close()
-            raise UsageError(f"`tls_cert` and `tls_key` cannot be used: {error.strerror or error}") from error
+        settings = uvicorn.Config(
+            rest.build(service), http=http_protocol(limits, rest.HEADERS, rest.refusal_of_connection), ws="none",
+            log_config=None, log_level="critical", access_log=False, lifespan="off", server_header=False,
+            timeout_keep_alive=int(limits.idle_s), h11_max_incomplete_event_size=limits.head_bytes,
+            ssl_certfile=config.tls_cert, ssl_keyfile=config.tls_key,
+        )  # fmt: skip
         self._http = Server(settings)
         return asyncio.create_task(self._http.serve(sockets=[opened]))
 

@@ -91,7 +91,7 @@ class Service:
         self.held_bytes = 0
         self.unanswered = 0
         self.last_ns = now_ns()
-        """When a request came or was answered."""
+        """When a request for a model was answered; probes of the health do not count."""
         self._token = token
         # Random once: asking the system each time lets a computing thread in between.
         self._ids = (f"{prefix}-{number}" for prefix in [secrets.token_hex(4)] for number in itertools.count(1))
@@ -122,13 +122,13 @@ class Service:
         """A request while it is being answered; the log knows it afterwards."""
         call = Call(self, protocol, method, client, request_id[:LONGEST_ID] or next(self._ids), _trace_id(trace))
         self.unanswered += 1
-        self.last_ns = call.begun_ns
         try:
             yield call
         finally:
             self.unanswered -= 1
             self.held_bytes -= call.held_bytes
-            self.last_ns = now_ns()
+            if call.model:
+                self.last_ns = now_ns()
             if access.isEnabledFor(logging.INFO):
                 access.info("%s", json.dumps(call.to_json()))
 
