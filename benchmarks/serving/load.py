@@ -1,6 +1,6 @@
 """What serving costs: requests a second against a bare runtime session and against `predict`, and latency at half load.
 
-    python benchmarks/serving/load.py BUNDLE PHOTOS [--seconds 5] [--rounds 5] [--out FILE] [-- OPTIONS OF SERVE]
+    python benchmarks/serving/load.py BUNDLE PHOTOS [--seconds 5] [--rounds 5] [--out FILE] [--serve OPTIONS]
 
 The server is a process of its own; the client, and what it is held against, run in this one. Both share this machine's
 processors, and so the client's work is part of what is measured. Each round measures all of it in turn, and ratios are
@@ -19,6 +19,7 @@ import argparse
 import asyncio
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -50,6 +51,8 @@ class Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self._waiting: asyncio.Future[None] | None = None
         self._received = b""
+        self.closing = False
+        """Whether the server wants no more requests on it."""
 
     def connection_made(self, transport: Any) -> None:
         """Keep it."""
@@ -62,6 +65,7 @@ class Connection(asyncio.Protocol):
         length = next((line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), b":0")
         if end and len(body) >= int(length.partition(b":")[2]) and self._waiting is not None:
             self._received = b""
+            self.closing = b"\r\nconnection: close" in head.lower()
             if head.startswith(b"HTTP/1.1 200"):
                 self._waiting.set_result(None)
             else:
@@ -230,9 +234,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, help="write a JSON file")
-    parser.add_argument("options", nargs="*", help="options of edgecls serve, behind --")
+    parser.add_argument("--serve", default="", help="options of edgecls serve, in one text")
     given = parser.parse_args()
-    server, port = start(given.bundle, given.options)
+    server, port = start(given.bundle, shlex.split(given.serve))
     try:
         rows = measured(given.bundle, given.photos, server.pid, port, given.seconds, given.rounds)
     finally:
