@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import ssl
 import threading
 from collections.abc import Callable
@@ -193,6 +194,7 @@ class _Server:
         return asyncio.create_task(self._http.serve(sockets=[opened]))
 
     async def _start_grpc(self, service: Service, address: str) -> int:
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what fails is said in our words
         import grpc
 
         from edgecls.serving.grpc import build

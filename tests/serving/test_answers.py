@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ from PIL import Image
 import edgecls
 from edgecls.imaging.decode import decode_image
 from edgecls.runtime.store import Artifact
-from tests.serving.conftest import MODEL, Client, Running
+from edgecls.serving.config import ServeConfig
+from tests.serving.conftest import MODEL, Client, Running, running
 
 
 def encoded(pixels: np.ndarray, mode: str, kind: str, **options: Any) -> bytes:
@@ -82,6 +83,30 @@ def test_an_image_sent_as_it_is_is_answered_in_plain_words(
             "top": [{"label": label, "score": score} for label, score in prediction.top(3)],
             "unsure": prediction.unsure, "unknown": False,
         }  # fmt: skip
+
+
+def test_images_in_batches_get_the_same_answers_but_for_rounding(
+    configured: Callable[..., ServeConfig], photographs: list[bytes], expected: list[edgecls.Prediction], protocol: str
+):
+    with running(configured(max_batch=8)) as server:
+        client = Client(protocol, server)
+        result = client.infer(client.images(*photographs))
+        assert server.metric("edgecls_batch_executions", images="8") == len(photographs) // 8
+    rows = np.stack([each.probabilities for each in expected])
+    np.testing.assert_allclose(result.as_numpy("probabilities"), rows, atol=1e-5)
+    assert [label.decode() for label in result.as_numpy("label")] == [each.label for each in expected]
+
+
+def test_what_the_model_was_not_trained_for_is_unknown(
+    configured: Callable[..., ServeConfig], model: Artifact, photographs: list[bytes]
+):
+    with edgecls.load(model.path, streams=None, unknown=True) as classifier:
+        expected = [classifier.predict(content) for content in photographs]
+    assert any(each.unknown for each in expected)
+    with running(configured(unknown=True)) as server:
+        for content, prediction in zip(photographs[:20], expected[:20], strict=True):
+            answer = server.classify(content).json
+            assert (answer["label"], answer["unknown"]) == (prediction.label, prediction.unknown)
 
 
 def form(boundary: str, *parts: tuple[str, bytes]) -> tuple[bytes, dict[str, str]]:
