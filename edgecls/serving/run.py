@@ -19,9 +19,9 @@ from edgecls.concurrency import usable_cpus
 from edgecls.errors import MissingExtraError, OutputError, UsageError, first_line
 from edgecls.files import read_bytes
 from edgecls.imaging.opencv import single_threaded
-from edgecls.runtime.classifier import load
+from edgecls.runtime.classifier import Classifier, load
 from edgecls.serving import http as rest
-from edgecls.serving.batching import Batcher, Threads, measured_batch
+from edgecls.serving.batching import BATCHES, Batcher, Threads, measured_batch
 from edgecls.serving.config import ServeConfig
 from edgecls.serving.metrics import Statistics
 from edgecls.serving.model import Model
@@ -112,6 +112,7 @@ class _Server:
         self._announce, self._on_progress = announce, on_progress
         self._threads = Threads(config.threads or usable_cpus())
         self._told: dict[tuple[str, str], str] = {}
+        self._batches: dict[tuple[str, ...], tuple[int, str]] = {}
         self._http: Any = None
         self._grpc: Any = None
         self._serving: asyncio.Task[None] | None = None
@@ -145,11 +146,12 @@ class _Server:
         )  # fmt: skip
         classifier = await loop.run_in_executor(self._threads.background, opening)
         try:
-            runtime = classifier.card.runtime
-            most = runtime.batch[2] if runtime and runtime.batch else None
-            size, why = await loop.run_in_executor(
-                self._threads.background, _batch_of, classifier.session, config.max_batch, most
-            )
+            files = tuple(classifier.card.lineage.files.values())
+            if not files or files not in self._batches:  # the same files again need no measuring beside requests
+                self._batches[files] = await loop.run_in_executor(
+                    self._threads.background, _batch_of, classifier, config.max_batch
+                )
+            size, why = self._batches[files]
         except BaseException:
             classifier.close()
             raise
@@ -248,13 +250,15 @@ class _Server:
         self._threads.close()
 
 
-def _batch_of(session: Any, forced: int | None, most: int | None) -> tuple[int, str]:
-    """How many images a session infers together, and why in words."""
+def _batch_of(classifier: Classifier, forced: int | None) -> tuple[int, str]:
+    """How many images a model infers together, within what it was built for, and why in words."""
+    runtime = classifier.card.runtime
+    most = runtime.batch[2] if runtime and runtime.batch else None
     if forced is not None:
         size = min(forced, most or forced)
         return size, f"batches of up to {size}" if size > 1 else "no batches"
-    size, per_image_ms = measured_batch(session, most or 16)
-    alone_ms = per_image_ms[1]
+    size, per_image_ms = measured_batch(classifier.session, most or BATCHES[-1])
+    alone = f"{per_image_ms[1]:.2f} ms an image"
     if size == 1:
-        return 1, f"{alone_ms:.2f} ms an image; batches do not pay"
-    return size, f"{alone_ms:.2f} ms an image, {per_image_ms[size]:.2f} ms in batches of up to {size}"
+        return 1, f"{alone}; batches do not pay"
+    return size, f"{alone}, {per_image_ms[size]:.2f} ms in batches of up to {size}"
