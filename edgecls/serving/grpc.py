@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
@@ -26,7 +27,10 @@ logger = logging.getLogger(__name__)
 
 CONTENTS = {"UINT8": "uint_contents", "BYTES": "bytes_contents"}
 """Where typed data of the datatypes stand that a model can take."""
-HANDSHAKE_MS = 10_000
+HANDSHAKE_MS, IDLE_MS = 10_000, 300_000
+"""How long a connection may be none yet, or bring no request."""
+FEWEST, MOST, OWN_FILES = 64, 8192, 256
+"""Of connections, and of files that are none."""
 STREAMS = 256
 """Requests that a connection may have under way."""
 HEAD_BYTES = 16 * 1024
@@ -48,6 +52,8 @@ def build(service: Service) -> Any:
         ("grpc.absolute_max_metadata_size", HEAD_BYTES),
         ("grpc.max_concurrent_streams", STREAMS),
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
+        ("grpc.max_allowed_incoming_connections", _most_connections(service.config.connections)),
+        ("grpc.max_connection_idle_ms", IDLE_MS),
         ("grpc.so_reuseport", 0),
     ]
     server = grpc.aio.server(options=options)
@@ -57,6 +63,12 @@ def build(service: Service) -> Any:
     health = {"Check": _unary("Check", handlers.check, service, "HealthCheckRequest"), "Watch": _watch(service)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(HEALTH, health),))
     return server
+
+
+def _most_connections(of_http: int) -> int:
+    """How many may be open beside HTTP's and the program's own files: while they fit, idle ones keep nobody out."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(FEWEST, min(MOST, files - of_http - OWN_FILES))
 
 
 def _unary(name: str, handler: Handler, service: Service, message: str | None = None) -> Any:

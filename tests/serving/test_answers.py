@@ -72,6 +72,18 @@ def test_pixels_get_the_same_scores_bit_by_bit(client: Client, model: Artifact, 
     np.testing.assert_array_equal(client.infer(client.input(pixels)).as_numpy("scores"), scores)
 
 
+def test_another_runtime_answers_as_it_does_in_predict(
+    bundle: Callable[[str, str], Artifact], configured: Callable[..., ServeConfig], photographs: list[bytes]
+):
+    artifact = bundle("openvino", "fp32")
+    with edgecls.load(artifact.path, streams=None) as classifier:
+        expected = [classifier.predict(content) for content in photographs[:50]]
+    with running(configured(models=(f"{MODEL}={artifact.path}",))) as server:
+        client = Client("grpc", server)
+        result = client.infer(client.images(*photographs[:50]))
+    np.testing.assert_array_equal(result.as_numpy("probabilities"), [each.probabilities for each in expected])
+
+
 def test_an_image_sent_as_it_is_is_answered_in_plain_words(
     server: Running, photographs: list[bytes], expected: list[edgecls.Prediction]
 ):

@@ -223,6 +223,18 @@ def test_thousands_of_idle_connections_keep_nobody_out(configured: Callable[...,
         assert server.classify(png).status == 200
 
 
+def test_idle_connections_of_grpc_keep_nobody_out(server: Running, png: bytes, model: Artifact):
+    host, port = server.grpc.split(":")
+    opened = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4" + b"\0" * 5  # an empty SETTINGS frame
+    with ExitStack() as stack:
+        for index in range(150):
+            raw = stack.enter_context(socket.create_connection((host, int(port)), PATIENCE_S))
+            raw.sendall([b"", opened, b"garbage\r\n\r\n"][index % 3])
+        client = Client("grpc", server)
+        assert len(client.infer(client.input(pixels(model))).as_numpy("label")) == 1
+        assert server.classify(png).status == 200
+
+
 def test_a_body_that_does_not_come_ends_and_takes_no_place(configured: Callable[..., ServeConfig], png: bytes):
     with running(configured(queue=1, timeout_s=0.5, grpc="off")) as server:
         head = f"POST /v2/models/{MODEL}/classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\nabc"
