@@ -193,12 +193,12 @@ class _Handlers:
 
     async def _infer(self, request: Any, call: Call, context: Any) -> Any:
         call.model, call.version, call.id = request.model_name, request.model_version, request.id or call.id
-        model = self._service.models.get(request.model_name, request.model_version)
-        model.require_place()
         left_s, deadline_ns = context.time_remaining(), call.deadline_ns
         if left_s is not None:
             deadline_ns = min(deadline_ns, now_ns() + int(1e9 * left_s))
-        response, call.times = await model.infer(_infer_request(request), deadline_ns)
+        with self._service.models.get(request.model_name, request.model_version).in_use() as model:
+            model.require_place()
+            response, call.times = await model.infer(_infer_request(request), deadline_ns)
         call.version, call.images = model.version, response.outputs[0].shape[0]
         return self._infer_response(response)
 

@@ -163,8 +163,8 @@ class _Handlers:
         body = await _body(request, call)
         asked = parse_request(body, _json_size(request))
         call.id = asked.id or call.id
-        model = self._service.models.get(*named)
-        response, call.times = await _unless_gone(request, model.infer(asked, call.deadline_ns))
+        with self._service.models.get(*named).in_use() as model:
+            response, call.times = await _unless_gone(request, model.infer(asked, call.deadline_ns))
         call.version, call.images = model.version, response.outputs[0].shape[0]
         content, json_bytes = format_response(response, asked)
         if json_bytes is None:
@@ -176,8 +176,8 @@ class _Handlers:
         self._service.models.get(*named).require_place()
         content, fields = await _image_in(request, await _body(request, call))
         top, asked = _wishes({**fields, **request.query_params}, call)
-        model = self._service.models.get(*named)
-        answer, call.times = await _unless_gone(request, model.classify(content, top, asked))
+        with self._service.models.get(*named).in_use() as model:
+            answer, call.times = await _unless_gone(request, model.classify(content, top, asked))
         call.version, call.images = model.version, 1
         return _as_json(answer)
 

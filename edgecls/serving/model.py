@@ -75,6 +75,7 @@ class Model:
         self.classifier, self.statistics = classifier, statistics
         self.pending = 0
         self._threads, self._batcher, self._config = threads, batcher, config
+        self._users = 0
         self._unused = asyncio.Event()
         self._unused.set()
 
@@ -134,12 +135,21 @@ class Model:
         if not self.has_place:
             raise self._no_place()
         self.pending += 1
-        self._unused.clear()
         try:
             yield
         finally:
             self.pending -= 1
-            if not self.pending:
+
+    @contextmanager
+    def in_use(self) -> Iterator[Model]:
+        """Itself, not closed before the block ends. It is to be entered at once, before anything is awaited."""
+        self._users += 1
+        self._unused.clear()
+        try:
+            yield self
+        finally:
+            self._users -= 1
+            if not self._users:
                 self._unused.set()
 
     def require_place(self) -> None:
@@ -171,7 +181,7 @@ class Model:
             raise refusal from error
 
     async def close(self) -> None:
-        """Free the runtime after the requests that are running."""
+        """Free the runtime once nobody uses it."""
         await self._unused.wait()
         await asyncio.get_running_loop().run_in_executor(self._threads.background, self.classifier.close)
 
