@@ -67,7 +67,9 @@ def _announce(serving: Serving) -> None:
     if serving.token_drawn and messages.is_terminal:
         messages.print(f"token: {serving.token}", soft_wrap=True)
     elif serving.token_drawn:
-        messages.print(f"token: drawn, and not shown here: choose one by {TOKEN_VARIABLE} or --token-file")
+        messages.print(
+            f"token: drawn, and not shown here: choose one by {TOKEN_VARIABLE} or --token-file", soft_wrap=True
+        )
 
 
 @contextmanager

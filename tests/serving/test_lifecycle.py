@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import os
 import shutil
@@ -191,6 +192,43 @@ def test_the_end_waits_for_what_is_under_way(
         server.end()
         with pytest.raises(OSError):
             server.classify(png)
+
+
+def test_no_request_is_lost_by_the_end(configured: Callable[..., ServeConfig], pool: ThreadPoolExecutor, png: bytes):
+    with running(configured(drain_s=1.0, grpc="off")) as server:
+
+        def ask() -> int:
+            """Until nobody listens any more; a connection is left where the server says so."""
+            answered = 0
+            while True:
+                connection = http.client.HTTPConnection(*server.http, timeout=PATIENCE_S)
+                try:
+                    connection.connect()
+                except OSError:
+                    return answered
+                for sent in itertools.count():
+                    path = f"/v2/models/{MODEL}/classify"
+                    try:
+                        connection.request("POST", path, png, {"Content-Type": "image/png"})
+                        response = connection.getresponse()
+                    except ConnectionResetError:
+                        # It connected as the server stopped listening, and was never let in.
+                        assert server.stop.is_set()
+                        assert not sent
+                        break
+                    assert response.status == 200
+                    response.read()
+                    answered += 1
+                    if response.getheader("Connection") == "close":
+                        break
+                connection.close()
+
+        asking = [pool.submit(ask) for _ in range(4)]
+        server.wait_for("edgecls_ready", 1)
+        while server.metric("nv_inference_request_success") < 20:
+            time.sleep(0.01)
+        server.end()
+        assert sum(each.result() for each in asking) > 20
 
 
 def test_the_health_check_of_grpc_follows_the_state(configured: Callable[..., ServeConfig]):
