@@ -40,8 +40,9 @@ $(VENV)/.all: $(VENV)/.venv pyproject.toml constraints.txt
 	$(PIP) --editable '.[all]'
 	touch $@
 
-# Model API asks for OpenCV's headless build, which would overwrite the files of the other build beside it: --no-deps.
+# Model API asks for OpenCV's headless build, which would overwrite the files of the other build beside it, and Triton's
+# client for an older ml-dtypes than others: --no-deps.
 $(VENV)/.dev: $(VENV)/.all
 	$(PIP) --editable '.[dev]'
-	$(PIP) --no-deps openvino-model-api
+	$(PIP) --no-deps openvino-model-api tritonclient
 	touch $@

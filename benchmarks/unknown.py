@@ -149,9 +149,7 @@ def measured(bundle: Path, others: Path, count: int) -> list[dict[str, Any]]:
     for title, scorer in SCORERS.items():
         threshold = refusal_threshold(cross_fitted(*val, labels, scorer)) if scorer else reference.threshold()
         known, other = (
-            scorer(reference, *asked)
-            if scorer
-            else reference.together(reference.measured(*asked))
+            scorer(reference, *asked) if scorer else reference.together(reference.measured(*asked))
             for asked in (test, strange)
         )
         row = {

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from edgecls.runtime.classifier import Classifier, Prediction, load
     from edgecls.runtime.store import Artifact
     from edgecls.runtime.verification import verify
+    from edgecls.serving.config import ServeConfig
+    from edgecls.serving.run import serve
     from edgecls.shrinking.config import ShrinkConfig
     from edgecls.shrinking.search import shrink
     from edgecls.streaming.config import (
@@ -87,6 +89,8 @@ _NAMES = {
     "runtime.classifier": ("Classifier", "Prediction", "load"),
     "runtime.store": ("Artifact",),
     "runtime.verification": ("verify",),
+    "serving.config": ("ServeConfig",),
+    "serving.run": ("serve",),
     "shrinking.config": ("ShrinkConfig",),
     "shrinking.search": ("shrink",),
     "streaming.config": (
@@ -108,7 +112,7 @@ __all__ = [  # noqa: RUF022
     "export", "export_all", "ExportConfig", "ExportOutcome",
     "evaluate", "EvaluateConfig", "compare", "CompareConfig", "benchmark", "BenchmarkConfig", "Constraints", "verify",
     "stream", "StreamConfig", "CameraOptions", "CaptureFormat", "Geometry", "Region", "ReconnectPolicy", "Smoothing",
-    "SinkConfig",
+    "SinkConfig", "serve", "ServeConfig",
     "EdgeclsError", "UsageError", "DataError", "ImageError", "ArtifactError", "BackendError", "MissingExtraError",
     "VerificationError", "SourceError", "OutputError",
 ]  # fmt: skip

@@ -24,7 +24,7 @@ VERBS = {
     "import_model": edgecls.ImportConfig,
     "export": edgecls.ExportConfig, "evaluate": edgecls.EvaluateConfig, "compare": edgecls.CompareConfig,
     "benchmark": edgecls.BenchmarkConfig, "stream": edgecls.StreamConfig,
-    "retrain": edgecls.RetrainConfig, "adapt": edgecls.AdaptConfig,
+    "retrain": edgecls.RetrainConfig, "adapt": edgecls.AdaptConfig, "serve": edgecls.ServeConfig,
 }  # fmt: skip
 
 

@@ -48,8 +48,8 @@ class Reference:
     """Answers to N validation images: true labels (N,) int32, predicted ones (N,) int32, confidences (N,) of the best
     class at temperature 1, energies (N,) of logits. With embeddings (of D numbers) also their center (D,), K principal
     components as the columns of `basis` (D, K), `points` (N, K) in these, and what lies outside of them, `residuals`
-    (N,). `distances` (N,), see `distance`, and `measures` (N, M), see `measured`, are of a reference that was not fitted
-    on the image in question.
+    (N,). `distances` (N,), see `distance`, and `measures` (N, M), see `measured`, are of a reference that was not
+    fitted on the image in question.
     """
 
     labels: NDArray[int32]
@@ -419,8 +419,8 @@ def _directions(points: Floats) -> Floats:
     """Points (N, K) at length 1."""
     import numpy as np
 
-    lengths: Floats = np.linalg.norm(points, axis=1, keepdims=True)
-    return points / np.maximum(lengths, np.float32(1e-9))
+    directions: Floats = points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), np.float32(1e-9))
+    return directions
 
 
 def _rank(ordered: Floats, value: float) -> float:

@@ -55,7 +55,7 @@ class _Verbs(Mapping[str, Any]):
 
     _NAMES = (
         "collect", "review", "train", "retrain", "adapt", "tune", "shrink", "import", "data", "calibrate", "export",
-        "build", "repository", "evaluate", "compare", "benchmark", "predict", "explain", "stream", "cameras",
+        "build", "repository", "evaluate", "compare", "benchmark", "predict", "explain", "stream", "serve", "cameras",
         "verify", "info", "doctor", "cache",
     )  # fmt: skip
 

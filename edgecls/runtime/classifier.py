@@ -157,9 +157,14 @@ class Classifier:
         tensors = self.session.tensors
         return outputs[1 + tensors.index("embedding")][index] if "embedding" in tensors else None
 
-    def decide(self, scores: NDArray[float32], embedding: NDArray[float32] | None = None) -> Prediction:
+    def decide(
+        self,
+        scores: NDArray[float32],
+        embedding: NDArray[float32] | None = None,
+        min_confidence: float | None = None,
+    ) -> Prediction:
         """Turn the scores (C,) of one image into a prediction; with its embedding (D,), where the model tells what it
-        was not trained for.
+        was not trained for. Below `min_confidence` it is unsure, or else below the card's threshold for the best class.
         """
         confidence = self.card.confidence
         logits = as_logits(scores, self.card.output)
@@ -169,7 +174,8 @@ class Classifier:
         best = self.card.classes[index]
         novelty = self.detector.novelty(logits, embedding) if self.detector else None
         unknown = self.says_unknown and novelty is not None and novelty > 1
-        unsure = not unknown and score < confidence.threshold_of(best)
+        threshold = confidence.threshold_of(best) if min_confidence is None else min_confidence
+        unsure = not unknown and score < threshold
         label = UNKNOWN if unknown else UNSURE if unsure else best
         return Prediction(label, score, index, self.card.classes, probabilities, unsure, unknown, novelty)
 

@@ -1,1 +1,1 @@
-"""Answers for other programs: a server of the open inference protocol, and model repositories for other servers."""
+"""Answers for other programs: a server of the Open Inference Protocol, and model repositories for other servers."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,8 +16,9 @@ class Limits:
     """How many connections and endless answers (pictures, updates) there may be, and how slow they may be.
 
     `head_s` is the time for a whole request head, counted from the connection or the last answer; `stalled_s` the time
-    in which a client must take what waits for it. There are more connections than endless answers, so that some are
-    always left for the page, /healthz and /metrics.
+    in which a client must take what waits for it, and `idle_s` that between an answer and the next head, where it is
+    longer. There are more connections than endless answers, so that some are always left for the page, /healthz and
+    /metrics.
     """
 
     connections: int = 256
@@ -27,6 +28,7 @@ class Limits:
     head_s: float = 10.0
     stalled_s: float = 30.0
     head_bytes: int = 16 * 1024
+    idle_s: float | None = None
 
 
 LIMITS = Limits()
@@ -121,8 +123,16 @@ class Viewers:
                 del self._clients[client]
 
 
-def http_protocol(limits: Limits, headers: dict[str, str]) -> type[Any]:
-    """Uvicorn's HTTP protocol within `limits`; what it answers by itself has `headers`."""
+def _as_text(message: str) -> tuple[str, bytes]:
+    return "text/plain; charset=utf-8", message.encode() + b"\n"
+
+
+def http_protocol(
+    limits: Limits, headers: dict[str, str], refusal: Callable[[str], tuple[str, bytes]] = _as_text
+) -> type[Any]:
+    """Uvicorn's HTTP protocol within `limits`; what it answers by itself has `headers`, and the media type and content
+    that `refusal` makes of a message.
+    """
     import h11
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -147,6 +157,8 @@ def http_protocol(limits: Limits, headers: dict[str, str]) -> type[Any]:
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
+            if self.is_idle:
+                self.since_s = self.loop.time()  # a head begins
             # h11 limits a head only while it is incomplete, so it gets no more than that at once.
             for begin in range(0, len(data), limits.head_bytes):
                 if not self.transport.is_closing():
@@ -157,8 +169,15 @@ def http_protocol(limits: Limits, headers: dict[str, str]) -> type[Any]:
             return self.cycle is not None and not self.cycle.response_complete and not self.flow.write_paused
 
         @property
+        def is_idle(self) -> bool:
+            """Whether an answer was taken and nothing of another request has come."""
+            return self.cycle is not None and self.cycle.response_complete and not self.conn.trailing_data[0]
+
+        @property
         def patience_s(self) -> float:
-            return limits.stalled_s if self.transport.get_write_buffer_size() else limits.head_s
+            if self.transport.get_write_buffer_size():
+                return limits.stalled_s
+            return limits.idle_s if limits.idle_s is not None and self.is_idle else limits.head_s
 
         def drop(self) -> None:
             self.transport.abort()
@@ -172,10 +191,11 @@ def http_protocol(limits: Limits, headers: dict[str, str]) -> type[Any]:
             super().on_response_complete()
 
         def send_400_response(self, msg: str) -> None:
-            named = {"Content-Type": "text/plain; charset=utf-8", "Connection": "close", **headers}
+            media_type, content = refusal(msg)
+            named = {"Content-Type": media_type, "Connection": "close", **headers}
             head = h11.Response(status_code=400, headers=[*named.items()], reason=b"Bad Request")
             try:
-                for event in (head, h11.Data(data=msg.encode() + b"\n"), h11.EndOfMessage()):
+                for event in (head, h11.Data(data=content), h11.EndOfMessage()):
                     self.transport.write(self.conn.send(event))
             except h11.LocalProtocolError:
                 pass  # an answer is under way already

@@ -6,7 +6,7 @@ import re
 import secrets
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -38,6 +38,42 @@ def read_token(path: Path) -> str:
     return token
 
 
+def host_and_port(address: str, setting: str = "web") -> tuple[str, int]:
+    """Where an address says to listen: a port of this machine alone, or host:port. Raises `UsageError`."""
+    host, _, port = address.rpartition(":")
+    if not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
+        raise UsageError(f"`{setting}` takes a port, or host:port such as 0.0.0.0:8080, not {address!r}")
+    return host.strip("[]") or LOOPBACK[0], int(port)
+
+
+def token_for(hosts: Iterable[str], token: str | None) -> tuple[str | None, bool]:
+    """The token to ask for, and whether it was drawn: the one given, one drawn where others can reach a host, or None.
+
+    Raises `UsageError` for a token that no header can hold.
+    """
+    if token and (not token.isprintable() or len(token) > LONGEST_TOKEN_BYTES):
+        raise UsageError(f"the page's token takes 1 to {LONGEST_TOKEN_BYTES} printable characters, without line ends")
+    drawn = not token and not all(host in LOOPBACK for host in hosts)
+    return secrets.token_urlsafe(16) if drawn else token, drawn
+
+
+def listening(host: str, port: int, what: str = "the web view", setting: str = "web") -> socket.socket:
+    """A socket that listens; port 0 is any free one. Raises `OutputError` where the address is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # By its protocol asyncio knows that small packets must not wait for each other, 40 ms where they do.
+    opened = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.bind((host, port))
+        opened.listen()  # who is told the address finds somebody there, if not at work yet
+    except OSError as error:
+        opened.close()
+        raise OutputError(
+            f"{what} cannot listen on {host}:{port}: {error.strerror}; choose another `{setting}`"
+        ) from error
+    return opened
+
+
 class Server:
     """Serves one application from a thread of its own.
 
@@ -47,23 +83,14 @@ class Server:
     """
 
     def __init__(self, address: str, token: str | None = None, limits: Limits = LIMITS, packages: tuple[str, ...] = ()):
-        host, _, port = address.rpartition(":")
-        host = host.strip("[]") or "127.0.0.1"
-        if not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
-            raise UsageError(f"`web` takes a port, or host:port such as 0.0.0.0:8080, not {address!r}")
-        if token and (not token.isprintable() or len(token) > LONGEST_TOKEN_BYTES):
-            raise UsageError(
-                f"the page's token takes 1 to {LONGEST_TOKEN_BYTES} printable characters, without line ends"
-            )
+        self._host, self._port = host_and_port(address)
+        self.token, self.drawn = token_for((self._host,), token)
         for package in ("starlette", "uvicorn", *packages):
             if missing_package(package, "web", ""):
                 raise MissingExtraError(package, "web", "the web view")
-        self.drawn = not token and host not in LOOPBACK
-        self.token = secrets.token_urlsafe(16) if self.drawn else token
         self.limits = limits
         self.closing = False
         self.announce: Callable[[str], None] = lambda _url: None
-        self._host, self._port = host, int(port)
         self._server: Any = None
         self._thread: threading.Thread | None = None
 
@@ -85,18 +112,8 @@ class Server:
         from edgecls.web.app import HEADERS
         from edgecls.web.limits import http_protocol
 
-        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-        listening = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind((self._host, self._port))
-            listening.listen()  # who is told the address finds somebody there, if not at work yet
-        except OSError as error:
-            listening.close()
-            raise OutputError(
-                f"the web view cannot listen on {self._host}:{self._port}: {error.strerror}; choose another `web`"
-            ) from error
-        self._port = listening.getsockname()[1]
+        opened = listening(self._host, self._port)
+        self._port = opened.getsockname()[1]
         # Without a configuration of its own: uvicorn would close the log handlers of everybody else in this process.
         config = uvicorn.Config(
             build(), http=http_protocol(self.limits, HEADERS), ws="none",
@@ -105,7 +122,7 @@ class Server:
         )  # fmt: skip
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(
-            target=self._server.run, kwargs={"sockets": [listening]}, name="edgecls-web-server", daemon=True
+            target=self._server.run, kwargs={"sockets": [opened]}, name="edgecls-web-server", daemon=True
         )
         self._thread.start()
         self.announce(self.url)
