@@ -276,6 +276,11 @@ class Backend(ABC):
     fallback: str | None = None
     in_every_install = False
     """Whether the runtime comes with the base install, so that graphs can be run wherever the program is."""
+    in_triton: str | None = None
+    """What Triton calls its own runtime of the same files; None where they are none that it opens on any machine."""
+    in_triton_on_gpu = False
+    in_model_server = False
+    """Whether OpenVINO Model Server opens the same files."""
     gives_inner_tensors = False
     """Whether sessions can give what is inside of a network: embeddings and feature maps."""
     survives_fork = True

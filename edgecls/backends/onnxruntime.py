@@ -99,6 +99,9 @@ class OnnxRuntimeBackend(Backend):
     precisions = ("fp32", "fp16", "int8")
     bare_suffix = ".onnx"
     in_every_install = True
+    in_triton = "onnxruntime"
+    in_triton_on_gpu = True
+    in_model_server = True
     gives_inner_tensors = True
 
     def buildable(self) -> str | None:

@@ -145,6 +145,8 @@ class OpenVinoBackend(Backend):
     precisions = ("fp32", "fp16", "bf16", "int8")
     bare_suffix = ".xml"
     survives_fork = False
+    in_triton = "openvino"
+    in_model_server = True
     gives_inner_tensors = True
 
     def read_embedded(self, file: Path) -> Card:

@@ -18,8 +18,6 @@ from edgecls.serving import triton
 from edgecls.settings import Config, setting
 
 Layout = Literal["triton", "ovms"]
-TARGETS = ("onnx", "openvino")
-"""What both servers open: a graph, and not what was compiled for one machine."""
 OVMS_CONFIG = "config.json"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 """Of a model: part of a URL and of a path, in every server."""
@@ -71,10 +69,10 @@ def write_repository(config: RepositoryConfig) -> list[Written]:
     these servers cannot open, and `OutputError`.
     """
     config = RepositoryConfig.checked(config)
-    chosen = [_chosen(each) for each in config.models]
+    chosen = [_chosen(each, config.layout) for each in config.models]
     if twice := sorted(name for name, _ in chosen if [other for other, _ in chosen].count(name) > 1):
         raise UsageError(f"two models are called {twice[0]}; name them: NAME=PATH")
-    if config.gpu and (others := [each for _, each in chosen if each.card.target != "onnx"]):
+    if config.gpu and (others := [each for _, each in chosen if not each.backend.in_triton_on_gpu]):
         raise UsageError(f"`gpu` takes ONNX bundles; {shortened(others[0].path)} is for {others[0].card.target}")
     versions = [_next_version(config.out / name, artifact) for name, artifact in chosen]  # all is checked first
     listed = _ovms_list(config.out / OVMS_CONFIG, [name for name, _ in chosen]) if config.layout == "ovms" else None
@@ -87,21 +85,25 @@ def write_repository(config: RepositoryConfig) -> list[Written]:
     return written
 
 
-def _chosen(model: str) -> tuple[str, store.Artifact]:
+def _chosen(model: str, layout: Layout) -> tuple[str, store.Artifact]:
     """A model's name, and the bundle that is meant."""
     match = re.fullmatch(r"([^/\\=]+)=(.+)", model)
     named, path = (match[1], match[2]) if match and not Path(model).exists() else (None, model)
-    artifact = next((each for each in store.candidates(path) if each.card.target in TARGETS), None)
-    if artifact is None or not artifact.path.is_dir():
+    artifact = next((each for each in store.candidates(path) if _opens(layout, each)), None)
+    if artifact is None:
         raise ArtifactError(
-            f"{shortened(path)} is no bundle for {' or '.join(TARGETS)}, which these servers open; make one with: "
-            "edgecls export RUN --target onnx"
+            f"{shortened(path)} is no bundle that the server opens; make one with: edgecls export RUN --target onnx"
         )
     check_files(artifact.card, artifact.path)
     name = named or (artifact.path.parents[1].name if artifact.path.parent.name == "bundles" else artifact.path.name)
     if not _NAME.fullmatch(name):
         raise UsageError(f"{name[:60]!r} cannot name a model: letters, digits, _, . and - can; name it: NAME=PATH")
     return name, artifact
+
+
+def _opens(layout: Layout, artifact: store.Artifact) -> bool:
+    backend = artifact.backend
+    return artifact.path.is_dir() and (backend.in_model_server if layout == "ovms" else backend.in_triton is not None)
 
 
 def _next_version(folder: Path, artifact: store.Artifact) -> int:
@@ -138,7 +140,12 @@ def _write(config: RepositoryConfig, name: str, version: int, artifact: store.Ar
     if images:  # before the model: no server sees a version that its steps cannot prepare images for
         step = f"{name}_preprocess"
         _put(config.out / step, version, triton.preprocess_files(step, artifact.card, options), preprocess)
-    _put(config.out / name, version, triton.model_files(name, artifact.card, options), model)
+    _put(
+        config.out / name,
+        version,
+        triton.model_files(name, artifact.card, str(artifact.backend.in_triton), options),
+        model,
+    )
     if images:
         files = triton.ensemble_files(images, name, step, artifact.card, options)
         _put(config.out / images, 1, files, lambda _: None)

@@ -19,8 +19,6 @@ PREPROCESS = '''"""Decodes images as edgecls does. The server's Python needs edg
 
 from edgecls.serving.triton_preprocess import TritonPythonModel  # noqa: F401
 '''
-_BACKENDS = {"onnx": "onnxruntime", "openvino": "openvino"}
-"""What Triton calls the runtime of a target."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +30,14 @@ class Options:
     gpu: bool
 
 
-def model_files(name: str, card: Card, options: Options) -> dict[str, str]:
-    """The files of a network that takes uint8 RGB images of its own size, (N, h, w, 3), and gives its scores."""
+def model_files(name: str, card: Card, runtime: str, options: Options) -> dict[str, str]:
+    """The files of a network in one of Triton's runtimes that takes uint8 RGB images of its own size, (N, h, w, 3), and gives its scores."""
     delay = f"{{ max_queue_delay_microseconds: {options.batch_delay_us} }}"
     return {
         LABELS_FILE: _labels(card),
         "config.pbtxt": _lines(
             f"name: {_text(name)}",
-            f"backend: {_text(_BACKENDS[card.target])}",
+            f"backend: {_text(runtime)}",
             f"default_model_filename: {_text(card.model_file)}",
             f"max_batch_size: {options.max_batch}",
             f"input [ {_image(card)} ]",

@@ -101,6 +101,14 @@ def test_a_run_means_its_best_bundle_that_servers_open(bundle: Bundle, trained: 
     assert written(tmp_path, trained.path) == [f"{trained.path.name} 1"]
 
 
+def test_a_run_alone_and_what_was_built_for_one_machine_are_refused(
+    bundle: Bundle, copy_of: Callable[[Artifact], Path], trained: Artifact, tmp_path: Path
+) -> None:
+    for path in (copy_of(trained), bundle("tensorrt", "fp32").path):
+        with pytest.raises(ArtifactError, match="no bundle that the server opens"):
+            written(tmp_path / "out", f"digits={path}")
+
+
 def test_names_must_be_different_and_fit_into_a_url(bundle: Bundle, tmp_path: Path) -> None:
     path = bundle("onnx", "fp32").path
     with pytest.raises(UsageError, match="two models are called"):
@@ -159,7 +167,7 @@ def test_a_list_of_models_that_is_none_is_said(bundle: Bundle, tmp_path: Path, c
 @pytest.mark.parametrize("name", ['says "no"', "tab\there", "größer", "back\\slash", "𝒳"])
 def test_odd_class_names_arrive_in_triton_as_they_are(bundle: Bundle, tmp_path: Path, name: str) -> None:
     card = replace(bundle("onnx", "fp32").card, classes=(name, *bundle("onnx", "fp32").card.classes[1:]))
-    files = triton.model_files(name, card, triton.Options(8, 0, gpu=False))
+    files = triton.model_files(name, card, "onnxruntime", triton.Options(8, 0, gpu=False))
     (tmp_path / "config.pbtxt").write_text(files["config.pbtxt"], encoding="utf-8")
     assert parsed(tmp_path / "config.pbtxt").name == name
     assert files["labels.txt"].split("\n")[0] == name
@@ -169,7 +177,7 @@ def test_odd_class_names_arrive_in_triton_as_they_are(bundle: Bundle, tmp_path: 
 def test_a_class_name_that_is_not_one_line_is_refused(bundle: Bundle, name: str) -> None:
     card = replace(bundle("onnx", "fp32").card, classes=(name, *bundle("onnx", "fp32").card.classes[1:]))
     with pytest.raises(UsageError, match="not one line"):
-        triton.model_files("digits", card, triton.Options(8, 0, gpu=False))
+        triton.model_files("digits", card, "onnxruntime", triton.Options(8, 0, gpu=False))
 
 
 def test_the_command_says_what_was_written(bundle: Bundle, cli: Callable[..., Any], tmp_path: Path) -> None:
