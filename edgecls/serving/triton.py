@@ -31,7 +31,9 @@ class Options:
 
 
 def model_files(name: str, card: Card, runtime: str, options: Options) -> dict[str, str]:
-    """The files of a network in one of Triton's runtimes that takes uint8 RGB images of its own size, (N, h, w, 3), and gives its scores."""
+    """The files of a network in one of Triton's runtimes: it takes uint8 RGB images of its own size, (N, h, w, 3), and
+    gives its scores.
+    """
     delay = f"{{ max_queue_delay_microseconds: {options.batch_delay_us} }}"
     return {
         LABELS_FILE: _labels(card),
