@@ -6,7 +6,6 @@ A part proves itself: its name is a digest of the images that it has rows for, o
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import re
@@ -72,21 +71,16 @@ class Parts:
         found = (_PART.fullmatch(each.location.rpartition("/")[2]) for each in children)
         return {match[1] for match in found if match}
 
-    def begin(self, job: Mapping[str, Any]) -> str:
-        """Write down what the parts will be answers to, and return its digest.
-
-        Raises `UsageError` where the folder holds answers to something else.
-        """
-        store, location = self.stores.of(self.folder), joined(self.folder, JOB_FILE)
+    def require_free(self, job: Mapping[str, Any]) -> None:
+        """Raise `UsageError` where the folder holds answers to something else than the job."""
+        location = joined(self.folder, JOB_FILE)
         wanted = {"schema": SCHEMA, **job}
-        digest = hashlib.sha256(json.dumps({**wanted, "inputs": None}, sort_keys=True).encode()).hexdigest()
         try:
-            there = json.loads(store.read(location))
+            there = json.loads(self.stores.of(location).read(location))
         except FileNotFoundError:
             if self.names():
                 raise UsageError(f"{shown(self.folder)} holds parts but no {JOB_FILE}; give another folder") from None
-            store.write(location, json.dumps(wanted, indent=2).encode())
-            return digest
+            return
         except (ValueError, OSError) as error:
             raise UsageError(f"cannot read {shown(location)}: {first_line(error)}; give another folder") from error
         other = [name for name in wanted if not isinstance(there, dict) or there.get(name) != wanted[name]]
@@ -95,7 +89,11 @@ class Parts:
                 f"{shown(self.folder)} holds answers of another job (its {' and '.join(other)} differ, "
                 f"see {JOB_FILE}); give another folder"
             )
-        return digest
+
+    def begin(self, job: Mapping[str, Any]) -> None:
+        """Write down what the parts will be answers to."""
+        location = joined(self.folder, JOB_FILE)
+        self.stores.of(location).write(location, json.dumps({"schema": SCHEMA, **job}, indent=2).encode())
 
     def require_known(self, planned: Collection[str]) -> set[str]:
         """The names of the parts that are there, all of which are planned. Raises `UsageError` for others."""

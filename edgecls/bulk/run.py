@@ -76,12 +76,13 @@ def predict_parts(
     _require_outside(out, inputs, stores)
     with closing(_engine(config, answering)) as engine:
         parts = Parts(out, suffix, stores)
-        digest = parts.begin(
-            {"model": model_digest(engine.artifact), "settings": _settings(inputs, answering, config), "inputs": named}
-        )
+        deciding = {"model": model_digest(engine.artifact), "settings": _settings(inputs, answering, config)}
+        digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+        parts.require_free(job := {**deciding, "inputs": named})
         found = shards(entries(inputs, stores, left_out), stores, inputs.column, config.shard_images)
         with Plan(found, digest) as plan:
             there = parts.require_known(plan.planned)
+            parts.begin(job)
             begun_s, count, made = time.perf_counter(), Count(), 0
             on_progress(Progress(len(there), len(plan.planned)))
             if len(there) < len(plan.planned):

@@ -259,9 +259,11 @@ def is_uri(location: str) -> bool:
 
 def joined(folder: str, name: str) -> str:
     """A location below a folder; an absolute one as it is."""
-    if _scheme(name) or (not is_uri(folder) and Path(name).is_absolute()):
+    if is_uri(name):
         return name
-    return f"{folder.rstrip('/')}/{name}" if is_uri(folder) else str(_path(folder) / name)
+    if is_uri(folder) and not _scheme(name):
+        return f"{folder.rstrip('/')}/{name}"
+    return str(_path(folder) / _path(name))
 
 
 def shown(location: str) -> str:
