@@ -12,10 +12,10 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any, Literal
 
 from edgecls.bulk.stores import Stored, Stores, is_uri, joined, shown
@@ -137,7 +137,7 @@ def _named(argument: str, column: str | None, stores: Stores, left_out: Counter[
     except FileNotFoundError as error:
         if not _GLOB.search(argument):
             raise DataError(f"there is no image or folder {shown(argument)}") from error
-        yield from _matching(argument, stores, left_out)
+        yield from _matching(argument, column, stores, left_out)
         return
     name = argument if is_uri(argument) else stored.location
     if stored.is_folder:
@@ -154,15 +154,24 @@ def _named(argument: str, column: str | None, stores: Stores, left_out: Counter[
 
 
 def _below(
-    folder: str, column: str | None, stores: Stores, left_out: Counter[str], above: frozenset[str] = frozenset()
+    folder: str,
+    column: str | None,
+    stores: Stores,
+    left_out: Counter[str],
+    wanted: Callable[[str], bool] = lambda _: True,
+    above: frozenset[str] = frozenset(),
 ) -> Iterator[Entry]:
-    """All images, tar and Parquet files below a folder. A link that leads to a folder above it is not followed."""
+    """All images, tar and Parquet files below a folder whose locations are wanted. A link that leads to a folder above
+    it is not followed.
+    """
     here = stores.canonical(folder)
     if here in above:
         return
     for each in stores.of(folder).children(folder):
         if each.is_folder:
-            yield from _below(each.location, column, stores, left_out, above | {here})
+            yield from _below(each.location, column, stores, left_out, wanted, above | {here})
+        elif not wanted(each.location):
+            continue
         elif (entry := _in_folder(each, column, stores)) is not None:
             yield entry
         else:
@@ -181,7 +190,7 @@ def _in_folder(stored: Stored, column: str | None, stores: Stores) -> Entry | No
     return Entry(location, kind, stored.version or stores.of(location).find(location).version)
 
 
-def _matching(pattern: str, stores: Stores, left_out: Counter[str]) -> Iterator[Entry]:
+def _matching(pattern: str, column: str | None, stores: Stores, left_out: Counter[str]) -> Iterator[Entry]:
     """All that a glob matches, and all below the folders that it matches."""
     names = pattern.split("/")
     first = next(index for index, name in enumerate(names) if _GLOB.search(name))
@@ -191,9 +200,8 @@ def _matching(pattern: str, stores: Stores, left_out: Counter[str]) -> Iterator[
     matches = _compiled(names[first:])
     above = f"{stores.canonical(root)}/" if is_uri(root) else "" if root == "." else f"{Path(root)}/".replace("//", "/")
     try:
-        for entry in _below(root, None, stores, left_out):
-            if matches.fullmatch(entry.location.removeprefix(above)):
-                yield entry
+        wanted = lambda location: matches.fullmatch(location.removeprefix(above)) is not None  # noqa: E731
+        yield from _below(root, column, stores, left_out, wanted)
     except FileNotFoundError as error:
         raise DataError(f"there is no folder {shown(root)}") from error
 
@@ -310,7 +318,9 @@ def _folder(location: str) -> str:
 
 
 def _suffix(name: str) -> str:
-    return PurePosixPath(name).suffix
+    """As that of `PurePath`, which would keep each name."""
+    stem, dot, suffix = name.rpartition("/")[2].rpartition(".")
+    return dot + suffix if stem and suffix else ""
 
 
 def _is_folder(location: str, stores: Stores) -> bool:

@@ -174,7 +174,7 @@ def test_what_cannot_be_meant_is_one_line(predict: Predict, photos: Path, tmp_pa
     assert not list(out.glob("part-*"))
 
 
-def test_a_hundred_thousand_entries_take_little_memory(tmp_path: Path):
+def test_a_hundred_thousand_entries_take_little_memory(tmp_path: Path, request: pytest.FixtureRequest):
     """What is held is a line for each shard and the names of one folder."""
     fsspec = pytest.importorskip("fsspec")
 
@@ -194,10 +194,10 @@ def test_a_hundred_thousand_entries_take_little_memory(tmp_path: Path):
     stores, left_out = Stores(), Counter[str]()
     for argument in ("endless://many", str(tmp_path / "list.csv")):
         tracemalloc.start()
+        request.addfinalizer(tracemalloc.stop)
         with Plan(shards(entries(Inputs((argument,)), stores, left_out), stores, None), "job") as plan:
             assert sum(planned.rows or 0 for planned in plan.planned.values()) == 100_000
             assert len(plan.planned) == 196
             _, peak_bytes = tracemalloc.get_traced_memory()
-            tracemalloc.stop()
             assert peak_bytes < 4_000_000
             assert sum(1 for _ in plan.shards()) == 196
