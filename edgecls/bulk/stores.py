@@ -35,6 +35,8 @@ _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _PLAIN = re.compile(r"/?(?:(?!\.{0,2}/)[^/:]+/)*(?!\.{1,2}$)[^/:]+", re.DOTALL)
 """A path that `Path` would not spell in another way."""
 _PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs", "hf": "huggingface_hub"}
+_BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss")
+"""Stores without folders, which would make a bucket that somebody misspelt."""
 _NO_ACCESS = ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound")
 """What libraries call it that nobody told them who asks."""
 _FINAL = (FileNotFoundError, IsADirectoryError, NotADirectoryError, EdgeclsError, NotImplementedError, ImportError)
@@ -161,7 +163,8 @@ class RemoteStore(Store):
         parent = location.rpartition("/")[0]
 
         def put() -> None:
-            self._fs.makedirs(self._fs._strip_protocol(parent), exist_ok=True)
+            if _scheme(location) not in _BUCKETS:
+                self._fs.makedirs(self._fs._strip_protocol(parent), exist_ok=True)
             self._fs.pipe_file(location, content)
 
         try:
@@ -174,7 +177,9 @@ class RemoteStore(Store):
             info.get(name) for name in ("ETag", "etag", "md5Hash", "generation", "LastModified", "mtime", "created")
         )
         version = f"{info.get('size')}-{next((mark for mark in marks if mark), '')}"
-        return Stored(self.canonical(info["name"]), info.get("type") == "directory", version)
+        return Stored(
+            str(self._fs.unstrip_protocol(info["name"])).rstrip("/"), info.get("type") == "directory", version
+        )
 
     def _asked(self, verb: str, location: str, action: Callable[[], T]) -> T:
         """What the store answers, asked again while it fails."""

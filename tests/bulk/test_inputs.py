@@ -33,7 +33,9 @@ def _as_manifest(folder: Path, paths: list[Path]) -> object:
 
 
 def _as_jsonl(folder: Path, paths: list[Path]) -> object:
-    (folder / "m.jsonl").write_text("".join(json.dumps({"uri": f"file://{path.parent}/./{path.name}"}) + "\n" for path in paths))
+    (folder / "m.jsonl").write_text(
+        "".join(json.dumps({"uri": f"file://{path.parent}/./{path.name}"}) + "\n" for path in paths)
+    )
     return folder / "m.jsonl"
 
 
@@ -77,7 +79,10 @@ def _parquet(path: Path, columns: dict[str, list[object]], group: int | None = N
 
 @pytest.mark.parametrize(
     "form",
-    [_as_glob, _as_manifest, _as_jsonl, _as_parquet_manifest, _as_bytes, _as_hugging_face, _as_tar, _as_folder_of_all_kinds],
+    [
+        _as_glob, _as_manifest, _as_jsonl, _as_parquet_manifest, _as_bytes, _as_hugging_face, _as_tar,
+        _as_folder_of_all_kinds,
+    ],
     ids=lambda form: form.__name__.removeprefix("_as_"),
 )  # fmt: skip
 def test_every_form_gives_the_rows_of_the_folder(
@@ -100,7 +105,14 @@ def test_images_of_a_list_may_stand_anywhere(predict: Predict, photos: Path, pat
     fsspec = pytest.importorskip("fsspec")
     fsspec.filesystem("memory").pipe("/anywhere/0.jpg", paths[0].read_bytes())
     tar = write_tar(tmp_path / "more.tar", [(path.name, path.read_bytes()) for path in paths[2:]])
-    lines = ["memory://anywhere/0.jpg", str(paths[1]), "", str(tar), "memory://anywhere/gone.jpg", str(photos / "gone.jpg")]
+    lines = [
+        "memory://anywhere/0.jpg",
+        str(paths[1]),
+        "",
+        str(tar),
+        "memory://anywhere/gone.jpg",
+        str(photos / "gone.jpg"),
+    ]
     (tmp_path / "list.txt").write_text("\n".join(lines))
     summary = predict(tmp_path / "out", list_file=tmp_path / "list.txt")
     assert (summary.total.images, summary.total.unreadable) == (26, 2)
@@ -153,7 +165,7 @@ def test_what_cannot_be_meant_is_one_line(predict: Predict, photos: Path, tmp_pa
     (tmp_path / "text.parquet").write_text("no Parquet")
     table = _parquet(tmp_path / "t.parquet", {"label": ["a"]})
     two = _parquet(tmp_path / "two.parquet", {"left": [b"a"], "right": [b"a"]})
-    (tmp_path / "m.csv").write_text("image\n\n\"\"\n")
+    (tmp_path / "m.csv").write_text('image\n\n""\n')
     out = tmp_path / "out"
     for arguments, error, words in (
         ((tmp_path / "empty",), DataError, "holds no images"),

@@ -49,7 +49,9 @@ def test_another_job_does_not_mix_in(predict: Predict, photos: Path, paths: list
 
 
 @pytest.mark.parametrize("format", ["parquet", "csv", "jsonl"])
-def test_a_part_with_other_images_than_its_name_says_is_found(predict: Predict, photos: Path, tmp_path: Path, format: str):
+def test_a_part_with_other_images_than_its_name_says_is_found(
+    predict: Predict, photos: Path, tmp_path: Path, format: str
+):
     out = tmp_path / "out"
     predict(out, photos, format=format)
     one, other, *_ = sorted(out.glob("part-*"), key=lambda path: -path.stat().st_size)
