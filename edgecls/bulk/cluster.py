@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import socket
 import tempfile
 import time
 from collections import Counter, deque
@@ -34,6 +35,7 @@ WORKER_CPUS = 4
 """Of one session: threads of one process share Python's lock, which a part of each image needs."""
 TRIES = 4
 """Of a shard whose actors die."""
+CONNECT_S = 5.0
 NO_WORKER_S = 300.0
 """How long the cluster may be without any actor."""
 logger = logging.getLogger(__name__)
@@ -83,8 +85,10 @@ class RayEngine(Engine):
         """
         self._connect()
         cpus, workers = self._sized()
-        files = self._ray.put(_files(self.artifact))
-        pool = _Pool(self._ray, self._config, replace(work, cpus=cpus), files, workers)
+        return self._run(replace(work, cpus=cpus), workers, shards)
+
+    def _run(self, work: Work, workers: int, shards: Iterable[tuple[str, Shard]]) -> Generator[Count, None, None]:
+        pool = _Pool(self._ray, self._config, work, self._ray.put(_files(self.artifact)), workers)
         try:
             yield from pool.run(shards)
         finally:
@@ -98,6 +102,7 @@ class RayEngine(Engine):
     def _connect(self) -> None:
         if self._ray.is_initialized():
             return
+        _require_reachable(self._config.address)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         shared = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
@@ -243,6 +248,16 @@ def _files(artifact: Artifact) -> dict[str, bytes]:
     records = (path.name for path in artifact.path.iterdir() if path.suffix in (".json", ".npz"))
     names = {*artifact.card.lineage.files, *records}
     return {name: (artifact.path / name).read_bytes() for name in sorted(names)}
+
+
+def _require_reachable(address: str | None) -> None:
+    """Raise `BackendError` where nobody listens; Ray would ask for minutes."""
+    host, colon, port = (address or "").rpartition(":")
+    if colon and port.isdecimal() and "/" not in host:
+        try:
+            socket.create_connection((host, int(port)), CONNECT_S).close()
+        except (OSError, OverflowError) as error:
+            raise BackendError(f"there is no Ray cluster at {address}: {first_line(error)}") from error
 
 
 def _import_ray() -> Any:

@@ -32,7 +32,8 @@ class Engine(ABC):
     def make_parts(self, work: Work, shards: Iterable[tuple[str, Shard]]) -> Generator[Count, None, None]:
         """Make the part of each shard, by its name; yield what each holds as they are done, in any order.
 
-        Shards are taken as they are needed. When the generator is closed, nothing is under way.
+        What can be refused is refused at once, before the first is asked for. Shards are taken as they are needed. When
+        the generator is closed, nothing is under way.
         """
 
     @abstractmethod

@@ -82,12 +82,12 @@ def predict_parts(
         found = shards(entries(inputs, stores, left_out), stores, inputs.column, config.shard_images)
         with Plan(found, digest) as plan:
             there = parts.require_known(plan.planned)
-            parts.begin(job)
             begun_s, count, made = time.perf_counter(), Count(), 0
             on_progress(Progress(len(there), len(plan.planned)))
             if len(there) < len(plan.planned):
                 work = Work(answering, out if is_uri(out) else stores.canonical(out), suffix, config.patience_s)
                 with closing(engine.make_parts(work, plan.shards(there))) as counts:
+                    parts.begin(job)
                     for made, each in enumerate(counts, start=1):
                         count += each
                         spent_s = time.perf_counter() - begun_s

@@ -314,6 +314,9 @@ def _file_system(location: str) -> Any:
 
 def _translated(error: Exception) -> Exception:
     """An error of any library as one of Python's own, where it means one of these."""
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
+        return _translated(cause)  # fsspec's HTTP says so of a server that cannot be reached
     status = getattr(error, "status", None)
     if type(error).__name__ in _NO_ACCESS or status in (401, 403):
         return PermissionError(first_line(error))

@@ -14,6 +14,7 @@ import typer
 
 from edgecls.bulk.config import BulkConfig
 from edgecls.bulk.stores import is_uri
+from edgecls.bulk.stores import shown as shown_location
 from edgecls.cli.common import console, messages, opening, shown
 from edgecls.cli.options import configured
 from edgecls.errors import DataError, UsageError
@@ -154,7 +155,7 @@ def _predict_parts(inputs: Inputs, out: str, answering: Answering, config: BulkC
             progress.update(task, description="classifying", completed=done.parts, total=done.of_parts, rate=rate)
 
         summary = predict_parts(inputs, out, answering, config, watch)
-    total, place = summary.total, out if is_uri(out) else shown(Path(out))
+    total, place = summary.total, shown_location(out)
     if summary.left_out:
         messages.print(f"left out, no images: {counted(summary.left_out)}", soft_wrap=True)
     found = f"; {summary.found_parts} parts were there" if summary.found_parts else ""

@@ -111,7 +111,7 @@ def table(path: Path, top: int) -> Iterator[Callable[[ImageResult], None]]:
     """
     suffix = path.suffix.lower()
     if suffix not in TABLE_SUFFIXES:
-        raise UsageError(f"`out` takes a {', '.join(TABLE_SUFFIXES)} file, not {path.name}")
+        raise UsageError(f"`out` takes a {', '.join(TABLE_SUFFIXES)} file, or FOLDER/ with a slash, not {path.name}")
     with new_file(path) as temporary, temporary.open("wb") as stream, rows(stream, suffix, top) as add:
         yield add
 
