@@ -3,8 +3,8 @@
     python benchmarks/scale/predict.py MODEL FOLDER [--images 4000] [--rounds 3] [--kills 20] [--seed 0]
 
 In turn, so many rounds, over a list of FOLDER's images under as many names as are asked for: one Parquet file, parts by
-the local engine, parts by Ray with one worker of all CPUs and with one worker a CPU. For each the whole command from its
-start; and for parts, by the times of their files, the images/s from the first part to the last, which leave out what
+the local engine, parts by Ray with one worker of all CPUs and with one worker a CPU. For each the whole command from
+its start; and for parts, by the times of their files, the images/s from the first part to the last, which leave out what
 starts before, and their ratio to the local engine's of the same round. Median and range.
 
 Then, for each of the local engine and Ray, jobs of a twentieth of the images a kill are ended by SIGKILL at random
