@@ -44,6 +44,16 @@ class EdgeclsError(Exception):
         marked = SETTING.search(message)
         self.field = field or (marked[1] if marked else None)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Errors cross processes with their message, however their class makes it."""
+        return _restored, (type(self), str(self), self.field)
+
+
+def _restored(kind: type[EdgeclsError], message: str, field: str | None) -> EdgeclsError:
+    error = kind.__new__(kind, message)
+    EdgeclsError.__init__(error, message, field)
+    return error
+
 
 class UsageError(EdgeclsError):
     """Arguments that make no sense, alone or together."""

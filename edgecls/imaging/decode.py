@@ -53,7 +53,7 @@ def find_images(folder: Path, left_out: Counter[str] | None = None) -> list[Path
     """
     images = []
     for path in _files_below(folder):
-        if path.is_file() and (path.suffix.lower() in SUFFIXES or _begins_as_image(path)):
+        if path.is_file() and (path.suffix.lower() in SUFFIXES or begins_as_image(path)):
             images.append(path)
         elif left_out is not None:
             left_out[path.suffix.lower() or "without suffix"] += 1
@@ -65,7 +65,8 @@ def counted(left_out: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {suffix}" for suffix, count in sorted(left_out.items(), key=lambda each: -each[1]))
 
 
-def _begins_as_image(path: Path) -> bool:
+def begins_as_image(path: Path) -> bool:
+    """Whether the first bytes of a file are those of an image."""
     try:
         with path.open("rb") as stream:
             start = stream.read(16)

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 from edgecls.errors import DataError, ImageError, MissingExtraError, UsageError
-from edgecls.files import new_file
-from edgecls.imaging.decode import Colour, read_image
+from edgecls.files import new_file, shortened
+from edgecls.imaging.decode import Colour, decode_image, read_image
 from edgecls.runtime.classifier import Classifier, Prediction
 from edgecls.runtime.pipeline import each_answered
 
 TABLE_SUFFIXES = (".csv", ".jsonl", ".parquet")
 PARQUET_ROWS = 10_000
 """Rows that a Parquet file keeps together, and that wait in memory to be written."""
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """The bytes of an image file that comes from elsewhere than a folder, or, in `error`, why they cannot be had."""
+
+    name: str
+    content: bytes = b""
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,21 +64,31 @@ class ImageResult:
 
 
 def classify(
-    classifier: Classifier, paths: Iterable[Path], background: Colour | None = None
+    classifier: Classifier,
+    images: Iterable[Path | EncodedImage],
+    background: Colour | None = None,
+    cpus: int | None = None,
 ) -> Generator[ImageResult, None, None]:
-    """Classify image files in order, several at a time; see `pipeline.each_answered`.
+    """Classify image files, or their bytes, in order, several at a time; see `pipeline.each_answered`.
 
-    A file that cannot be read gets an answer that says so. Transparent images lie over `background`; see `read_image`.
+    What cannot be read gets an answer that says so. Transparent images lie over `background`; see `read_image`.
     """
+    geometry = classifier.card.preprocess
 
-    def answer(path: Path) -> ImageResult:
+    def answer(image: Path | EncodedImage) -> ImageResult:
+        name = image.name if isinstance(image, EncodedImage) else str(image)
         try:
-            image = read_image(path, background, classifier.card.preprocess)
+            if isinstance(image, Path):
+                pixels = read_image(image, background, geometry)
+            elif image.error is not None:
+                return ImageResult(name, None, image.error)
+            else:
+                pixels = decode_image(image.content, shortened(name), background, geometry)
         except ImageError as error:
-            return ImageResult(str(path), None, str(error))
-        return ImageResult(str(path), classifier.answer(image))
+            return ImageResult(name, None, str(error))
+        return ImageResult(name, classifier.answer(pixels))
 
-    return each_answered(classifier.session, paths, answer)
+    return each_answered(classifier.session, images, answer, cpus)
 
 
 def listed(path: Path) -> Iterator[Path]:
@@ -92,16 +112,25 @@ def table(path: Path, top: int) -> Iterator[Callable[[ImageResult], None]]:
     """
     suffix = path.suffix.lower()
     if suffix not in TABLE_SUFFIXES:
-        raise UsageError(f"`out` takes a {', '.join(TABLE_SUFFIXES)} file, not {path.name}")
+        raise UsageError(f"`out` takes a {', '.join(TABLE_SUFFIXES)} file, or FOLDER/ with a slash, not {path.name}")
+    with new_file(path) as temporary, temporary.open("wb") as stream, rows(stream, suffix, top) as add:
+        yield add
+
+
+@contextmanager
+def rows(stream: BinaryIO, suffix: str, top: int) -> Iterator[Callable[[ImageResult], None]]:
+    """Yield what writes answers to a stream in the format of one of `TABLE_SUFFIXES`; all is written when the block
+    ends. Raises `MissingExtraError`.
+    """
     if suffix == ".parquet":
-        with _parquet(path, top) as add:
+        with _parquet(stream, top) as add:
             yield add
         return
-    with (
-        new_file(path) as temporary,
-        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as s,
-    ):
-        yield _csv(s, top) if suffix == ".csv" else lambda answer: _json_line(s, answer, top)
+    text = io.TextIOWrapper(stream, encoding="utf-8", errors="backslashreplace", newline="")
+    try:
+        yield _csv(text, top) if suffix == ".csv" else lambda answer: _json_line(text, answer, top)
+    finally:
+        text.detach()
 
 
 def _json_line(stream: IO[str], answer: ImageResult, top: int) -> None:
@@ -115,27 +144,33 @@ def _csv(stream: IO[str], top: int) -> Callable[[ImageResult], None]:
 
 
 @contextmanager
-def _parquet(path: Path, top: int) -> Iterator[Callable[[ImageResult], None]]:
-    try:
-        import pyarrow as arrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise MissingExtraError("pyarrow", "parquet", "writing Parquet") from error
+def _parquet(stream: BinaryIO, top: int) -> Iterator[Callable[[ImageResult], None]]:
+    arrow, parquet = import_arrow("writing Parquet")
     names = list(ImageResult("", None).to_row(top))
     schema = arrow.schema([(name, arrow.float32() if name.startswith("score") else arrow.string()) for name in names])
-    rows: list[dict[str, Any]] = []
+    waiting: list[dict[str, Any]] = []
 
-    with new_file(path) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
+    with parquet.ParquetWriter(stream, schema) as writer:
 
         def flush() -> None:
-            writer.write_table(arrow.Table.from_pylist(rows, schema))
-            rows.clear()
+            writer.write_table(arrow.Table.from_pylist(waiting, schema))
+            waiting.clear()
 
         def add(answer: ImageResult) -> None:
             row = answer.to_row(top)
-            rows.append({**row, "image": row["image"].encode("utf-8", "backslashreplace").decode()})
-            if len(rows) >= PARQUET_ROWS:
+            waiting.append({**row, "image": row["image"].encode("utf-8", "backslashreplace").decode()})
+            if len(waiting) >= PARQUET_ROWS:
                 flush()
 
         yield add
         flush()
+
+
+def import_arrow(purpose: str) -> tuple[Any, Any]:
+    """The modules `pyarrow` and `pyarrow.parquet`. Raises `MissingExtraError`, which names the purpose."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise MissingExtraError("pyarrow", "parquet", purpose) from error
+    return pyarrow, parquet

@@ -72,14 +72,17 @@ def overlapped(
                 started.result()
 
 
-def each_answered(session: Session, items: Iterable[T], answer: Callable[[T], R]) -> Generator[R, None, None]:
+def each_answered(
+    session: Session, items: Iterable[T], answer: Callable[[T], R], cpus: int | None = None
+) -> Generator[R, None, None]:
     """`answer(item)` in order, where that decodes an image and has the session infer.
 
     Threads take an item each from its file to its answer, so that inferences come in the order in which decoding ends
-    and a large image holds up nobody but itself. One thread a processor computes; as many more as the session has
-    inferences under way wait for these. Pixels are held of so many images, answers of so many more.
+    and a large image holds up nobody but itself. One thread a processor, of `cpus` or else of all, computes; as many
+    more as the session has inferences under way wait for these. Pixels are held of so many images, answers of so many
+    more.
     """
-    threads = usable_cpus() + session.depth
+    threads = (cpus or usable_cpus()) + session.depth
     return ordered_map(answer, items, threads, ANSWERS_AHEAD * threads)
 
 
