@@ -145,13 +145,17 @@ class Models:
                 raise invalid(f"model {shown(name)} cannot be loaded: {first_line(error)}{goes_on}") from error
 
     async def reload(self) -> None:
-        """Load all models again that are loaded; the log tells of those that cannot be."""
-        for name in dict.fromkeys(model.name for model in self):
+        """Load all models again that nobody has unloaded; the log tells of those that cannot be."""
+        for name in dict.fromkeys(entry.spec.name for entry in self._entries):
+            if not any(entry.wanted for entry in self._named(name)):
+                continue
             try:
                 await self.load(name)
                 logger.info("model %s was loaded again", name)
             except RequestError as error:
                 logger.error("%s", error)
+            except Exception:  # the other models are loaded again nevertheless
+                logger.exception("model %s cannot be loaded", name)
 
     async def unload(self, name: str) -> None:
         """Take the versions of a model out of service, and free each after the requests that it is answering.
