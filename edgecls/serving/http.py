@@ -162,7 +162,7 @@ class _Handlers:
         self._service.models.get(*named).require_place()  # before anything is read
         body = await _body(request, call)
         asked = parse_request(body, _json_size(request))
-        call.id = asked.id or call.id
+        call.take_id(asked.id)
         with self._service.models.get(*named).in_use() as model:
             response, call.times = await _unless_gone(request, model.infer(asked, call.deadline_ns))
         call.version, call.images = model.version, response.outputs[0].shape[0]
@@ -324,9 +324,11 @@ async def _body(request: Request, call: Call) -> bytes:
         raise RequestError("too_slow", f"the request did not come within {call.service.config.timeout_s:g} s") from None
     if encoding == "identity":
         return body
-    unpacked = await asyncio.get_running_loop().run_in_executor(
-        call.service.threads.work, _unpacked, body, encoding, limit
-    )
+    unpacking = asyncio.get_running_loop().run_in_executor(call.service.threads.work, _unpacked, body, encoding, limit)
+    try:
+        unpacked = await asyncio.wait_for(unpacking, max(0.0, call.left_s))
+    except asyncio.TimeoutError:
+        raise RequestError("expired", "the request's time is over") from None
     if len(unpacked) > limit:
         too_large()
     call.hold(len(unpacked))
