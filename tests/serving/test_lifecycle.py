@@ -269,7 +269,8 @@ def test_the_health_check_of_grpc_follows_the_state(configured: Callable[..., Se
     [
         ({"models": ("nowhere",)}, ArtifactError, "there is no model at nowhere"),
         ({"models": ("a:1=x", "a:1=y")}, UsageError, "names version 1 of 'a' twice"),
-        ({"models": ("-=",)}, UsageError, "cannot be a model's name"),
+        ({"models": ("-=x",)}, UsageError, "'-' cannot name a model"),
+        ({"models": ("a b",)}, UsageError, "'a b' cannot name a model"),
         ({"models": ("..",), "http": "off", "grpc": "off"}, UsageError, "both off"),
         ({"http": "x"}, UsageError, "`http` takes a port"),
         ({"grpc": "1:2:x"}, UsageError, "`grpc` takes a port"),
