@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +55,35 @@ class Part:
     finish: Callable[[tuple[NDArray[float32], ...]], Any]
     answer: asyncio.Future[tuple[Any, Times]]
     queued_ns: int = field(default_factory=now_ns)
+
+
+class ImageLimit:
+    """So many images may be decoded and not inferred yet; others wait, who came first goes first. In one event loop."""
+
+    def __init__(self, images: int):
+        self._free = images
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @asynccontextmanager
+    async def room(self, images: int) -> AsyncIterator[None]:
+        """Room for so many images, at most as many as there may be, until the block ends."""
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append((images, turn))
+        self._free_room(0)
+        try:
+            await turn
+            yield
+        finally:
+            taken = turn.done() and not turn.cancelled()
+            self._free_room(images if taken else 0)
+
+    def _free_room(self, images: int) -> None:
+        self._free += images
+        while self._waiting and (self._waiting[0][1].done() or self._waiting[0][0] <= self._free):
+            wanted, turn = self._waiting.popleft()
+            if not turn.done():
+                self._free -= wanted
+                turn.set_result(None)
 
 
 def measured_batch(session: Session, most: int = BATCHES[-1]) -> tuple[int, dict[int, float]]:
@@ -154,12 +185,14 @@ class Batcher:
     def _run(self, batch: list[Part]) -> None:
         self._running += 1
         done = self._loop.run_in_executor(self._executor, self._compute, batch)
-        done.add_done_callback(self._finish)
+        done.add_done_callback(partial(self._finish, batch))
 
-    def _finish(self, done: asyncio.Future[_Computed]) -> None:
+    def _finish(self, batch: Sequence[Part], done: asyncio.Future[_Computed]) -> None:
         self._running -= 1
         if not done.cancelled():
-            computed = done.result()
+            # Not even a panic of native code, which is no Exception, leaves a request without an answer.
+            error = done.exception()
+            computed = done.result() if error is None else _Computed.failed(batch, error)
             if computed.images:
                 self._statistics.executed(computed.images, computed.infer_ns)
             for part, answer, times in computed.answers:
@@ -221,3 +254,10 @@ class _Computed:
     answers: list[tuple[Part, Any, Times]] = field(default_factory=list)
     images: int = 0
     infer_ns: int = 0
+
+    @classmethod
+    def failed(cls, batch: Sequence[Part], cause: BaseException) -> _Computed:
+        """The same error for every part."""
+        error = RuntimeError(f"inferring ended with {cause!r}")
+        error.__cause__ = cause
+        return cls([(part, error, Times()) for part in batch])

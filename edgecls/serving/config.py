@@ -11,7 +11,7 @@ from edgecls.errors import UsageError
 from edgecls.settings import LONGEST_S, setting
 from edgecls.web.config import TokenConfig
 from edgecls.web.limits import Limits
-from edgecls.web.server import LOOPBACK, host_and_port
+from edgecls.web.server import host_and_port
 
 OFF = "off"
 MOST_IMAGES = 65_536
@@ -103,7 +103,9 @@ class ServeConfig(TokenConfig):
             if not origin.startswith(("http://", "https://")) or origin.count("/") != 2:
                 raise UsageError(f"`allow_origin` takes a site such as https://shop.example, not {origin[:60]!r}")
 
-    @property
-    def is_local(self) -> bool:
-        """Whether only this machine can reach it."""
-        return all(host in LOOPBACK for host, _ in self.addresses().values())
+    def token(self) -> str | None:
+        """The token itself, None where none is given. Raises `UsageError` for one that no header of both can hold."""
+        token = super().token()
+        if token is not None and not token.isascii():
+            raise UsageError("the token takes ASCII characters alone: gRPC sends no others")
+        return token

@@ -36,6 +36,8 @@ STREAMS = 256
 HEAD_BYTES = 16 * 1024
 WATCH_S = 0.5
 """How often who watches the health is told of a change."""
+WATCHERS = 256
+"""Of the health, who need no token."""
 OPEN_METHODS = ("ServerLive", "ServerReady", "Check", "Watch")
 """What probes ask, without a token."""
 Handler = Callable[[Any, Call, Any], Awaitable[Any]]
@@ -77,7 +79,7 @@ def _unary(name: str, handler: Handler, service: Service, message: str | None = 
 
     kind = messages()[message or f"{name}Request"]
 
-    async def answer(content: bytes, context: Any) -> bytes:
+    async def answer(_messages: Any, context: Any) -> bytes:
         metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         peer = context.peer().partition(":")[2].rpartition(":")[0]
         refusal = None
@@ -88,6 +90,7 @@ def _unary(name: str, handler: Handler, service: Service, message: str | None = 
             try:
                 if name not in OPEN_METHODS:
                     service.check_token(metadata.get("authorization"))
+                content = await _read(context, call)
                 call.hold(len(content))
                 result: bytes = (await handler(_parsed(kind, content), call, context)).SerializeToString()
                 call.status = "OK"
@@ -102,7 +105,21 @@ def _unary(name: str, handler: Handler, service: Service, message: str | None = 
         await context.abort(grpc.StatusCode[call.status], str(refusal), trailing)
         raise AssertionError("abort raises")
 
-    return grpc.unary_unary_rpc_method_handler(answer)
+    # On the wire a stream of one message is the same, but is not read before somebody may ask, nor without end.
+    return grpc.stream_unary_rpc_method_handler(answer)
+
+
+async def _read(context: Any, call: Call) -> bytes:
+    """The message of a request. Raises `RequestError` for one that does not come, or not within the time."""
+    import grpc
+
+    try:
+        content = await asyncio.wait_for(context.read(), max(0.0, call.left_s))
+    except asyncio.TimeoutError:
+        raise RequestError("too_slow", f"the request did not come within {call.service.config.timeout_s:g} s") from None
+    if content is grpc.aio.EOF:
+        raise invalid("the request brings no message")
+    return bytes(content)
 
 
 def _parsed(kind: Any, content: bytes) -> Any:
@@ -118,17 +135,26 @@ def _watch(service: Service) -> Any:
     """The health check's stream: the state, and each change of it, until the server ends."""
     import grpc
 
-    async def watch(_content: bytes, _context: Any) -> AsyncIterator[bytes]:
-        kind = messages()["HealthCheckResponse"]
-        before = None
-        while True:
-            status = _health(service)
-            if status != before:
-                yield kind(status=status).SerializeToString()
-                before = status
-            if service.draining:
-                return
-            await asyncio.sleep(WATCH_S)
+    kind = messages()["HealthCheckResponse"]
+    watchers = 0
+
+    async def watch(_content: bytes, context: Any) -> AsyncIterator[bytes]:
+        nonlocal watchers
+        if watchers >= WATCHERS:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many watch the health already")
+        watchers += 1
+        try:
+            before = None
+            while True:
+                status = _health(service)
+                if status != before:
+                    yield kind(status=status).SerializeToString()
+                    before = status
+                if service.draining:
+                    return
+                await asyncio.sleep(WATCH_S)
+        finally:
+            watchers -= 1
 
     return grpc.unary_stream_rpc_method_handler(watch)
 
@@ -192,7 +218,8 @@ class _Handlers:
         return self._messages["ModelMetadataResponse"](versions=versions, **model.metadata())
 
     async def _infer(self, request: Any, call: Call, context: Any) -> Any:
-        call.model, call.version, call.id = request.model_name, request.model_version, request.id or call.id
+        call.model, call.version = request.model_name, request.model_version
+        call.take_id(request.id)
         left_s, deadline_ns = context.time_remaining(), call.deadline_ns
         if left_s is not None:
             deadline_ns = min(deadline_ns, now_ns() + int(1e9 * left_s))

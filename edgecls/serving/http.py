@@ -15,7 +15,7 @@ from edgecls.serving.errors import HTTP_STATUS, RETRY_AFTER_S, RequestError, inv
 from edgecls.serving.model import Asked, confidence_in
 from edgecls.serving.protocol import format_response, parse_object, parse_request, shown
 from edgecls.serving.service import Call, Service
-from edgecls.web.app import LOOPBACK_NAMES
+from edgecls.web.app import LOOPBACK_NAMES, as_json
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -53,7 +53,7 @@ def build(service: Service) -> Callable[..., Any]:
 
     async def as_error(_request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        response = _as_json({"error": str(error.detail).lower()}, error.status_code)
+        response = as_json({"error": str(error.detail).lower()}, error.status_code)
         response.headers.update(error.headers or {})
         return response
 
@@ -103,14 +103,14 @@ class _Handlers:
         ]  # fmt: skip
 
     async def _server(self, _request: Request, _call: Call) -> Response:
-        return _as_json(self._service.metadata())
+        return as_json(self._service.metadata())
 
     async def _live(self, _request: Request, _call: Call) -> Response:
-        return _as_json({"live": True})
+        return as_json({"live": True})
 
     async def _ready(self, _request: Request, _call: Call) -> Response:
         ready = self._service.ready
-        return _as_json({"ready": ready}, 200 if ready else 503)
+        return as_json({"ready": ready}, 200 if ready else 503)
 
     async def _metrics(self, _request: Request, _call: Call) -> Response:
         from starlette.responses import Response
@@ -123,37 +123,37 @@ class _Handlers:
         ready = parse_object(await _body(request, call)).get("ready", False)
         if not isinstance(ready, bool):
             raise invalid("ready must be true or false")
-        return _as_json(self._service.models.index(ready))
+        return as_json(self._service.models.index(ready))
 
     async def _load(self, request: Request, call: Call) -> Response:
         call.model = request.path_params["name"]
         _without_parameters(parse_object(await _body(request, call)))
         await self._service.models.load(call.model)
-        return _as_json({})
+        return as_json({})
 
     async def _unload(self, request: Request, call: Call) -> Response:
         call.model = request.path_params["name"]
         _without_parameters(parse_object(await _body(request, call)))
         await self._service.models.unload(call.model)
-        return _as_json({})
+        return as_json({})
 
     async def _metadata(self, request: Request, call: Call) -> Response:
         name, version = _model_in(request, call)
         model = self._service.models.get(name, version)
         versions = [version] if version else self._service.models.versions(name)
         values = model.metadata()
-        return _as_json({"name": values.pop("name"), "versions": versions, **values})
+        return as_json({"name": values.pop("name"), "versions": versions, **values})
 
     async def _model_ready(self, request: Request, call: Call) -> Response:
         model = self._service.models.get(*_model_in(request, call))
-        return _as_json({"name": model.name, "ready": True})
+        return as_json({"name": model.name, "ready": True})
 
     async def _statistics(self, request: Request, call: Call) -> Response:
         model = self._service.models.get(*_model_in(request, call))
-        return _as_json({"model_stats": [metrics.statistics_of(model)]})
+        return as_json({"model_stats": [metrics.statistics_of(model)]})
 
     async def _statistics_of_all(self, _request: Request, _call: Call) -> Response:
-        return _as_json({"model_stats": [metrics.statistics_of(model) for model in self._service.models]})
+        return as_json({"model_stats": [metrics.statistics_of(model) for model in self._service.models]})
 
     async def _infer(self, request: Request, call: Call) -> Response:
         from starlette.responses import Response
@@ -162,7 +162,7 @@ class _Handlers:
         self._service.models.get(*named).require_place()  # before anything is read
         body = await _body(request, call)
         asked = parse_request(body, _json_size(request))
-        call.id = asked.id or call.id
+        call.take_id(asked.id)
         with self._service.models.get(*named).in_use() as model:
             response, call.times = await _unless_gone(request, model.infer(asked, call.deadline_ns))
         call.version, call.images = model.version, response.outputs[0].shape[0]
@@ -179,7 +179,7 @@ class _Handlers:
         with self._service.models.get(*named).in_use() as model:
             answer, call.times = await _unless_gone(request, model.classify(content, top, asked))
         call.version, call.images = model.version, 1
-        return _as_json(answer)
+        return as_json(answer)
 
 
 class _Guard:
@@ -239,15 +239,9 @@ def _safe(text: str) -> str:
     return "".join(each if each.isascii() and each.isprintable() else "?" for each in text).strip() or "?"
 
 
-def _as_json(content: Any, status: int = 200) -> Response:
-    from starlette.responses import Response
-
-    return Response(json.dumps(content, allow_nan=False), status, media_type="application/json")
-
-
 def _as_error(error: RequestError, call: Call) -> Response:
     call.error = first_line(error)
-    response = _as_json({"error": str(error)}, HTTP_STATUS[error.reason])
+    response = as_json({"error": str(error)}, HTTP_STATUS[error.reason])
     if error.reason == "busy":
         response.headers["Retry-After"] = str(RETRY_AFTER_S)
     if error.reason == "unauthenticated":
@@ -324,9 +318,11 @@ async def _body(request: Request, call: Call) -> bytes:
         raise RequestError("too_slow", f"the request did not come within {call.service.config.timeout_s:g} s") from None
     if encoding == "identity":
         return body
-    unpacked = await asyncio.get_running_loop().run_in_executor(
-        call.service.threads.work, _unpacked, body, encoding, limit
-    )
+    unpacking = asyncio.get_running_loop().run_in_executor(call.service.threads.work, _unpacked, body, encoding, limit)
+    try:
+        unpacked = await asyncio.wait_for(unpacking, max(0.0, call.left_s))
+    except asyncio.TimeoutError:
+        raise RequestError("expired", "the request's time is over") from None
     if len(unpacked) > limit:
         too_large()
     call.hold(len(unpacked))

@@ -14,7 +14,7 @@ from edgecls.artifact.card import INPUT_NAME, OUTPUT_NAME
 from edgecls.clock import now_ns
 from edgecls.errors import EdgeclsError, ImageError, first_line
 from edgecls.imaging.decode import decode_image
-from edgecls.serving.batching import Batcher, Threads
+from edgecls.serving.batching import Batcher, ImageLimit, Threads
 from edgecls.serving.errors import RequestError, invalid
 from edgecls.serving.metrics import Statistics, Times
 from edgecls.serving.protocol import InferRequest, InferResponse, InputTensor, OutputTensor, RequestedOutput, shown
@@ -75,6 +75,8 @@ class Model:
         self.classifier, self.statistics = classifier, statistics
         self.pending = 0
         self._threads, self._batcher, self._config = threads, batcher, config
+        # As many as fill every batch: what waits undecoded takes less memory.
+        self._decoded_images = ImageLimit((threads.count + 2) * batcher.max_batch)
         self._users = 0
         self._unused = asyncio.Event()
         self._unused.set()
@@ -216,10 +218,11 @@ class Model:
         if not part.encoded or self.max_batch == 1:
             return await self._batcher.add(part.count, part.pixels, finish)
         # Decoded before it meets others, which then neither wait for a large image nor for one that is none.
-        begun_ns = now_ns()
-        pixels = await asyncio.get_running_loop().run_in_executor(self._threads.work, part.pixels)
-        input_ns = now_ns() - begun_ns
-        answers, times = await self._batcher.add(part.count, lambda: pixels, finish)
+        async with self._decoded_images.room(part.count):
+            begun_ns = now_ns()
+            pixels = await asyncio.get_running_loop().run_in_executor(self._threads.work, part.pixels)
+            input_ns = now_ns() - begun_ns
+            answers, times = await self._batcher.add(part.count, lambda: pixels, finish)
         times.input_ns += input_ns
         return answers, times
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,13 +14,12 @@ from edgecls.runtime import store
 from edgecls.serving.errors import RequestError, invalid
 from edgecls.serving.metrics import Statistics
 from edgecls.serving.model import Model
+from edgecls.serving.naming import checked_name, parse_named
 from edgecls.serving.protocol import shown
 
 logger = logging.getLogger(__name__)
 
 State = Literal["READY", "UNAVAILABLE", "LOADING", "UNLOADING"]
-_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
-_SPEC = re.compile(rf"(?:(?P<name>{_NAME})(?::(?P<version>[0-9]{{1,9}}))?=)?(?P<path>.+)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -41,13 +39,11 @@ def specs_of(models: Sequence[str]) -> list[Spec]:
     """
     specs: list[Spec] = []
     for text in models or [str(store.latest_run())]:
-        match = _SPEC.fullmatch(text)
-        if match is None:
-            raise UsageError(f"`models` takes PATH, NAME=PATH or NAME:VERSION=PATH, not {text!r}")
-        path = Path(match["path"])
-        name = match["name"] or _name_of(path)
+        named = parse_named(text)
+        path = Path(named.path)
+        name = named.name or _name_of(path)
         taken = {int(spec.version) for spec in specs if spec.name == name}
-        version = int(match["version"] or max(taken, default=0) + 1)
+        version = int(named.version or max(taken, default=0) + 1)
         if version in taken:
             raise UsageError(f"`models` names version {version} of {name!r} twice")
         specs.append(Spec(name, str(version), path))
@@ -56,12 +52,7 @@ def specs_of(models: Sequence[str]) -> list[Spec]:
 
 def _name_of(path: Path) -> str:
     folder = path.expanduser().absolute()
-    name = folder.stem if folder.is_file() else folder.name
-    if not re.fullmatch(_NAME, name):
-        raise UsageError(
-            f"`models`: {name[:60]!r} cannot be a model's name, of letters, digits, _, . and -; give NAME={path}"
-        )
-    return name
+    return checked_name(folder.stem if folder.is_file() else folder.name)
 
 
 @dataclass
@@ -145,13 +136,17 @@ class Models:
                 raise invalid(f"model {shown(name)} cannot be loaded: {first_line(error)}{goes_on}") from error
 
     async def reload(self) -> None:
-        """Load all models again that are loaded; the log tells of those that cannot be."""
-        for name in dict.fromkeys(model.name for model in self):
+        """Load all models again that nobody has unloaded; the log tells of those that cannot be."""
+        for name in dict.fromkeys(entry.spec.name for entry in self._entries):
+            if not any(entry.wanted for entry in self._named(name)):
+                continue
             try:
                 await self.load(name)
                 logger.info("model %s was loaded again", name)
             except RequestError as error:
                 logger.error("%s", error)
+            except Exception:  # the other models are loaded again nevertheless
+                logger.exception("model %s cannot be loaded", name)
 
     async def unload(self, name: str) -> None:
         """Take the versions of a model out of service, and free each after the requests that it is answering.

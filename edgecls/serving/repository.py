@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +15,11 @@ from edgecls.errors import ArtifactError, OutputError, UsageError
 from edgecls.files import make_folder, new_folder, read_text, shortened, write_text
 from edgecls.runtime import store
 from edgecls.serving import triton
+from edgecls.serving.naming import checked_name, parse_named
 from edgecls.settings import Config, setting
 
 Layout = Literal["triton", "ovms"]
 OVMS_CONFIG = "config.json"
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-"""Of a model: part of a URL and of a path, in every server."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +69,8 @@ def write_repository(config: RepositoryConfig) -> list[Written]:
     """
     config = RepositoryConfig.checked(config)
     chosen = [_chosen(each, config.layout) for each in config.models]
-    if twice := sorted(name for name, _ in chosen if [other for other, _ in chosen].count(name) > 1):
+    names = Counter(each for name, _ in chosen for each in (name, *_steps(name, config.images)))
+    if twice := sorted(name for name, count in names.items() if count > 1):
         raise UsageError(f"two models are called {twice[0]}; name them: NAME=PATH")
     if config.gpu and (others := [each for _, each in chosen if not each.backend.in_triton_on_gpu]):
         raise UsageError(f"`gpu` takes ONNX bundles; {shortened(others[0].path)} is for {others[0].card.target}")
@@ -87,18 +87,17 @@ def write_repository(config: RepositoryConfig) -> list[Written]:
 
 def _chosen(model: str, layout: Layout) -> tuple[str, store.Artifact]:
     """A model's name, and the bundle that is meant."""
-    match = re.fullmatch(r"([^/\\=]+)=(.+)", model)
-    named, path = (match[1], match[2]) if match and not Path(model).exists() else (None, model)
+    path, named, version = parse_named(model)
+    if version:
+        raise UsageError(f"`models` takes NAME=PATH, not {model!r}: a model's next version is counted")
     artifact = next((each for each in store.candidates(path) if _opens(layout, each)), None)
     if artifact is None:
         raise ArtifactError(
             f"{shortened(path)} is no bundle that the server opens; make one with: edgecls export RUN --target onnx"
         )
     check_files(artifact.card, artifact.path)
-    name = named or (artifact.path.parents[1].name if artifact.path.parent.name == "bundles" else artifact.path.name)
-    if not _NAME.fullmatch(name):
-        raise UsageError(f"{name[:60]!r} cannot name a model: letters, digits, _, . and - can; name it: NAME=PATH")
-    return name, artifact
+    folder = artifact.path.parents[1] if artifact.path.parent.name == "bundles" else artifact.path
+    return named or checked_name(folder.name), artifact
 
 
 def _opens(layout: Layout, artifact: store.Artifact) -> bool:
@@ -136,9 +135,9 @@ def _write(config: RepositoryConfig, name: str, version: int, artifact: store.Ar
         _put(config.out / name, version, {}, model)
         return Written(name, version, artifact.path)
     options = triton.Options(config.max_batch, config.batch_delay_us, config.gpu)
-    images = f"{name}_images" if config.images else None
-    if images:  # before the model: no server sees a version that its steps cannot prepare images for
-        step = f"{name}_preprocess"
+    images = None
+    if config.images:  # before the model: no server sees a version that its steps cannot prepare images for
+        step, images = _steps(name, True)
         _put(config.out / step, version, triton.preprocess_files(step, artifact.card, options), preprocess)
     _put(
         config.out / name,
@@ -150,6 +149,11 @@ def _write(config: RepositoryConfig, name: str, version: int, artifact: store.Ar
         files = triton.ensemble_files(images, name, step, artifact.card, options)
         _put(config.out / images, 1, files, lambda _: None)
     return Written(name, version, artifact.path, images)
+
+
+def _steps(name: str, images: bool) -> tuple[str, ...]:
+    """The models that stand beside one which takes images: what prepares them, and both in one."""
+    return (f"{name}_preprocess", f"{name}_images") if images else ()
 
 
 def _put(folder: Path, version: int, files: Mapping[str, str], fill: Callable[[Path], object]) -> None:

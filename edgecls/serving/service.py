@@ -26,7 +26,7 @@ access = logging.getLogger("edgecls.serving.access")
 
 EXTENSIONS = ("binary_tensor_data", "classification", "model_repository", "statistics")
 LONGEST_ID = 128
-"""Characters of a request's id that are kept."""
+"""Characters of a request's id, and of a model's name and version, that are logged and sent in a header."""
 
 
 @dataclass
@@ -58,6 +58,10 @@ class Call:
         """Seconds until then."""
         return (self.deadline_ns - now_ns()) / 1e9
 
+    def take_id(self, own: str) -> None:
+        """Go by the id that the request itself has, if it has one."""
+        self.id = own[:LONGEST_ID] or self.id
+
     def hold(self, size: int) -> None:
         """Count bytes that it brings. Raises `RequestError` where it brings too many, or all requests together do."""
         config = self.service.config
@@ -74,8 +78,9 @@ class Call:
         values = {
             "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
             "protocol": self.protocol, "method": self.method, "client": self.client, "id": self.id,
-            "trace": self.trace, "model": self.model[:LONGEST_ID], "version": self.version, "status": self.status,
-            "error": self.error, "images": self.images, "batch": times.batch, "bytes": self.held_bytes,
+            "trace": self.trace, "model": self.model[:LONGEST_ID], "version": self.version[:LONGEST_ID],
+            "status": self.status, "error": self.error, "images": self.images, "batch": times.batch,
+            "bytes": self.held_bytes,
             "duration_ms": round(milliseconds_since(self.begun_ns), 3),
             "queue_ms": round(times.queue_ns / 1e6, 3), "infer_ms": round(times.infer_ns / 1e6, 3),
         }  # fmt: skip

@@ -54,7 +54,7 @@ def token_for(hosts: Iterable[str], token: str | None) -> tuple[str | None, bool
     if token and (not token.isprintable() or len(token) > LONGEST_TOKEN_BYTES):
         raise UsageError(f"the page's token takes 1 to {LONGEST_TOKEN_BYTES} printable characters, without line ends")
     drawn = not token and not all(host in LOOPBACK for host in hosts)
-    return secrets.token_urlsafe(16) if drawn else token, drawn
+    return secrets.token_urlsafe(16) if drawn else token or None, drawn
 
 
 def listening(host: str, port: int, what: str = "the web view", setting: str = "web") -> socket.socket:

@@ -125,6 +125,24 @@ def running(config: ServeConfig) -> Iterator[Running]:
         thread.join(PATIENCE_S)
 
 
+def sent_nothing(server: Running) -> str:
+    """The status with which gRPC ends an inference whose client sends no message."""
+    import grpc
+
+    ended = threading.Event()
+
+    def no_message() -> Iterator[bytes]:
+        ended.wait(PATIENCE_S)
+        yield from ()
+
+    with grpc.insecure_channel(server.grpc) as channel, pytest.raises(grpc.RpcError) as refused:
+        try:
+            channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")(no_message(), timeout=PATIENCE_S)
+        finally:
+            ended.set()
+    return str(refused.value.code().name)
+
+
 @pytest.fixture(scope="session")
 def model(bundle: Callable[[str, str], Artifact]) -> Artifact:
     return bundle("onnx", "fp32")

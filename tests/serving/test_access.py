@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from edgecls.serving.config import ServeConfig
-from tests.serving.conftest import MODEL, PATIENCE_S, Client, Running, running
+from tests.serving.conftest import MODEL, PATIENCE_S, Client, Running, running, sent_nothing
 
 TOKEN = "open sesame"
 
@@ -42,6 +43,16 @@ def test_the_token_lets_in(guarded: Running, png: bytes, protocol: str):
     assert "Authorization: Bearer" in message
     headers = {"authorization": f"Bearer {TOKEN}"}
     assert client.infer(client.images(png), headers=headers).as_numpy("label").shape == (1,)
+
+
+def test_grpc_reads_nothing_of_who_has_no_token(guarded: Running):
+    assert sent_nothing(guarded) == "UNAUTHENTICATED"
+
+
+def test_an_empty_token_is_none(configured: Callable[..., ServeConfig]):
+    with running(configured(web_token="", grpc="off")) as server:
+        assert server.serving.token is None
+        assert server.ask("GET", "/v2").status == 200
 
 
 def test_an_address_for_others_asks_for_a_token_that_is_drawn(configured: Callable[..., ServeConfig]):
@@ -108,5 +119,8 @@ def test_the_id_of_a_request_comes_back(server: Running, png: bytes):
         "POST", f"/v2/models/{MODEL}/classify", png, {"Content-Type": "image/png", "X-Request-ID": "a b\x01c"}
     )
     assert reply.headers["x-request-id"] == "a b?c"
+    body = {"id": "x" * 1000, "inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [""]}]}
+    reply = server.ask("POST", f"/v2/models/{MODEL}/infer", json.dumps(body).encode())
+    assert reply.headers["x-request-id"] == "x" * 128
     ids = {server.ask("GET", "/v2").headers["x-request-id"] for _ in range(3)}
     assert len(ids) == 3

@@ -16,7 +16,7 @@ import pytest
 
 from edgecls.runtime.store import Artifact
 from edgecls.serving.config import ServeConfig
-from tests.serving.conftest import MODEL, PATIENCE_S, Client, Running, running
+from tests.serving.conftest import MODEL, PATIENCE_S, Client, Running, running, sent_nothing
 
 Call = Callable[[Client, Artifact], object]
 
@@ -242,6 +242,11 @@ def test_a_body_that_does_not_come_ends_and_takes_no_place(configured: Callable[
             raw.sendall(head.encode())
             assert server.classify(png).status == 200
             assert raw.recv(100).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_message_that_does_not_come_ends(configured: Callable[..., ServeConfig]):
+    with running(configured(timeout_s=0.2, http="off")) as server:
+        assert sent_nothing(server) == "DEADLINE_EXCEEDED"
 
 
 def test_requests_hold_no_more_together_than_they_may(configured: Callable[..., ServeConfig], png: bytes):

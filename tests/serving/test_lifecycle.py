@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import itertools
 import json
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -24,6 +26,8 @@ import edgecls
 from edgecls.errors import ArtifactError, OutputError, UsageError
 from edgecls.runtime.store import Artifact
 from edgecls.serving.config import ServeConfig
+from edgecls.serving.metrics import Statistics
+from edgecls.serving.models import Models, Spec
 from tests.serving.conftest import MODEL, PATIENCE_S, Client, Reply, Running, running
 
 PENDING = "nv_inference_pending_request_count"
@@ -68,7 +72,7 @@ def test_what_is_too_late_is_told_and_not_computed(
 ):
     (reply,) = busy(one_at_a_time, pool, slow, 1)
     client = Client(how.partition(" ")[0], one_at_a_time)
-    options = {"client_timeout": 0.05} if how == "grpc deadline" else {"timeout": 50_000}
+    options = {"client_timeout": 0.15} if how == "grpc deadline" else {"timeout": 50_000}
     client.refused("expired", lambda: client.infer(client.images(png), **options))
     assert not reply.done()
     assert reply.result().status == 200
@@ -157,6 +161,20 @@ def test_a_bundle_that_breaks_leaves_the_one_before(
         assert server.classify(png).json["label"] == label
         shutil.copy(model.path / "model.onnx", path / "model.onnx")
         client.calls.load_model(MODEL)
+
+
+def test_loading_all_again_goes_on_after_any_error(caplog: pytest.LogCaptureFixture):
+    opened: list[str] = []
+
+    async def fail(spec: Spec, _statistics: Statistics) -> NoReturn:
+        opened.append(spec.name)
+        raise RuntimeError("the driver is gone")
+
+    models = Models([Spec(name, "1", Path(name)) for name in ("a", "b")], fail)
+    asyncio.run(models.reload())
+    assert opened == ["a", "b"]
+    assert caplog.messages == ["model a cannot be loaded", "model b cannot be loaded"]
+    assert [(each["state"], each["reason"]) for each in models.index()] == [("UNAVAILABLE", "the driver is gone")] * 2
 
 
 def test_versions_of_a_model_are_asked_for_by_number(
@@ -251,7 +269,8 @@ def test_the_health_check_of_grpc_follows_the_state(configured: Callable[..., Se
     [
         ({"models": ("nowhere",)}, ArtifactError, "there is no model at nowhere"),
         ({"models": ("a:1=x", "a:1=y")}, UsageError, "names version 1 of 'a' twice"),
-        ({"models": ("-=",)}, UsageError, "cannot be a model's name"),
+        ({"models": ("-=x",)}, UsageError, "'-' cannot name a model"),
+        ({"models": ("a b",)}, UsageError, "'a b' cannot name a model"),
         ({"models": ("..",), "http": "off", "grpc": "off"}, UsageError, "both off"),
         ({"http": "x"}, UsageError, "`http` takes a port"),
         ({"grpc": "1:2:x"}, UsageError, "`grpc` takes a port"),
@@ -259,6 +278,7 @@ def test_the_health_check_of_grpc_follows_the_state(configured: Callable[..., Se
         ({"tls_cert": "a.pem", "tls_key": "b.pem"}, UsageError, "cannot be used"),
         ({"body_mib": 600.0}, UsageError, "`held_mib` must be at least"),
         ({"allow_origin": ("shop",)}, UsageError, "`allow_origin` takes a site"),
+        ({"web_token": "é"}, UsageError, "the token takes ASCII"),
         ({"queue": 0}, UsageError, "`queue` takes a whole number"),
     ],
 )

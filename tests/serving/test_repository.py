@@ -113,6 +113,10 @@ def test_names_must_be_different_and_fit_into_a_url(bundle: Bundle, tmp_path: Pa
     path = bundle("onnx", "fp32").path
     with pytest.raises(UsageError, match="two models are called"):
         written(tmp_path, path, path)
+    with pytest.raises(UsageError, match="two models are called a_images"):
+        written(tmp_path, f"a={path}", f"a_images={path}", images=True)
+    with pytest.raises(UsageError, match="next version is counted"):
+        written(tmp_path, f"a:2={path}")
     for name in ("..", "a b", ".hidden", "x" * 129):
         with pytest.raises(UsageError, match="cannot name a model"):
             written(tmp_path, f"{name}={path}")
