@@ -64,6 +64,7 @@ def build(service: Service) -> Callable[..., Any]:
     ]
     others = [route(path, work, method) for path, work, method in handlers.of_server()]
     app = Starlette(routes=[*others, *models, *versions], exception_handlers={HTTPException: as_error})
+    app.router.redirect_slashes = False  # an error in place of an answer without a body, which clients do not follow
     guarded = _Guard(app, service)
     if not service.config.allow_origin:
         return guarded
@@ -192,6 +193,8 @@ class _Guard:
         if scope["type"] != "http":
             return
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        if not scope["path"].startswith("/"):  # the whole address, as it is sent to proxies
+            scope["path"] = "/" + scope["path"].partition("://")[2].partition("/")[2]
         client = scope["client"][0] if scope.get("client") else ""
         method = f"{scope['method']} {scope['path'][:200]}"
         with self._service.call(
@@ -230,7 +233,7 @@ class _Guard:
             return
         if self._service.has_token:
             self._service.check_token(headers.get(b"authorization"))
-        elif host.rpartition(":")[0] not in LOOPBACK_NAMES and host not in LOOPBACK_NAMES:
+        elif host and not {host.lower(), host.lower().rpartition(":")[0]} & {*LOOPBACK_NAMES}:  # browsers name one
             raise RequestError("forbidden", "without a token the server answers to this machine's own names only")
 
 
