@@ -13,8 +13,8 @@ from edgecls.errors import first_line
 from edgecls.serving import metrics
 from edgecls.serving.errors import HTTP_STATUS, RETRY_AFTER_S, RequestError, invalid
 from edgecls.serving.model import Asked, confidence_in
-from edgecls.serving.protocol import format_response, parse_object, parse_request, shown
-from edgecls.serving.service import Call, Service
+from edgecls.serving.protocol import format_response, parameters_in, parse_object, parse_request, shown
+from edgecls.serving.service import Call, Service, check_load_parameters
 from edgecls.web.app import LOOPBACK_NAMES
 
 if TYPE_CHECKING:
@@ -128,13 +128,13 @@ class _Handlers:
 
     async def _load(self, request: Request, call: Call) -> Response:
         call.model = request.path_params["name"]
-        _without_parameters(parse_object(await _body(request, call)))
+        check_load_parameters(parameters_in(parse_object(await _body(request, call))))
         await self._service.models.load(call.model)
         return _as_json({})
 
     async def _unload(self, request: Request, call: Call) -> Response:
         call.model = request.path_params["name"]
-        _without_parameters(parse_object(await _body(request, call)))
+        check_load_parameters(parameters_in(parse_object(await _body(request, call))))
         await self._service.models.unload(call.model)
         return _as_json({})
 
@@ -278,15 +278,6 @@ def _model_in(request: Request, call: Call) -> tuple[str, str]:
     """Name and version of the model that an address names; an empty version for any."""
     call.model, call.version = request.path_params["name"], request.path_params.get("version", "")
     return call.model, call.version
-
-
-def _without_parameters(record: dict[str, Any]) -> None:
-    """Raise `RequestError` for what a model should be loaded with: that is said where the server is started."""
-    parameters = record.get("parameters", {})
-    if parameters and parameters != {"unload_dependents": False}:
-        raise RequestError(
-            "unsupported", "models are loaded as the server was told when it was started; leave parameters out"
-        )
 
 
 def _json_size(request: Request) -> int | None:

@@ -7,7 +7,7 @@ import itertools
 import json
 import logging
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -131,6 +131,17 @@ class Service:
                 self.last_ns = now_ns()
             if access.isEnabledFor(logging.INFO):
                 access.info("%s", json.dumps(call.to_json()))
+
+
+def check_load_parameters(names: Iterable[str]) -> None:
+    """Raise `RequestError` for what a model should be loaded with: that is said where the server is started.
+
+    `unload_dependents`, which Triton's clients always send, changes nothing, as no model depends on another.
+    """
+    if {*names} - {"unload_dependents"}:
+        raise RequestError(
+            "unsupported", "models are loaded as the server was told when it was started; leave parameters out"
+        )
 
 
 def _trace_id(traceparent: str) -> str:

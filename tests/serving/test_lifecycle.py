@@ -114,8 +114,15 @@ def test_a_model_in_use_is_unloaded_after_its_answers(
     index = one_at_a_time.ask("POST", "/v2/repository/index").json
     assert index == [{"name": MODEL, "version": "1", "state": "UNAVAILABLE", "reason": "unloaded"}]
     assert one_at_a_time.ask("POST", "/v2/repository/index", b'{"ready": true}').json == []
+    client.calls.unload_model(MODEL, unload_dependents=True)  # once more, and with what depends on it: nothing
     client.calls.load_model(MODEL)
     assert client.infer(client.images(png)).as_numpy("label").shape == (1,)
+
+
+def test_a_model_that_is_none_is_not_ready(client: Client):
+    assert client.calls.is_model_ready(MODEL)
+    assert not client.calls.is_model_ready("nope")
+    assert not client.calls.is_model_ready(MODEL, "9")
 
 
 def test_loading_again_loses_no_request(
