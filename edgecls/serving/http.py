@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from edgecls.errors import first_line
+from edgecls.logs import quiet
 from edgecls.serving import metrics
 from edgecls.serving.errors import HTTP_STATUS, RETRY_AFTER_S, RequestError, invalid
 from edgecls.serving.model import Asked, confidence_in
@@ -363,7 +364,8 @@ async def _form(request: Request, body: bytes) -> tuple[bytes, dict[str, str]]:
     parser = MultiPartParser(request.headers, content(), max_files=1, max_fields=8)
     parser.spool_max_size = len(body) + 1  # in memory, where it is already
     try:
-        form = await parser.parse()
+        with quiet("python_multipart.multipart"):  # which warns of what the client is told
+            form = await parser.parse()
     except (MultiPartException, ValueError, KeyError) as error:
         raise invalid(f"the form cannot be read: {getattr(error, 'message', None) or error}") from None
     files = [value for value in form.values() if isinstance(value, UploadFile)]

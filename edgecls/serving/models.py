@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 State = Literal["READY", "UNAVAILABLE", "LOADING", "UNLOADING"]
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
-_SPEC = re.compile(rf"(?:(?P<name>{_NAME})(?::(?P<version>[0-9]{{1,9}}))?=)?(?P<path>.+)", re.DOTALL)
+_SPEC = re.compile(rf"(?:(?P<name>{_NAME})(?::(?P<version>0*[1-9][0-9]{{0,8}}))?=)?(?P<path>.+)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,11 @@ def specs_of(models: Sequence[str]) -> list[Spec]:
         if match is None:
             raise UsageError(f"`models` takes PATH, NAME=PATH or NAME:VERSION=PATH, not {text!r}")
         path = Path(match["path"])
+        if match["name"] is None and "=" in text and not path.expanduser().exists():
+            raise UsageError(
+                f"`models` takes PATH, NAME=PATH or NAME:VERSION=PATH, a name of letters, digits, _, . and - and a "
+                f"version from 1 on, not {text!r}"
+            )
         name = match["name"] or _name_of(path)
         taken = {int(spec.version) for spec in specs if spec.name == name}
         version = int(match["version"] or max(taken, default=0) + 1)

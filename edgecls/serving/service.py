@@ -113,7 +113,7 @@ class Service:
     def check_token(self, authorization: str | None) -> None:
         """Raise `RequestError` for a request whose header does not have the token that the server asks for."""
         scheme, _, given = (authorization or "").partition(" ")
-        knows = scheme.lower() == "bearer" and hmac.compare_digest(given.encode(), (self._token or "").encode())
+        knows = scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), (self._token or "").encode())
         if self._token is not None and not knows:
             raise RequestError("unauthenticated", "the server asks for its token, as Authorization: Bearer TOKEN")
 

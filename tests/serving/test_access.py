@@ -43,6 +43,7 @@ def test_the_token_lets_in(guarded: Running, png: bytes, protocol: str):
     assert "Authorization: Bearer" in message
     headers = {"authorization": f"Bearer {TOKEN}"}
     assert client.infer(client.images(png), headers=headers).as_numpy("label").shape == (1,)
+    assert guarded.ask("GET", "/v2", headers={"Authorization": f"bearer  {TOKEN}"}).status == 200
 
 
 def test_an_address_for_others_asks_for_a_token_that_is_drawn(configured: Callable[..., ServeConfig]):
