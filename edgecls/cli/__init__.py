@@ -43,7 +43,10 @@ class _Said(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """See `logging.Handler.emit`."""
-        _say(f"{record.levelname.lower()}: {record.getMessage()}")
+        try:
+            _say(f"{record.levelname.lower()}: {record.getMessage()}")
+        except OSError:
+            self.handleError(record)  # a full disk under the log ends nothing
 
 
 class _Terminated(KeyboardInterrupt):

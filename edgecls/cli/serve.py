@@ -6,7 +6,8 @@ import logging
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from edgecls.cli.common import messages, opening
@@ -52,8 +53,9 @@ def serve(config: ServeConfig) -> None:
         on_progress = waiting.enter_context(opening("the models"))
 
         def announce(serving: Serving) -> None:
-            waiting.close()
-            _announce(serving)
+            for say in (waiting.close, partial(_announce, serving)):
+                with suppress(OSError):  # a full disk under the log keeps nobody from asking
+                    say()
 
         run(config, stop, reload, announce, on_progress)
 
@@ -85,9 +87,13 @@ def _reloading_on_hangup() -> Iterator[threading.Event]:
 
 @contextmanager
 def _logging_to_stderr(requests: bool) -> Iterator[None]:
-    """What the server has to tell goes to standard error while the block runs, and each request as JSON if so asked."""
+    """What the server has to tell goes to standard error while the block runs, and each request as JSON if so asked.
+
+    Warnings and errors are said by the program's own handler already; a traceback follows here.
+    """
     logger, access = logging.getLogger("edgecls.serving"), logging.getLogger("edgecls.serving.access")
     handler = logging.StreamHandler()
+    handler.addFilter(lambda record: record.levelno < logging.WARNING or bool(record.exc_info))
     levels = logger.level, access.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

@@ -21,7 +21,7 @@ from edgecls.serving.protocol import (
     checked_shape,
     shown,
 )
-from edgecls.serving.service import Call, Service
+from edgecls.serving.service import Call, Service, check_load_parameters
 
 logger = logging.getLogger(__name__)
 
@@ -204,9 +204,7 @@ class _Handlers:
         call.model, call.version = request.name, request.version
         try:
             self._service.models.get(request.name, request.version)
-        except RequestError as refusal:
-            if refusal.reason != "not_ready":
-                raise
+        except RequestError:  # one that is not there is not ready, as Triton's clients expect
             return self._messages["ModelReadyResponse"](ready=False)
         return self._messages["ModelReadyResponse"](ready=True)
 
@@ -241,15 +239,13 @@ class _Handlers:
 
     async def _load(self, request: Any, call: Call, _context: Any) -> Any:
         call.model = request.model_name
-        if request.parameters:
-            raise RequestError(
-                "unsupported", "models are loaded as the server was told when it was started; leave parameters out"
-            )
+        check_load_parameters(request.parameters)
         await self._service.models.load(request.model_name)
         return self._messages["RepositoryModelLoadResponse"]()
 
     async def _unload(self, request: Any, call: Call, _context: Any) -> Any:
         call.model = request.model_name
+        check_load_parameters(request.parameters)
         await self._service.models.unload(request.model_name)
         return self._messages["RepositoryModelUnloadResponse"]()
 

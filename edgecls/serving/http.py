@@ -10,11 +10,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from edgecls.errors import first_line
+from edgecls.logs import quiet
 from edgecls.serving import metrics
 from edgecls.serving.errors import HTTP_STATUS, RETRY_AFTER_S, RequestError, invalid
 from edgecls.serving.model import Asked, confidence_in
-from edgecls.serving.protocol import format_response, parse_object, parse_request, shown
-from edgecls.serving.service import Call, Service
+from edgecls.serving.protocol import format_response, parameters_in, parse_object, parse_request, shown
+from edgecls.serving.service import Call, Service, check_load_parameters
 from edgecls.web.app import LOOPBACK_NAMES, as_json
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def build(service: Service) -> Callable[..., Any]:
     ]
     others = [route(path, work, method) for path, work, method in handlers.of_server()]
     app = Starlette(routes=[*others, *models, *versions], exception_handlers={HTTPException: as_error})
+    app.router.redirect_slashes = False  # an error in place of an answer without a body, which clients do not follow
     guarded = _Guard(app, service)
     if not service.config.allow_origin:
         return guarded
@@ -127,13 +129,13 @@ class _Handlers:
 
     async def _load(self, request: Request, call: Call) -> Response:
         call.model = request.path_params["name"]
-        _without_parameters(parse_object(await _body(request, call)))
+        check_load_parameters(parameters_in(parse_object(await _body(request, call))))
         await self._service.models.load(call.model)
         return as_json({})
 
     async def _unload(self, request: Request, call: Call) -> Response:
         call.model = request.path_params["name"]
-        _without_parameters(parse_object(await _body(request, call)))
+        check_load_parameters(parameters_in(parse_object(await _body(request, call))))
         await self._service.models.unload(call.model)
         return as_json({})
 
@@ -192,6 +194,8 @@ class _Guard:
         if scope["type"] != "http":
             return
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        if not scope["path"].startswith("/"):  # the whole address, as it is sent to proxies
+            scope["path"] = "/" + scope["path"].partition("://")[2].partition("/")[2]
         client = scope["client"][0] if scope.get("client") else ""
         method = f"{scope['method']} {scope['path'][:200]}"
         with self._service.call(
@@ -230,7 +234,7 @@ class _Guard:
             return
         if self._service.has_token:
             self._service.check_token(headers.get(b"authorization"))
-        elif host.rpartition(":")[0] not in LOOPBACK_NAMES and host not in LOOPBACK_NAMES:
+        elif host and not {host.lower(), host.lower().rpartition(":")[0]} & {*LOOPBACK_NAMES}:  # browsers name one
             raise RequestError("forbidden", "without a token the server answers to this machine's own names only")
 
 
@@ -269,15 +273,6 @@ def _model_in(request: Request, call: Call) -> tuple[str, str]:
     """Name and version of the model that an address names; an empty version for any."""
     call.model, call.version = request.path_params["name"], request.path_params.get("version", "")
     return call.model, call.version
-
-
-def _without_parameters(record: dict[str, Any]) -> None:
-    """Raise `RequestError` for what a model should be loaded with: that is said where the server is started."""
-    parameters = record.get("parameters", {})
-    if parameters and parameters != {"unload_dependents": False}:
-        raise RequestError(
-            "unsupported", "models are loaded as the server was told when it was started; leave parameters out"
-        )
 
 
 def _json_size(request: Request) -> int | None:
@@ -365,7 +360,8 @@ async def _form(request: Request, body: bytes) -> tuple[bytes, dict[str, str]]:
     parser = MultiPartParser(request.headers, content(), max_files=1, max_fields=8)
     parser.spool_max_size = len(body) + 1  # in memory, where it is already
     try:
-        form = await parser.parse()
+        with quiet("python_multipart.multipart"):  # which warns of what the client is told
+            form = await parser.parse()
     except (MultiPartException, ValueError, KeyError) as error:
         raise invalid(f"the form cannot be read: {getattr(error, 'message', None) or error}") from None
     files = [value for value in form.values() if isinstance(value, UploadFile)]

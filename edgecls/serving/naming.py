@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from edgecls.errors import UsageError
 
-_NAMED = re.compile(r"(?P<name>[^/\\=:]+)(?::(?P<version>[0-9]{1,9}))?=(?P<path>.+)", re.DOTALL)
+_NAMED = re.compile(r"(?P<name>[^/\\=:]+)(?::(?P<version>0*[1-9][0-9]{0,8}))?=(?P<path>.+)", re.DOTALL)
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
 
@@ -22,9 +22,14 @@ class Named(NamedTuple):
 
 def parse_named(text: str) -> Named:
     """What such a text says; a path that is there is no name. Raises `UsageError` for a name that is none."""
-    match = None if Path(text).exists() else _NAMED.fullmatch(text)
-    if match is None:
+    if "=" not in text or Path(text).expanduser().exists():
         return Named(text)
+    match = _NAMED.fullmatch(text)
+    if match is None:
+        raise UsageError(
+            "`models` takes PATH, NAME=PATH or NAME:VERSION=PATH, a name of letters, digits, _, . and - and a version "
+            f"from 1 on, not {text!r}"
+        )
     return Named(match["path"], checked_name(match["name"]), match["version"])
 
 

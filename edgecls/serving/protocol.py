@@ -188,8 +188,12 @@ def parse_request(body: bytes, header_bytes: int | None = None) -> InferRequest:
         raise invalid(f"the request has {len(binary)} bytes that belong to no input")
     if not inputs:
         raise invalid("the request has no inputs")
-    outputs = tuple(RequestedOutput(_text(each, "name"), _parameters(each)) for each in _objects(record, "outputs"))
-    return InferRequest(tuple(inputs), outputs, _text(record, "id", ""), _parameters(record))
+    outputs = tuple(RequestedOutput(_text(each, "name"), parameters_in(each)) for each in _objects(record, "outputs"))
+    parameters = parameters_in(record)
+    _require_flag(parameters, "binary_data_output")
+    for output in outputs:
+        _require_flag(output.parameters, "binary_data")
+    return InferRequest(tuple(inputs), outputs, _text(record, "id", ""), parameters)
 
 
 def parse_object(text: bytes) -> dict[str, Any]:
@@ -238,7 +242,7 @@ def shown(value: Any) -> str:
 
 def _input(record: dict[str, Any], binary: memoryview) -> tuple[InputTensor, int]:
     """An input, and how many bytes of the binary data are its own."""
-    name, parameters = _text(record, "name"), _parameters(record)
+    name, parameters = _text(record, "name"), parameters_in(record)
     dimensions = record.get("shape")
     if not isinstance(dimensions, list):
         raise invalid(f"input {shown(name)} needs a shape, a list of numbers")
@@ -269,7 +273,13 @@ def _text(record: dict[str, Any], name: str, default: str | None = None) -> str:
     return value
 
 
-def _parameters(record: dict[str, Any]) -> dict[str, Any]:
+def _require_flag(parameters: Parameters, name: str) -> None:
+    if not isinstance(value := parameters.get(name, False), bool):
+        raise invalid(f"{name} must be true or false, not {shown(value)}")
+
+
+def parameters_in(record: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a JSON object, none where it has none. Raises `RequestError` for what is no object."""
     values = record.get("parameters", {})
     if not isinstance(values, dict):
         raise invalid("parameters must be an object")

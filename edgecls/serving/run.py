@@ -67,6 +67,8 @@ def serve(
     _check_certificate(config)
     specs = specs_of(config.models)
     token, drawn = token_for((host for host, _ in config.addresses().values()), config.token())
+    if token is not None and not token.isascii():
+        raise UsageError("the token takes ASCII characters, as the headers of clients do; choose another one")
     server = _Server(config, specs, token, drawn, announce, on_progress)
     with single_threaded():
         asyncio.run(server.run(stop or threading.Event(), reload or threading.Event()))

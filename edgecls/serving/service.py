@@ -7,7 +7,7 @@ import itertools
 import json
 import logging
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -118,7 +118,7 @@ class Service:
     def check_token(self, authorization: str | None) -> None:
         """Raise `RequestError` for a request whose header does not have the token that the server asks for."""
         scheme, _, given = (authorization or "").partition(" ")
-        knows = scheme.lower() == "bearer" and hmac.compare_digest(given.encode(), (self._token or "").encode())
+        knows = scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), (self._token or "").encode())
         if self._token is not None and not knows:
             raise RequestError("unauthenticated", "the server asks for its token, as Authorization: Bearer TOKEN")
 
@@ -136,6 +136,17 @@ class Service:
                 self.last_ns = now_ns()
             if access.isEnabledFor(logging.INFO):
                 access.info("%s", json.dumps(call.to_json()))
+
+
+def check_load_parameters(names: Iterable[str]) -> None:
+    """Raise `RequestError` for what a model should be loaded with: that is said where the server is started.
+
+    `unload_dependents`, which Triton's clients always send, changes nothing, as no model depends on another.
+    """
+    if {*names} - {"unload_dependents"}:
+        raise RequestError(
+            "unsupported", "models are loaded as the server was told when it was started; leave parameters out"
+        )
 
 
 def _trace_id(traceparent: str) -> str:

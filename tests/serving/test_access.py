@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
@@ -43,6 +44,7 @@ def test_the_token_lets_in(guarded: Running, png: bytes, protocol: str):
     assert "Authorization: Bearer" in message
     headers = {"authorization": f"Bearer {TOKEN}"}
     assert client.infer(client.images(png), headers=headers).as_numpy("label").shape == (1,)
+    assert guarded.ask("GET", "/v2", headers={"Authorization": f"bearer  {TOKEN}"}).status == 200
 
 
 def test_grpc_reads_nothing_of_who_has_no_token(guarded: Running):
@@ -75,7 +77,15 @@ def test_pages_of_other_sites_are_refused(server: Running, guarded: Running, hea
 
 def test_a_name_that_leads_here_by_chance_is_refused_where_there_is_no_token(server: Running):
     assert server.ask("GET", "/v2", headers={"Host": "rebound.example"}).status == 403
-    assert server.ask("GET", "/v2", headers={"Host": "localhost:1"}).status == 200
+    for own in ("localhost:1", "LocalHost", "127.0.0.1", "[::1]:1"):
+        assert server.ask("GET", "/v2", headers={"Host": own}).status == 200
+
+
+@pytest.mark.parametrize("line", ["GET /v2 HTTP/1.0", "GET http://localhost/v2 HTTP/1.0"])
+def test_old_clients_name_no_host_or_put_it_into_the_address(server: Running, line: str):
+    with socket.create_connection(server.http, PATIENCE_S) as raw:
+        raw.sendall(f"{line}\r\n\r\n".encode())
+        assert raw.recv(100).startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_page_of_a_site_that_may_ask_can_do_so(guarded: Running, png: bytes):

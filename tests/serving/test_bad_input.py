@@ -86,7 +86,7 @@ def test_an_image_of_a_billion_pixels_is_not_decoded(client: Client):
         ("GET", "/nothing", 404), ("GET", f"/v2/models/{MODEL}/infer", 405), ("POST", "/v2", 405),
         ("GET", "/v2/models/%2e%2e%2f%2e%2e/ready", 404), ("GET", "/v2/models/../../etc/passwd", 404),
         ("GET", f"/v2/models/{'x' * 5000}", 404), ("POST", "/v2/repository/models/..%2f/load", 404),
-        ("BREW", "/v2", 405),
+        ("BREW", "/v2", 405), ("GET", f"/v2/models/{MODEL}/", 404), ("POST", f"/v2/models/{MODEL}/classify/", 404),
     ],
 )  # fmt: skip
 def test_odd_addresses_are_answered_as_json(server: Running, method: str, path: str, status: int):

@@ -31,6 +31,7 @@ from edgecls.serving.models import Models, Spec
 from tests.serving.conftest import MODEL, PATIENCE_S, Client, Reply, Running, running
 
 PENDING = "nv_inference_pending_request_count"
+FORM = "multipart/form-data; boundary=x"
 
 
 @pytest.fixture
@@ -118,8 +119,15 @@ def test_a_model_in_use_is_unloaded_after_its_answers(
     index = one_at_a_time.ask("POST", "/v2/repository/index").json
     assert index == [{"name": MODEL, "version": "1", "state": "UNAVAILABLE", "reason": "unloaded"}]
     assert one_at_a_time.ask("POST", "/v2/repository/index", b'{"ready": true}').json == []
+    client.calls.unload_model(MODEL, unload_dependents=True)  # once more, and with what depends on it: nothing
     client.calls.load_model(MODEL)
     assert client.infer(client.images(png)).as_numpy("label").shape == (1,)
+
+
+def test_a_model_that_is_none_is_not_ready(client: Client):
+    assert client.calls.is_model_ready(MODEL)
+    assert not client.calls.is_model_ready("nope")
+    assert not client.calls.is_model_ready(MODEL, "9")
 
 
 def test_loading_again_loses_no_request(
@@ -274,6 +282,9 @@ def test_the_health_check_of_grpc_follows_the_state(configured: Callable[..., Se
         ({"models": ("..",), "http": "off", "grpc": "off"}, UsageError, "both off"),
         ({"http": "x"}, UsageError, "`http` takes a port"),
         ({"grpc": "1:2:x"}, UsageError, "`grpc` takes a port"),
+        ({"models": ("a/b=here",)}, UsageError, "a name of letters"),
+        ({"models": ("a:0=here",)}, UsageError, "a version from 1 on"),
+        ({"web_token": "süß"}, UsageError, "ASCII"),
         ({"tls_cert": "a.pem"}, UsageError, "belong together"),
         ({"tls_cert": "a.pem", "tls_key": "b.pem"}, UsageError, "cannot be used"),
         ({"body_mib": 600.0}, UsageError, "`held_mib` must be at least"),
@@ -296,7 +307,9 @@ def test_an_address_that_is_taken_is_said(configured: Callable[..., ServeConfig]
 
 
 def test_the_command_line_serves_until_it_is_told_to_end(model: Artifact, png: bytes, tmp_path: Path):
-    command = ["serve", f"{MODEL}={model.path}", "--http", "0", "--grpc", "off", "--access-log", "--max-batch", "1"]
+    bundle = tmp_path / "bundle"
+    shutil.copytree(model.path, bundle)
+    command = ["serve", f"{MODEL}={bundle}", "--http", "0", "--grpc", "off", "--access-log", "--max-batch", "1"]
     log = tmp_path / "log"
     with log.open("wb") as stderr:
         process = subprocess.Popen([sys.executable, "-m", "edgecls", *command], stderr=stderr, env=os.environ)
@@ -316,17 +329,62 @@ def test_the_command_line_serves_until_it_is_told_to_end(model: Artifact, png: b
         trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
         headers = {"Content-Type": "image/png", "X-Request-ID": "part 7\x7f", "traceparent": trace}
         connection.request("POST", f"/v2/models/{MODEL}/classify", png, headers)
-        assert connection.getresponse().status == 200
+        with connection.getresponse() as response:
+            assert response.status == 200
+            response.read()
         told = json.loads(line("{"))
         assert (told["id"], told["status"], told["model"], told["images"]) == ("part 7\x7f", "200", MODEL, 1)
         assert told["trace"] == "0af7651916cd43dd8448eb211c80319c"
         process.send_signal(signal.SIGHUP)
         assert line("model digits was loaded again")
+        connection.request("POST", f"/v2/models/{MODEL}/classify", b"{}", {"Content-Type": FORM})
+        assert connection.getresponse().status == 400
+        (bundle / "card.json").unlink()
+        process.send_signal(signal.SIGHUP)
+        assert "the one that was loaded goes on" in line("error: ")
     finally:
         process.terminate()
         code = process.wait(PATIENCE_S)
     assert code == 0, log.read_text()
     assert "Traceback" not in log.read_text()
+    told = [each for each in log.read_text().splitlines() if each[0] != "{"]
+    assert [each.partition(" ")[0] for each in told] == ["model:", "http:", "model", "error:"]  # each thing once
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_under_the_log_keeps_nobody_from_asking(model: Artifact, png: bytes, tmp_path: Path):
+    broken = tmp_path / "bundle"
+    shutil.copytree(model.path, broken)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = ["serve", f"{MODEL}={broken}", "--http", str(port), "--grpc", "off", "--access-log", "--max-batch", "1"]
+    with Path("/dev/full").open("wb") as full:
+        process = subprocess.Popen([sys.executable, "-m", "edgecls", *command], stderr=full)
+
+    def ask(method: str, path: str, body: bytes = b"") -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
+        try:
+            connection.request(method, path, body, {"Content-Type": "image/png"})
+            return connection.getresponse().status
+        except ConnectionRefusedError:
+            return 0
+        finally:
+            connection.close()
+
+    try:
+        end_s = time.monotonic() + PATIENCE_S
+        while ask("GET", "/healthz") != 200:
+            assert process.poll() is None
+            assert time.monotonic() < end_s
+            time.sleep(0.02)
+        (broken / "card.json").unlink()
+        process.send_signal(signal.SIGHUP)  # the log would tell that this is in vain
+        assert ask("POST", f"/v2/repository/models/{MODEL}/load") == 400
+        assert ask("POST", f"/v2/models/{MODEL}/classify", png) == 200
+    finally:
+        process.terminate()
+        code = process.wait(PATIENCE_S)
+    assert code == 0
 
 
 def test_batches_are_used_where_they_were_measured_to_pay(model: Artifact):

@@ -98,6 +98,8 @@ def test_a_tensor_that_makes_no_sense_is_one_clear_error(changes: dict[str, Any]
         b"", b"{", b"[]", b"5", b"\xff\xfe", b'{"inputs": NaN}', b"[" * 100_000, b'{"a":' * 100_000, b'{"inputs": {}}',
         b'{"inputs": [5]}', b'{"inputs": []}', b'{"inputs": [{}]}', json.dumps(record())[:-9].encode(),
         json.dumps({**record(), "outputs": 5}).encode(), json.dumps({**record(), "id": 5}).encode(),
+        json.dumps({**record(), "parameters": {"binary_data_output": "false"}}).encode(),
+        json.dumps({**record(), "outputs": [{"name": "scores", "parameters": {"binary_data": 1}}]}).encode(),
         json.dumps({"inputs": [{}] * 65}).encode(), b'{"a": ' + b"9" * 5000 + b"}",
     ],
 )  # fmt: skip
