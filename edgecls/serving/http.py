@@ -16,7 +16,7 @@ from edgecls.serving.errors import HTTP_STATUS, RETRY_AFTER_S, RequestError, inv
 from edgecls.serving.model import Asked, confidence_in
 from edgecls.serving.protocol import format_response, parameters_in, parse_object, parse_request, shown
 from edgecls.serving.service import Call, Service, check_load_parameters
-from edgecls.web.app import LOOPBACK_NAMES, as_json
+from edgecls.web.app import LOOPBACK_NAMES, as_json, has_other_origin, is_from_other_site
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -225,10 +225,8 @@ class _Guard:
     def _check(self, scope: Any, headers: dict[bytes, str]) -> None:
         """Who may ask. Raises `RequestError`."""
         allowed = self._service.config.allow_origin
-        origin, host = headers.get(b"origin"), headers.get(b"host", "")
-        own = origin is not None and origin.partition("://")[2] == host
-        other_site = headers.get(b"sec-fetch-site", "none") not in ("none", "same-origin")
-        if origin not in allowed and ((origin is not None and not own) or other_site):
+        host = headers.get(b"host", "")
+        if headers.get(b"origin") not in allowed and (has_other_origin(headers) or is_from_other_site(headers)):
             raise RequestError("forbidden", "asked for by another site's page; allow_origin lets a site ask")
         if scope["path"] in OPEN_PATHS:
             return

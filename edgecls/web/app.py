@@ -6,7 +6,7 @@ import asyncio
 import hmac
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from html import escape
 from importlib import resources
@@ -204,6 +204,17 @@ class _SameHeaders:
         await self._app(scope, receive, with_headers)
 
 
+def has_other_origin(headers: Mapping[bytes, str]) -> bool:
+    """Whether a request's Origin is another than the host that it asks."""
+    origin = headers.get(b"origin")
+    return origin is not None and origin.partition("://")[2].lower() != headers.get(b"host", "").lower()
+
+
+def is_from_other_site(headers: Mapping[bytes, str]) -> bool:
+    """Whether a browser says that another site asks."""
+    return headers.get(b"sec-fetch-site", "none") not in ("none", "same-origin")
+
+
 class _SiteGuard:
     """Refuses what other sites ask for through somebody's browser; only a link to the page itself may be there.
 
@@ -217,13 +228,10 @@ class _SiteGuard:
         from starlette.responses import PlainTextResponse
 
         headers = {name: value.decode("latin-1").lower() for name, value in scope.get("headers", [])}
-        origin = headers.get(b"origin")
-        strange = origin is not None and origin.partition("://")[2] != headers.get(b"host")
-        other = headers.get(b"sec-fetch-site", "none") not in ("none", "same-origin")
         link = (scope["path"], headers.get(b"sec-fetch-mode"), headers.get(b"sec-fetch-dest")) == (
             "/", "navigate", "document",
         )  # fmt: skip
-        if strange or (other and not link):
+        if has_other_origin(headers) or (is_from_other_site(headers) and not link):
             await PlainTextResponse("asked for by another site\n", 403)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
