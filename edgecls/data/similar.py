@@ -26,12 +26,13 @@ MAX_DISTANCE_BITS = 6
 """Of 64. Copies in another size or quality differ in fewer, different photographs of one thing in more."""
 MAX_DIFFERENCE = 8.0
 """Mean difference of two small copies, on 0..255 after both are brought to one brightness."""
-MANY = 1_000_000
+MANY = 2_000_000
 """From so many hashes on three blocks that agree select better than two, for more tables."""
 DENSE = 2048
 """Of more hashes than this that agree in the blocks of a table, `near_groups` compares leaders alone."""
+RUNS = 1 << 18
 CANDIDATES = 1 << 20
-"""Pairs of hashes that are compared at once."""
+"""Runs of hashes that agree, and pairs of hashes, that are compared at once."""
 COPIES = 1 << 10
 """Pairs of small copies that are compared at once."""
 
@@ -162,17 +163,19 @@ def _pairs_within(starts: NDArray[int64], lengths: NDArray[int64]) -> Iterator[t
     import numpy as np
 
     several = lengths > 1
-    starts, lengths = starts[several], lengths[several]
-    first = _counting(starts, lengths)
-    counts = np.repeat(starts + lengths, lengths) - 1 - first
-    totals = np.cumsum(counts)
-    begin = 0
-    while begin < len(first):
-        before = totals[begin] - counts[begin]
-        end = max(begin + 1, int(np.searchsorted(totals, before + CANDIDATES, "right")))
-        part, ones = counts[begin:end], first[begin:end]
-        yield np.repeat(ones, part), _counting(ones + 1, part)
-        begin = end
+    all_starts, all_lengths = starts[several], lengths[several]
+    for run in range(0, len(all_starts), RUNS):
+        starts, lengths = all_starts[run : run + RUNS], all_lengths[run : run + RUNS]
+        first = _counting(starts, lengths)
+        counts = np.repeat(starts + lengths, lengths) - 1 - first
+        totals = np.cumsum(counts)
+        begin = 0
+        while begin < len(first):
+            before = totals[begin] - counts[begin]
+            end = max(begin + 1, int(np.searchsorted(totals, before + CANDIDATES, "right")))
+            part, ones = counts[begin:end], first[begin:end]
+            yield np.repeat(ones, part), _counting(ones + 1, part)
+            begin = end
 
 
 def _counting(starts: NDArray[int64], lengths: NDArray[int64]) -> NDArray[int64]:
