@@ -2,10 +2,10 @@
 
     python benchmarks/data/check.py [--images 10000 30000 100000] [--hashes 1000000] [--folder FOLDER] [--out FILE]
 
-Makes JPEG files of 64 pixels in ten classes: 80 % scenes of their own, 5 % copies of others, 5 % others in another size
-and quality, 10 % frames of one scene with a camera's noise. Checks each set in a process of its own, first with an empty
-record and again with the full one, and prints seconds to list, look and compare, what the largest set takes of memory
-above importing all, and what it found. `--hashes` compares so many random hashes more, without images.
+Makes JPEG files of 64 pixels in ten classes: 80 % scenes of their own, 5 % copies of others, 5 % others in another
+size and quality, 10 % frames of one scene with a camera's noise. Checks each set in a process of its own, first with an
+empty record and again with the full one, and prints seconds to list, look and compare, the largest memory above that of
+the imports, and what was found. `--hashes` compares so many random hashes more, without images.
 """
 
 from __future__ import annotations

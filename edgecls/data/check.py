@@ -240,7 +240,9 @@ def _unlisted(layout: DatasetIndex) -> Finding | None:
     if not layout.unlisted:
         return None
     named = tuple(((key, "", ""),) for key in layout.unlisted[:MAX_GROUPS])
-    return Finding("unlisted", "images that data.csv does not list", len(layout.unlisted), False, named)
+    return Finding(
+        "unlisted", "images that data.csv does not list", len(layout.unlisted), False, named, (1,) * len(named)
+    )
 
 
 def _typos(classes: Sequence[str]) -> list[Finding]:
