@@ -36,6 +36,13 @@ def check(
         bool, typer.Option("--quarantine", help="Write quarantine.csv beside the images; training leaves them out.")
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with code 3 where something severe is found.")] = False,
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file that keeps what was seen of each image: an interrupted check goes on from it, and a later one "
+            "decodes only what changed."
+        ),
+    ] = None,
 ) -> None:
     """Find unreadable images, duplicates, leaks between splits, contradictions, misspelt classes and odd files."""
     from edgecls.data.check import check as look
@@ -47,7 +54,7 @@ def check(
     layout = index_dataset(path)
     require_two_files(html, json_file)
     with working("looking at images") as spinner:
-        report = look(layout, spinner.update)
+        report = look(layout, spinner.update, record)
         spinner.update("writing the report")
         write_page(report, layout.source, html)
     if json_file:

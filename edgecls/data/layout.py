@@ -151,9 +151,10 @@ def _listed(
 def _members(rows: Mapping[str, tuple[str, str]]) -> tuple[tuple[str, ...], dict[str, list[Sample]]]:
     """Class names in order, and the samples of each split, from the label and split of each path."""
     classes = tuple(sorted({label for label, _ in rows.values()}))
+    number_of = {label: number for number, label in enumerate(classes)}
     samples: dict[str, list[Sample]] = {"train": []}
     for path, (label, split) in rows.items():
-        samples.setdefault(split, []).append(Sample(path, classes.index(label)))
+        samples.setdefault(split, []).append(Sample(path, number_of[label]))
     return classes, samples
 
 

@@ -51,6 +51,13 @@ class Source(ABC):
         """Whether the image is still there."""
         return True
 
+    def stamp(self, key: str) -> tuple[int, int]:  # noqa: ARG002
+        """Size in bytes and time of the last change in ns of the file: while these stay, so does the image.
+
+        Both are 0 where images never change, and -1 where there is no file.
+        """
+        return 0, 0
+
     @abstractmethod
     def fingerprint(self, key: str) -> str:
         """SHA-256 of the image as stored."""
@@ -75,6 +82,14 @@ class FolderSource(Source):
     def has(self, key: str) -> bool:
         """See `Source.has`."""
         return (self.root / key).is_file()
+
+    def stamp(self, key: str) -> tuple[int, int]:
+        """See `Source.stamp`."""
+        try:
+            status = (self.root / key).stat()
+        except (OSError, ValueError):  # ValueError: a name with a NUL
+            return -1, -1
+        return status.st_size, status.st_mtime_ns
 
     def fingerprint(self, key: str) -> str:
         """SHA-256 of the file."""
@@ -225,6 +240,11 @@ class JoinedSource(Source):
         """See `Source.has`."""
         source, inside = self._found(key)
         return source.has(inside)
+
+    def stamp(self, key: str) -> tuple[int, int]:
+        """See `Source.stamp`."""
+        part, own = self._found(key)
+        return part.stamp(own)
 
     def fingerprint(self, key: str) -> str:
         """See `Source.fingerprint`."""

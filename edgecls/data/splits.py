@@ -14,7 +14,7 @@ SPLITS = ("train", "val", "test")
 HELD_OUT_FRACTION = {"val": 0.15, "test": 0.15}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One image: the key by which its source reads it, and the index of its class."""
 

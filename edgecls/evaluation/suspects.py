@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgecls.data.check import duplicates, look, near_duplicates
 from edgecls.data.layout import GROUP_COLUMN, index_dataset
+from edgecls.data.pictures import Members, look
+from edgecls.data.record import open_record
 from edgecls.data.sources import Source
 from edgecls.data.splits import Sample, grouped_by
 from edgecls.disjoint_sets import DisjointSets
@@ -80,17 +81,18 @@ def find_suspects(config: SuspectsConfig, on_progress: Callable[[str], None] = l
     """
     config.check()
     layout = index_dataset(config.data)
-    samples = [
-        (split, s) for split, members in layout.splits.items() for s in members if s.key not in layout.quarantine
-    ]
-    pictures, broken = look(layout.source, samples, on_progress)
-    if not pictures:
-        raise DataError(f"{layout.source.location} holds no image that can be read")
-    on_progress("comparing images")
-    exact = duplicates(pictures)
-    position_of = {picture.sample.key: position for position, picture in enumerate(pictures)}
-    alike = [[position_of[p.sample.key] for p in group] for group in (*exact, *near_duplicates(pictures, exact))]
-    usable = [picture.sample for picture in pictures]
+    members = Members(
+        {split: [s for s in samples if s.key not in layout.quarantine] for split, samples in layout.splits.items()}
+    )
+    with open_record(None, layout.source.location) as record:
+        pictures = look(layout.source, members, record, on_progress)
+        readable = pictures.readable()
+        if not len(readable):
+            raise DataError(f"{layout.source.location} holds no image that can be read")
+        on_progress("comparing images")
+        exact = pictures.duplicates()
+        alike = [readable.searchsorted(group).tolist() for group in (*exact, *pictures.near_duplicates(exact))]
+    usable = [members[position][1] for position in readable.tolist()]
     group_of = grouped_by(config.group_by) if config.group_by else _groups_named(layout.columns)
     groups = merged([group_of(sample) for sample in usable], alike)
     count = len(usable)
@@ -103,13 +105,14 @@ def find_suspects(config: SuspectsConfig, on_progress: Callable[[str], None] = l
 
     def named(found: Ranked) -> Suspect:
         position, suggested, reason, score, other = found
-        picture = pictures[position]
+        split, sample = members[int(readable[position])]
         return Suspect(
-            picture.sample.key, picture.split, layout.classes[picture.sample.label], layout.classes[suggested], reason,
+            sample.key, split, layout.classes[sample.label], layout.classes[suggested], reason,
             round(score, 6), "" if other is None else usable[other].key,
         )  # fmt: skip
 
     ranked = [named(found) for found in rank(probabilities, labels, alike, config.hardest)]
+    broken = {members[position][1].key: why for position, why in pictures.broken.items()}
     return Suspects(layout.source, count, ranked, broken)
 
 

@@ -27,12 +27,13 @@ def write_page(report: Report, source: Source, path: Path) -> None:
     )
 
 
-def _pictures(finding: Finding, source: Source) -> tuple[list[list[Picture]], int]:
-    """The groups of pictures to show, and how many groups are left."""
+def _pictures(finding: Finding, source: Source) -> tuple[list[tuple[list[Picture], int]], int]:
+    """The groups of pictures to show, each with the number of its pictures that are left, and how many groups are."""
     shown, groups = 0, []
-    for group in finding.groups:
+    for group, size in zip(finding.groups, finding.sizes, strict=True):
         if shown + len(group) > MAX_PICTURES and shown:
             break
         shown += len(group)
-        groups.append([(page.thumbnail(source, each[0]), *each) for each in group[:MAX_PICTURES]])
+        pictures = [(page.thumbnail(source, each[0]), *each) for each in group[:MAX_PICTURES]]
+        groups.append((pictures, size - len(pictures)))
     return groups, finding.count - len(groups) if finding.groups else 0

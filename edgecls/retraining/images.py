@@ -14,7 +14,7 @@ from edgecls.cache import Entry
 from edgecls.concurrency import ordered_map
 from edgecls.data.dataset import Dataset, is_run_record, open_recorded, usable_samples
 from edgecls.data.layout import GROUP_COLUMN, index_dataset
-from edgecls.data.similar import PerceptualHash, near_pairs, perceptual_hash
+from edgecls.data.similar import HASH_BITS, near_pairs, packed, perceptual_hash, unpacked
 from edgecls.data.sources import FolderSource, JoinedSource, Source
 from edgecls.data.splits import SPLITS, Sample, divide
 from edgecls.disjoint_sets import DisjointSets
@@ -25,7 +25,7 @@ from edgecls.imaging.small import SMALL_PX
 from edgecls.retraining.config import RetrainConfig
 
 if TYPE_CHECKING:
-    from numpy import float32
+    from numpy import float32, uint8, uint64
     from numpy.typing import NDArray
 
     from edgecls.runtime.store import Artifact
@@ -292,7 +292,8 @@ class _Mixing:
                 linked.join(key, members[0])
         held_out = {image.key for image in self._old if image.split != "train"}
         copies: dict[str, str] = {}
-        for one, other in near_pairs(self._hashes(keys)):
+        hashes, small = self._hashes(keys)
+        for one, other in near_pairs(hashes, lambda positions: small[positions]):
             if one >= len(images):
                 continue  # both are old
             if keys[other] in held_out:
@@ -301,19 +302,19 @@ class _Mixing:
                 linked.join(keys[one], keys[other])
         return {key: linked.find(key) for key in keys}, copies
 
-    def _hashes(self, keys: Sequence[str]) -> list[PerceptualHash]:
+    def _hashes(self, keys: Sequence[str]) -> tuple[NDArray[uint64], NDArray[uint8]]:
+        """The hashes (N,) and small copies (N, 1024)."""
         import numpy as np
 
         def row(key: str) -> NDArray[float32]:
-            found = perceptual_hash(self._source.read_for(key, _ROUGH))
-            return np.concatenate([found.bits, found.small]).astype(np.float32)
+            value, small = perceptual_hash(self._source.read_for(key, _ROUGH))
+            return np.concatenate([unpacked(np.array([value], np.uint64))[0], small]).astype(np.float32)
 
         def compute(positions: Sequence[int]) -> NDArray[float32]:
             return np.stack(list(ordered_map(row, (keys[position] for position in positions))))
 
-        rows = kept_rows(Entry.of("perceptual-hashes", 1), [self._digests[key] for key in keys], compute)
-        bits = rows.shape[1] - SMALL_PX**2
-        return [PerceptualHash(each[:bits], each[bits:].astype(np.uint8)) for each in rows]
+        rows = kept_rows(Entry.of("perceptual-hashes", 2), [self._digests[key] for key in keys], compute)
+        return packed(rows[:, :HASH_BITS] > 0), rows[:, HASH_BITS:].astype(np.uint8)
 
     def mixed(self) -> Mixture:
         """All of them as one data set."""

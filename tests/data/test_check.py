@@ -15,8 +15,8 @@ from typer.testing import Result
 from edgecls.data.check import Report, check
 from edgecls.data.dataset import open_dataset
 from edgecls.data.layout import index_dataset
-from edgecls.data.similar import near_pairs, perceptual_hash
 from edgecls.imaging.opencv import cv2
+from edgecls.report.data_page import write_page
 
 
 def scene(seed: int) -> np.ndarray:
@@ -136,11 +136,19 @@ def test_how_files_are_stored(folder: Path):
     assert "unreadable" not in seen
 
 
-def test_pairs_are_found_across_blocks(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("edgecls.data.similar.BLOCK", 4)
-    looks = [perceptual_hash(scene(seed)) for seed in (*range(10), 3)]
-    assert list(near_pairs(looks)) == [(3, 10)]
-    assert list(near_pairs([])) == []
+def test_a_large_group_is_counted_whole_and_shown_in_part(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("edgecls.data.check.MAX_MEMBERS", 30)
+    for index in range(40):
+        shutil.copy(folder / "train/cat/1.png", folder / f"train/cat/copy{index}.png")
+    layout = index_dataset(str(folder))
+    report = check(layout)
+    (finding,) = report.findings
+    assert (finding.count, finding.sizes, len(finding.groups[0])) == (1, (41,), 30)
+    assert len(report.quarantine) == 40
+    write_page(report, layout.source, tmp_path / "d.html")
+    assert "and 17 more of this group" in (tmp_path / "d.html").read_text()
 
 
 class TestCommand:

@@ -83,7 +83,7 @@ def write_comparison(name: str, path: Path) -> None:
 
 def write_check(name: str, path: Path) -> None:
     group = ((name + LATIN_1, name, "train"),)
-    found = Finding(name, name + LATIN_1, 2, True, (group,))
+    found = Finding(name, name + LATIN_1, 2, True, (group,), (1,))
     data_page.write_page(Report(name, (name,), 1, {name: {"train": 1}}, (found,)), Grey(name + LATIN_1), path)
 
 
