@@ -31,8 +31,8 @@ from edgecls.errors import BackendError, DataError, EdgeclsError, MissingExtraEr
 from edgecls.files import write_bytes
 from edgecls.runtime.store import Artifact, candidates
 
-WORKER_CPUS = 4
-"""Of one session: threads of one process share Python's lock, which a part of each image needs."""
+WORKER_CPUS = 1
+"""Of one session. Threads of one process share Python's lock, which a part of each image needs: processes are faster."""
 TRIES = 4
 """Of a shard whose actors die."""
 CONNECT_S = 5.0
@@ -118,7 +118,7 @@ class RayEngine(Engine):
         """CPUs a worker, and the number of workers. Raises `UsageError` where not one finds room."""
         nodes = [each["Resources"] for each in self._ray.nodes() if each["Alive"]]
         counts = [int(each.get("CPU", 0)) for each in nodes if each.get("CPU", 0) >= 1]
-        cpus = self._config.worker_cpus or min([WORKER_CPUS, *counts])
+        cpus = self._config.worker_cpus or WORKER_CPUS
         gpus = self._config.worker_gpus
         room = sum(
             int(min(each.get("CPU", 0) // cpus, each.get("GPU", 0) / gpus if gpus else each.get("CPU", 0)))

@@ -33,7 +33,10 @@ class BulkConfig(Config):
         None, "Sessions in the cluster; as many as its CPUs allow unless given.", low=1, high=MOST
     )
     worker_cpus: int | None = setting(
-        None, "CPUs a session; 4 unless given, or those of the smallest node that has fewer.", low=1, high=4096
+        None,
+        "CPUs a session; one unless given, as so many processes are faster than threads; more for a GPU.",
+        low=1,
+        high=4096,
     )
     worker_gpus: float = setting(
         0.0, "GPUs a session, for models that need one; a fraction shares it.", low=0.0, high=64.0

@@ -6,6 +6,7 @@ once. Paths of this machine need no fsspec.
 
 from __future__ import annotations
 
+import errno
 import io
 import itertools
 import logging
@@ -317,6 +318,8 @@ def _translated(error: Exception) -> Exception:
     cause = error.__cause__
     if isinstance(error, FileNotFoundError) and isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
         return _translated(cause)  # fsspec's HTTP says so of a server that cannot be reached
+    if getattr(error, "errno", None) == errno.EINVAL or type(error).__name__ == "ParamValidationError":
+        return FileNotFoundError(first_line(error))  # a name that no bucket can have
     status = getattr(error, "status", None)
     if type(error).__name__ in _NO_ACCESS or status in (401, 403):
         return PermissionError(first_line(error))
