@@ -7,18 +7,23 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edgecls.reviewing.items import Item
-from edgecls.reviewing.learning import LEARNED_FROM, Learned, compressed, gains, uncertainty
+from edgecls.reviewing.learning import LEARNED_FROM, Learned, compressed, gains, smoothed, uncertainty
 from edgecls.reviewing.looks import Look
 
 if TYPE_CHECKING:
     from numpy import bool_, float32, int64
     from numpy.typing import NDArray
 
-ALIKE = 0.35
-"""Cosine of two points, of principal components, from which on pictures are shown together."""
-UNSURE = 0.5
-"""Pictures that the classifier is surer of, and that look like a labelled one, stand together with any that are taken
-for the same class."""
+ALIKE = 0.5
+"""Cosine of two points from which on pictures are shown together."""
+FEW = 12
+"""Pictures that look alike, at most, of a group by which the review gets to know the pool."""
+KNOWN_AT = 150
+"""Labelled pictures from which on groups are those that the classifier is surest of."""
+COST_OF_WRONG = 1.5
+"""Keystrokes for a picture that is not what is suggested, where one is for the rest of the group."""
+OTHERS = 3
+"""Classes that a picture may show besides the one that is suggested."""
 SAMPLE = 1500
 SURE = 1e-3
 """What a picture counts of which the classifier is sure."""
@@ -41,6 +46,12 @@ class Choice(Protocol):
 
     def guess(self, position: int) -> str:
         """What a picture may show; "" where nothing is known."""
+
+    def others(self, position: int) -> tuple[str, ...]:
+        """What else it may show, the likeliest first."""
+
+    def renamed(self, old: str, new: str) -> None:
+        """Hear that a class is called something else, besides the labels that `decided` tells."""
 
 
 class Ranked:
@@ -67,29 +78,43 @@ class Ranked:
         """See `Choice`."""
         return self._items[position].suggested
 
+    def others(self, position: int) -> tuple[str, ...]:
+        """See `Choice`: what it is said to show."""
+        label = self._items[position].label
+        return (label,) if label else ()
+
+    def renamed(self, old: str, new: str) -> None:
+        """See `Choice`."""
+
 
 class Alike:
-    """Around the most useful picture those that look most like it and may show the same.
+    """First, around the most useful picture, those that look most like it and may show the same; from `KNOWN_AT`
+    labels on those of one class that a classifier of the labelled pictures is surest of.
 
-    Most useful is what brings most of the others that a classifier of the labelled pictures is unsure of nearest to a
-    labelled one: it is unlike what is labelled, and like many that are not. In a comparison on three data sets this
-    took fewest labels; see benchmarks/loop/review.py. Whoever shares it between threads locks around all but `learn`.
+    Most useful is what brings most of the others that the classifier is unsure of nearest to a labelled one: it is
+    unlike what is labelled, and like many that are not. See benchmarks/loop/review.py for comparisons. Positions from
+    `len(items)` on are pictures that have a label from the beginning, `labelled`; they are never shown. Whoever shares
+    it between threads locks around all but `learn`.
     """
 
-    def __init__(self, items: Sequence[Item]):
+    def __init__(self, items: Sequence[Item], labelled: Sequence[str] = ()):
         import numpy as np
 
-        count = len(items)
+        count = len(items) + len(labelled)
         self._items = items
         self._known = np.zeros(count, bool)
         self._points = np.zeros((count, 1), np.float32)
+        self._smoothed = self._points
         self._nearest = np.full(count, FARTHEST, np.float32)
         """Similarity to the labelled picture that is most alike."""
-        self._labels: dict[int, str] = {}
+        self._labels: dict[int, str] = dict(enumerate(labelled, start=len(items)))
         self._stale = False
-        self._guesses: NDArray[Any] = np.array([each.suggested for each in items], object)
-        self._unsure = self._given_uncertainty()
+        self._guesses: NDArray[Any] = np.array([*(each.suggested for each in items), *labelled], object)
+        self._unsure = np.concatenate([self._given_uncertainty(), np.zeros(len(labelled), np.float32)])
         self._first = np.array([each.first for each in items], np.float32)
+        self._classes: list[str] = []
+        self._probabilities: NDArray[float32] | None = None
+        """Of these classes, (N, C); None where nothing was learned."""
 
     def _given_uncertainty(self) -> NDArray[float32]:
         import numpy as np
@@ -107,15 +132,17 @@ class Alike:
         import numpy as np
 
         points = compressed(np.stack([look.point for look in looks]))
-        known = np.zeros(len(self._items), bool)
-        all_points = np.zeros((len(self._items), points.shape[1]), np.float32)
-        known[list(positions)], all_points[list(positions)] = True, points
+        drawn = smoothed(points)
+        known = np.zeros(len(self._known), bool)
+        all_points, all_drawn = (np.zeros((len(known), points.shape[1]), np.float32) for _ in range(2))
+        known[list(positions)], all_points[list(positions)], all_drawn[list(positions)] = True, points, drawn
         with lock:
             for at, look in zip(positions, looks, strict=True):
-                if look.guess:
+                if look.guess and at not in self._labels:
                     self._guesses[at], self._unsure[at] = look.guess, look.unsure
-            self._points, self._known = all_points, known
-            self._nearest = np.full(len(self._items), FARTHEST, np.float32)
+            self._points, self._smoothed, self._known = all_points, all_drawn, known
+            self._probabilities = None
+            self._nearest = np.full(len(known), FARTHEST, np.float32)
             self._come_near([*self._labels])
             self._stale = bool(self._labels)
 
@@ -138,7 +165,7 @@ class Alike:
                 self._labels.pop(at, None)
                 self._labels[at] = label
         if taken_back:
-            self._nearest = np.full(len(self._items), FARTHEST, np.float32)
+            self._nearest = np.full(len(self._known), FARTHEST, np.float32)
             self._come_near([*self._labels])
         else:
             self._come_near([*labels])
@@ -148,7 +175,7 @@ class Alike:
         """See `Choice`."""
         import numpy as np
 
-        points, known = self._points, self._known
+        points, known = self._smoothed, self._known
         latest = [(at, label) for at, label in [*self._labels.items()] if label and known[at]][-LEARNED_FROM:]
         if not self._stale or len(latest) < LABELLED_AT_LEAST:
             return
@@ -156,30 +183,62 @@ class Alike:
         learned = Learned(points.shape[1])
         learned.fit(points[[at for at, _ in latest]], [label for _, label in latest])
         probabilities = learned.probabilities(points)
-        if points is self._points:
+        if points is self._smoothed:
+            self._classes, self._probabilities = learned.classes, probabilities
             self._guesses = np.array(learned.classes, object)[probabilities.argmax(axis=1)]
             self._unsure = uncertainty(probabilities)
+
+    def renamed(self, old: str, new: str) -> None:
+        """See `Choice`."""
+        labels = self._labels.items()
+        self._labels |= {at: new for at, label in labels if at >= len(self._items) and label == old}
+        self._stale = True
 
     def guess(self, position: int) -> str:
         """See `Choice`."""
         return str(self._guesses[position])
 
+    def others(self, position: int) -> tuple[str, ...]:
+        """See `Choice`."""
+        if self._probabilities is None:
+            return ()
+        best = (-self._probabilities[position]).argsort(kind="stable")[1 : OTHERS + 1]
+        return tuple(self._classes[at] for at in best)
+
     def next(self, free: NDArray[bool_], size: int) -> list[int]:
         """See `Choice`."""
         import numpy as np
 
-        free = free & self._known
-        if not free.any():
+        left = np.flatnonzero(free & self._known[: len(self._items)])
+        if not len(left):
             return []
-        seed = self._most_useful(np.flatnonzero(free))
-        if size == 1:
-            return [seed]
-        similar = self._points @ self._points[seed]
-        together = (similar >= ALIKE) | ((self._unsure < UNSURE) & (self._nearest >= ALIKE))
-        together[seed] = True
-        alike = np.flatnonzero(free & together & (self._guesses == self._guesses[seed]))
-        similar[seed] = np.inf
-        return alike[np.argsort(-similar[alike], kind="stable")][:size].tolist()
+        labels = sum(1 for label in self._labels.values() if label)
+        if size > 1 and labels >= KNOWN_AT and self._probabilities is not None and not self._first[left].any():
+            return self._surest(left, size)
+        return self._alike(left, min(size, FEW))
+
+    def _alike(self, left: NDArray[int64], size: int) -> list[int]:
+        """Of some positions the most useful one, and those that look like it."""
+        import numpy as np
+
+        seed = self._most_useful(left)
+        similar = self._points[left] @ self._points[seed]
+        similar[left == seed] = np.inf
+        together = (similar >= ALIKE) & (self._guesses[left] == self._guesses[seed])
+        return left[together][np.argsort(-similar[together], kind="stable")][:size].tolist()
+
+    def _surest(self, left: NDArray[int64], size: int) -> list[int]:
+        """Of some positions those that likely show the class whose group takes fewest keystrokes for each picture."""
+        import numpy as np
+
+        assert self._probabilities is not None
+        sure, guesses = self._probabilities[left].max(axis=1), self._probabilities[left].argmax(axis=1)
+        groups = []
+        for each in np.unique(guesses):
+            mine = np.flatnonzero(guesses == each)
+            mine = mine[np.argsort(-sure[mine], kind="stable")][:size]
+            groups.append(((1 + COST_OF_WRONG * (1 - sure[mine]).sum()) / len(mine), mine))
+        return left[min(groups, key=lambda group: group[0])[1]].tolist()
 
     def _most_useful(self, free: NDArray[int64]) -> int:
         """Of some positions the one that is worth most; of many a sample is compared, drawn anew each time."""
