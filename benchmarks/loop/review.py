@@ -6,10 +6,10 @@ PHOTOS are labelled data sets. Their images become a pool without labels; a simu
 presses the keys of the page of `edgecls review`, on the queue that the page asks. Embeddings are those of MODEL, whose
 own answers are not used: all that is suggested was learned during the review.
 
-Keystrokes: that many images drawn at random are all labelled, in groups. Where most of a group is what is suggested, the
-others get their next best guesses by their letters, and Enter takes all; where their class is no such guess, or takes
-more presses, or another class is most of the group, they are marked and labelled first, class by class. A class beyond
-the ninth takes a slash, its number, and Enter.
+Keystrokes: that many images drawn at random are all labelled, in groups. Where most of a group is what is suggested,
+the others get their next best guesses by their letters, and Enter takes all; where that takes more keystrokes, or
+another class is most of the group, they are marked and labelled first, class by class, then the rest by one key. A
+class beyond the ninth takes a slash, its number, and Enter.
 
 Choice: two thirds of the images are the pool (at most 1,500) and one third the test. One image at a time is labelled,
 as the queue chooses, which learns from every 5 labels, or at random. Every 20 labels a logistic regression
@@ -138,13 +138,13 @@ def cheapest(group: list[Shown], truth: dict[str, str], keys: dict[str, int]) ->
     ways = []
     for rest in found:
         cost = 1 if rest == guess else keys[rest]
-        for label, presses in found.items():
-            if label != rest:
-                marked = len(presses) + keys[label]
-                nearest = presses.count(1)
-                further = len(presses) - nearest
-                by_letter = min(sum(presses), nearest + further + keys[label]) if rest == guess else sys.maxsize
-                cost += min(marked, by_letter)
+        for label in found.keys() - {rest}:
+            presses = found[label]
+            further = len(presses) - presses.count(1)
+            ways_of_label = [len(presses) + keys[label]]
+            if rest == guess:
+                ways_of_label += [sum(presses), len(presses) + (keys[label] if further else 0)]
+            cost += min(ways_of_label)
         ways.append((cost, rest))
     cost, rest = min(ways)
     return cost, sorted(found, key=lambda label: label == rest)

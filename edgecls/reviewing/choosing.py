@@ -14,10 +14,8 @@ if TYPE_CHECKING:
     from numpy import bool_, float32, int64
     from numpy.typing import NDArray
 
-ALIKE = 0.5
+ALIKE = 0.35
 """Cosine of two points from which on pictures are shown together."""
-FEW = 12
-"""Pictures that look alike, at most, of a group by which the review gets to know the pool."""
 KNOWN_AT = 150
 """Labelled pictures from which on groups are those that the classifier is surest of."""
 COST_OF_WRONG = 1.5
@@ -110,11 +108,12 @@ class Alike:
         self._labels: dict[int, str] = dict(enumerate(labelled, start=len(items)))
         self._stale = False
         self._guesses: NDArray[Any] = np.array([*(each.suggested for each in items), *labelled], object)
-        self._unsure = np.concatenate([self._given_uncertainty(), np.zeros(len(labelled), np.float32)])
+        self._unsure = np.append(self._given_uncertainty(), np.zeros(len(labelled))).astype(np.float32)
         self._first = np.array([each.first for each in items], np.float32)
         self._classes: list[str] = []
         self._probabilities: NDArray[float32] | None = None
         """Of these classes, (N, C); None where nothing was learned."""
+        self._learned_from = 0
 
     def _given_uncertainty(self) -> NDArray[float32]:
         import numpy as np
@@ -141,7 +140,7 @@ class Alike:
                 if look.guess and at not in self._labels:
                     self._guesses[at], self._unsure[at] = look.guess, look.unsure
             self._points, self._smoothed, self._known = all_points, all_drawn, known
-            self._probabilities = None
+            self._probabilities, self._learned_from = None, 0
             self._nearest = np.full(len(known), FARTHEST, np.float32)
             self._come_near([*self._labels])
             self._stale = bool(self._labels)
@@ -175,18 +174,20 @@ class Alike:
         """See `Choice`."""
         import numpy as np
 
-        points, known = self._smoothed, self._known
+        points, smoothed, known = self._points, self._smoothed, self._known
         latest = [(at, label) for at, label in [*self._labels.items()] if label and known[at]][-LEARNED_FROM:]
         if not self._stale or len(latest) < LABELLED_AT_LEAST:
             return
         self._stale = False
-        learned = Learned(points.shape[1])
-        learned.fit(points[[at for at, _ in latest]], [label for _, label in latest])
-        probabilities = learned.probabilities(points)
-        if points is self._smoothed:
-            self._classes, self._probabilities = learned.classes, probabilities
+        positions, labels = [at for at, _ in latest], [label for _, label in latest]
+        learned, plain = Learned(points.shape[1]), Learned(points.shape[1])
+        learned.fit(smoothed[positions], labels)
+        plain.fit(points[positions], labels)  # its doubts choose better what a classifier of single images needs
+        probabilities, unsure = learned.probabilities(smoothed), uncertainty(plain.probabilities(points))
+        if points is self._points:
+            self._classes, self._probabilities, self._learned_from = learned.classes, probabilities, len(latest)
             self._guesses = np.array(learned.classes, object)[probabilities.argmax(axis=1)]
-            self._unsure = uncertainty(probabilities)
+            self._unsure = unsure
 
     def renamed(self, old: str, new: str) -> None:
         """See `Choice`."""
@@ -212,10 +213,9 @@ class Alike:
         left = np.flatnonzero(free & self._known[: len(self._items)])
         if not len(left):
             return []
-        labels = sum(1 for label in self._labels.values() if label)
-        if size > 1 and labels >= KNOWN_AT and self._probabilities is not None and not self._first[left].any():
+        if size > 1 and self._learned_from >= KNOWN_AT and not self._first[left].any():
             return self._surest(left, size)
-        return self._alike(left, min(size, FEW))
+        return self._alike(left, size)
 
     def _alike(self, left: NDArray[int64], size: int) -> list[int]:
         """Of some positions the most useful one, and those that look like it."""
