@@ -137,17 +137,13 @@ def cheapest(group: list[Shown], truth: dict[str, str], keys: dict[str, int]) ->
         found.setdefault(label, []).append(presses)
     ways = []
     for rest in found:
-        cost = 1 if rest == guess else keys[rest]
+        total = 1 if rest == guess else keys[rest]
         for label in found.keys() - {rest}:
-            presses = found[label]
-            further = len(presses) - presses.count(1)
-            ways_of_label = [len(presses) + keys[label]]
-            if rest == guess:
-                ways_of_label += [sum(presses), len(presses) + (keys[label] if further else 0)]
-            cost += min(ways_of_label)
-        ways.append((cost, rest))
-    cost, rest = min(ways)
-    return cost, sorted(found, key=lambda label: label == rest)
+            marked = len(found[label]) + keys[label]
+            total += min(marked, sum(found[label])) if rest == guess else marked
+        ways.append((total, rest))
+    total, rest = min(ways)
+    return total, sorted(found, key=lambda label: label == rest)
 
 
 def choice(features: NDArray[float32], labels: NDArray[int64], seeds: int) -> dict[str, Any]:
