@@ -56,17 +56,18 @@ def main() -> None:
     from edgecls.runtime import machine
 
     results: dict[str, Any] = {}
+    seeds = range(given.first_seed, given.first_seed + given.seeds)
     for photos in given.photos:
         name, features, labels = embedded(photos, given.model, given.at_most)
         print(f"{machine.this_machine().cpu}, {name}: {len(labels)} images, {len(set(labels.tolist()))} classes")
-        strokes = [keystrokes(features, labels, given.images, seed) for seed in range(given.seeds)]
+        strokes = [keystrokes(features, labels, given.images, seed) for seed in seeds]
         for what in strokes[0]:
             values = [each[what] for each in strokes]
             print(f"  {what:28s} {sum(values) / len(values):.1f}  ({min(values):.1f} to {max(values):.1f})")
-        chosen = choice(features, labels, given.seeds)
+        chosen = choice(features, labels, seeds)
         for count, share in chosen["share"].items():
             print(f"  random's top-1 at {count:4d} labels ({chosen['random'][count]:.3f}): {share:.2f} of them")
-        results[name] = {"images": len(labels), "keystrokes": strokes, "choice": chosen}
+        results[name] = {"images": len(labels), "seeds": [*seeds], "keystrokes": strokes, "choice": chosen}
     if given.out:
         result = {"machine": machine.this_machine().to_json(), "versions": machine.versions(), "data": results}
         given.out.write_text(json.dumps(result, indent=1) + "\n")
@@ -146,12 +147,12 @@ def cheapest(group: list[Shown], truth: dict[str, str], keys: dict[str, int]) ->
     return total, sorted(found, key=lambda label: label == rest)
 
 
-def choice(features: NDArray[float32], labels: NDArray[int64], seeds: int) -> dict[str, Any]:
+def choice(features: NDArray[float32], labels: NDArray[int64], seeds: range) -> dict[str, Any]:
     """Labels that the queue's choice needs for what random choice reaches, as shares."""
     import numpy as np
 
     curves: dict[str, list[list[float]]] = {"random": [], "queue": []}
-    for seed in range(seeds):
+    for seed in seeds:
         drawn = np.random.default_rng(seed).permutation(len(labels))
         pool, test = drawn[len(drawn) // 3 :][:POOL], drawn[: len(drawn) // 3]
         orders = {"random": [*range(min(MOST, len(pool)))], "queue": chosen_order(features[pool], labels[pool])}

@@ -89,8 +89,8 @@ class Alike:
     """First, around the most useful picture, those that look most like it and may show the same; from `KNOWN_AT`
     labels on those of one class that a classifier of the labelled pictures is surest of.
 
-    Most useful is what brings most of the others that the classifier is unsure of nearest to a labelled one: it is
-    unlike what is labelled, and like many that are not. See benchmarks/loop/review.py for comparisons. Positions from
+    Most useful is what the classifier is unsure of and what brings most of the others of this kind nearest to a
+    labelled one: it is unlike what is labelled, and like many that are not. See benchmarks/loop/review.py for comparisons. Positions from
     `len(items)` on are pictures that have a label from the beginning, `labelled`; they are never shown. Whoever shares
     it between threads locks around all but `learn`.
     """

@@ -99,14 +99,15 @@ def _neighbours(points: NDArray[float32], at: NDArray[int64]) -> tuple[NDArray[i
 
 def gains(points: NDArray[float32], nearest: NDArray[float32], unsure: NDArray[float32]) -> NDArray[float32]:
     """What each point (N, W) is worth as the next to be labelled: how much nearer all of them come to a labelled one,
-    whose similarities are `nearest` (N,) now, those the most that a classifier is `unsure` of (N,).
+    whose similarities are `nearest` (N,) now, those the most that a classifier is `unsure` of (N,); and how unsure the
+    classifier is of the point itself.
     """
     import numpy as np
 
     similar = points @ points.T
     similar -= nearest
     np.maximum(similar, 0, out=similar)
-    result: NDArray[float32] = (similar @ unsure / len(points)).astype(np.float32)
+    result: NDArray[float32] = (similar @ unsure / len(points) * unsure).astype(np.float32)
     return result
 
 
