@@ -90,9 +90,9 @@ class Alike:
     labels on those of one class that a classifier of the labelled pictures is surest of.
 
     Most useful is what the classifier is unsure of and what brings most of the others of this kind nearest to a
-    labelled one: it is unlike what is labelled, and like many that are not. See benchmarks/loop/review.py for comparisons. Positions from
-    `len(items)` on are pictures that have a label from the beginning, `labelled`; they are never shown. Whoever shares
-    it between threads locks around all but `learn`.
+    labelled one: it is unlike what is labelled, and like many that are not. Positions from `len(items)` on are pictures
+    that have a label from the beginning, `labelled`; they are never shown. What was compared is in
+    benchmarks/results/. Whoever shares it between threads locks around all but `learn`.
     """
 
     def __init__(self, items: Sequence[Item], labelled: Sequence[str] = ()):
