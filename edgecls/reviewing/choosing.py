@@ -91,8 +91,8 @@ class Alike:
 
     Most useful is what the classifier is unsure of and what brings most of the others of this kind nearest to a
     labelled one: it is unlike what is labelled, and like many that are not. Positions from `len(items)` on are pictures
-    that have a label from the beginning, `labelled`; they are never shown. What was compared is in
-    benchmarks/results/. Whoever shares it between threads locks around all but `learn`.
+    that have a label from the beginning, `labelled`; they are never shown. See benchmarks/loop/review.py for figures.
+    Whoever shares it between threads locks around all but `learn`.
     """
 
     def __init__(self, items: Sequence[Item], labelled: Sequence[str] = ()):
