@@ -32,7 +32,8 @@ from edgecls.files import write_bytes
 from edgecls.runtime.store import Artifact, candidates
 
 WORKER_CPUS = 1
-"""Of one session. Threads of one process share Python's lock, which a part of each image needs: processes are faster."""
+"""Of one session. Threads of one process share Python's lock, which a part of each image needs: processes are
+faster."""
 TRIES = 4
 """Of a shard whose actors die."""
 CONNECT_S = 5.0

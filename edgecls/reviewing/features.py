@@ -81,9 +81,10 @@ class FeatureExtractor:
     """Embeddings of pictures, written to a folder piece by piece, so that they are computed once.
 
     Without a model that gives embeddings pictures are told apart by their colours and brightness in 8 by 8 cells.
+    With `thumbnails` the small copies are made on the way.
     """
 
-    def __init__(self, pictures: Path, folder: Path, thumbnails: Thumbnails, model: Classifier | None = None):
+    def __init__(self, pictures: Path, folder: Path, thumbnails: Thumbnails | None, model: Classifier | None = None):
         self._pictures, self._thumbnails, self._model = pictures, thumbnails, model
         self._folder = folder / (PLAIN if model is None else _named(model))
         self.unreadable: dict[str, str] = {}
@@ -107,7 +108,8 @@ class FeatureExtractor:
                     break
                 try:
                     image = read_image(self._pictures / item)
-                    self._thumbnails.put(item, image)
+                    if self._thumbnails is not None:
+                        self._thumbnails.put(item, image)
                     features = self._extract(image)
                     found[item] = features._replace(point=features.point.astype("float16"))
                 except (ImageError, OSError) as error:

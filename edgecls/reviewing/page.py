@@ -149,7 +149,8 @@ class _Asked:
 def _shown(each: Shown) -> dict[str, Any]:
     item, verdict = each.item, each.verdict
     return {
-        "id": item.path, "label": item.label, "guess": each.guess, "reason": item.reason, "other": item.other,
+        "id": item.path, "label": item.label, "guess": each.guess, "others": each.others,
+        "reason": item.reason, "other": item.other,
         "source": item.source, "time": item.time.isoformat(timespec="seconds") if item.time else "",
         "verdict": None if verdict is None else {"kind": verdict.kind, "label": verdict.label},
         "version": each.version,

@@ -21,10 +21,11 @@ LEASE_S = 120.0
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture as a reviewer sees it, and the version of its decision then."""
+    """A picture as a reviewer sees it, and the version of its decision then. `others` are the next best guesses."""
 
     item: Item
     guess: str
+    others: tuple[str, ...]
     verdict: Verdict | None
     version: int
 
@@ -78,6 +79,8 @@ class Queue:
         """Pictures that somebody wants to see after all others."""
         self._counted: tuple[int, Counter[str]] | None = None
         self._tell(self.decisions.decided())
+        for event in self.decisions.renames.values():
+            choice.renamed(event["old"], event["new"])
 
     # ── what there is ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -113,8 +116,8 @@ class Queue:
             for path in paths:
                 at = self.position_of.get(path)
                 item = Item(path) if at is None else self.items[at]
-                guess = "" if at is None else self._choice.guess(at)
-                found.append(Shown(item, guess, self.decisions.verdict(path), self.decisions.version(path)))
+                guess, others = ("", ()) if at is None else (self._choice.guess(at), self._choice.others(at))
+                found.append(Shown(item, guess, others, self.decisions.verdict(path), self.decisions.version(path)))
             return found
 
     def decided(self, label: str | None, page: int, size: int) -> tuple[list[Shown], int]:
@@ -232,6 +235,7 @@ class Queue:
                 raise UsageError(f"there is no class {old!r}")
             if new != old:
                 self._write("rename", who, old=old, new=new)
+                self._choice.renamed(old, new)
                 self._classes = list(dict.fromkeys(new if label == old else label for label in self._classes))
         return new
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -33,6 +34,8 @@ REVIEWS_FOLDER = ".reviews"
 LOG_FILE = "log.jsonl"
 RETRY_S = 5.0
 """After the folder of labelled images refused."""
+LABELLED = 1000
+"""Images of the folder that are looked at before the first group is shown, at most."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,9 @@ class Review:
         self.folder = LabelledFolder(config.data)
         self._log = Log(own / LOG_FILE)
         self.thumbnails = Thumbnails(self.pictures, own / "thumbnails")
-        self._choice: Choice = Ranked(items) if in_place else Alike(items)
+        self._from_pool = FromPool(self.folder, self.pictures, pool_name(self.pictures))
+        self._labelled = {} if in_place else self._labelled_images()
+        self._choice: Choice = Ranked(items) if in_place else Alike(items, [*self._labelled.values()])
         known = [*self.folder.counts(), *_suggested(items)]
         labels = [*(typed_label(label, known) for label in config.classes), *known]
         self.queue = Queue(
@@ -70,15 +75,16 @@ class Review:
             lambda path: (self.pictures / path).is_file(),
         )
         self.features = FeatureExtractor(self.pictures, own, self.thumbnails, model)
+        self._labelled_features = FeatureExtractor(config.data, own / "labelled", None, model)
         self.known = len(items) if in_place else 0
         """Pictures whose features are known."""
         self.gone: set[str] = set()
         self._errors: dict[str, str] = {}
         """What failed the last time that it was tried, by what it is for."""
-        self._from_pool = FromPool(self.folder, self.pictures, pool_name(self.pictures))
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._seen: dict[str, Features] = {}
+        self._seen_labelled: dict[str, Features] = {}
         self._threads = [threading.Thread(target=self._work, name="edgecls-review-work", daemon=True)]
         if not in_place:
             self._threads.append(threading.Thread(target=self._extract, name="edgecls-review-features", daemon=True))
@@ -170,24 +176,37 @@ class Review:
 
     # ── looking at pictures ─────────────────────────────────────────────────────────────────────────────────────────
 
+    def _labelled_images(self) -> dict[str, str]:
+        """Labels by path of images of the folder from which the first suggestions are learned: of many a sample, and
+        none that came from this pool, since the log has those.
+        """
+        own = origin(pool_name(self.pictures), "")
+        rows = [row for row in self.folder.rows() if not row.further.get(ORIGIN, "").startswith(own)]
+        drawn = random.Random(0).sample(rows, min(LABELLED, len(rows)))
+        return {row.path: row.label for row in drawn}
+
     def _extract(self) -> None:
         paths = [item.path for item in self.queue.items]
-        self._try("computing features", lambda: self.features.find(paths, self._heard, self._stop.is_set))
-        self._try("showing", self._tell_looks)
+        labelled, heard, stop = [*self._labelled], self._seen_labelled.update, self._stop.is_set
+        self._try("computing features", lambda: self._labelled_features.find(labelled, heard, stop))
+        self._try("computing features", lambda: self.features.find(paths, self._heard, stop))
+        self._try("showing", self._show)
 
     def _heard(self, features: Mapping[str, Features]) -> None:
         """Show pictures as soon as there are some, and then whenever there are half as many again."""
         before = self.known
         self._seen.update(features)
         if before == 0 or len(self._seen) >= 1.5 * before:
-            self._tell_looks()
+            self._show()
 
-    def _tell_looks(self) -> None:
+    def _show(self) -> None:
         if not self._seen or len(self._seen) == self.known:
             return
-        position_of = self.queue.position_of
+        positions = [self.queue.position_of[path] for path in self._seen]
+        at_labelled = {path: at for at, path in enumerate(self._labelled, start=len(self.queue.items))}
+        positions += [at_labelled[path] for path in self._seen_labelled]
         assert isinstance(self._choice, Alike)
-        self._choice.see([position_of[path] for path in self._seen], [*self._seen.values()], self.queue.lock)
+        self._choice.see(positions, [*self._seen.values(), *self._seen_labelled.values()], self.queue.lock)
         self.known = len(self._seen)
         self._wake.set()
 

@@ -208,6 +208,21 @@ class TestByKeyboard:
         assert page.result.left == 0
         assert page.labels() == ["1 neu/ü", "bad"]
 
+    def test_marked_pictures_without_another_guess_stay(self, serve: Callable[..., Page], browser: Any):
+        from selenium.webdriver.common.keys import Keys
+
+        page = serve(classes=("ok", "bad"))
+        browser.get(page.url)
+        until(lambda: count(browser) == 1)
+        keys(browser, Keys.DELETE)
+        until(lambda: count(browser) >= 2)
+        group = count(browser)
+        keys(browser, "ab", "a", "a")  # marked, not marked, marked
+        until(lambda: text(browser, "accept").startswith(f"{group - 2}: ok") or group == 2)
+        keys(browser, Keys.ENTER)
+        until(lambda: page.labels() == ["ok"] * (group - 2))
+        until(lambda: count(browser) == 2 or group == 2)
+
     def test_it_can_be_read_and_pressed(self, serve: Callable[..., Page], browser: Any):
         page = serve(classes=tuple(f"a class with quite a long name {number}" for number in range(8)))
         for colours in ("light", "dark"):
@@ -253,5 +268,14 @@ class TestByKeyboard:
             until(lambda: text(browser, "title") == "2 pictures: said to be ok, rather bad")
             keys(browser, Keys.ENTER)
             until(lambda: page.labels() == ["bad", "bad", "ok"])
+            until(lambda: count(browser) == 0)
+            keys(browser, Keys.BACKSPACE)
+            until(lambda: count(browser) == 2)
+            keys(browser, "b")
+            until(lambda: text(browser, "accept").startswith("1: bad, 1 as marked"))
+            keys(browser, Keys.ENTER)
+            until(lambda: page.labels() == ["bad", "ok", "ok"])
+            until(lambda: count(browser) == 0)
+            assert text(browser, "said") == "1 picture: ok, 1 picture: bad"
         finally:
             page.end()

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from edgecls.errors import DataError, OutputError, UsageError
-from edgecls.reviewing.choosing import Alike
+from edgecls.reviewing.choosing import KNOWN_AT, Alike
 from edgecls.reviewing.decisions import Decisions
 from edgecls.reviewing.features import Features
 from edgecls.reviewing.items import Item
@@ -94,6 +94,63 @@ class TestGroups:
         left = [each for each in queue.shown(seen_all()) if each.verdict is None]
         assert left
         assert all(each.guess == truth(each.item.path) for each in left)
+
+    def test_the_next_best_guesses_are_others(self, queue: Queue):
+        first = queue.next("anna")
+        assert first[0].others == ()  # nothing is learned yet
+        for _ in range(CLUSTERS):
+            group = queue.next("anna")
+            queue.decide("anna", seen(group[:4]), "label", truth(group[0].item.path))
+            queue.later("anna")
+        queue._choice.learn()
+        for each in queue.shown(seen_all()):
+            assert len({each.guess, *each.others}) == 4
+            assert {each.guess, *each.others} <= set(queue.classes)
+
+    def test_knowing_the_pool_it_shows_full_groups_of_what_it_is_surest_of(self, tmp_path: Path):
+        looks = clustered(CLUSTERS, 80)
+        choice = Alike([Item(f"{at}.jpg") for at in range(len(looks))])
+        queue = Queue(choice._items, Log(tmp_path / "log.jsonl"), choice)
+        choice.see(range(len(looks)), looks, queue.lock)
+        queue.decide("anna", {f"{at}.jpg": 0 for at in range(CLUSTERS, KNOWN_AT + CLUSTERS)}, "reject")
+        assert len(queue.next("ben")) == 24
+        queue.decide("anna", {f"{at}.jpg": 0 for at in range(CLUSTERS)}, "reject")
+        queue.later("ben")
+        for label in range(CLUSTERS):
+            learned_of = {f"{at}.jpg": 1 for at in range(CLUSTERS + label, KNOWN_AT + CLUSTERS, CLUSTERS)}
+            assert queue.decide("anna", learned_of, "label", f"class {label}").done
+        choice.learn()
+        group = queue.next("ben")
+        sure = choice._probabilities.max(axis=1)
+        position = {each.item.path: queue.position_of[each.item.path] for each in group}
+        others = [
+            at
+            for at in range(len(looks))
+            if queue._free[at] and choice.guess(at) == group[0].guess and f"{at}.jpg" not in position
+        ]
+        assert (len(group), {each.guess for each in group}) == (24, {group[0].guess})
+        assert min(sure[[*position.values()]]) >= max(sure[others])
+
+    def test_labels_that_are_there_already_are_learned_from(self, tmp_path: Path):
+        looks = clustered(CLUSTERS, 24)
+        pool, labelled = looks[: CLUSTERS * EACH], looks[CLUSTERS * EACH :]
+        choice = Alike(items(), [f"class {at % CLUSTERS}" for at in range(len(labelled))])
+        queue = Queue(choice._items, Log(tmp_path / "log.jsonl"), choice)
+        choice.see(range(len(looks)), [*pool, *labelled], queue.lock)
+        choice.learn()
+        assert all(each.guess == truth(each.item.path) for each in queue.shown(seen_all()))
+        queue.add_class("anna", "class 0")
+        queue.rename_class("anna", "class 0", "none")
+        choice.learn()
+        assert queue.shown(["0.jpg"])[0].guess == "none"
+        again = Alike(items(), [f"class {at % CLUSTERS}" for at in range(len(labelled))])
+        Queue(again._items, queue._log, again)  # killed before the folder was renamed
+        again.see(range(len(looks)), [*pool, *labelled], queue.lock)
+        again.learn()
+        assert again.guess(0) == "none"
+        while group := queue.next("anna"):
+            assert all(truth(each.item.path) in (each.guess, "class 0") for each in group)
+            queue.decide("anna", seen(group), "label", group[0].guess)
 
     def test_what_was_put_off_comes_last(self, queue: Queue):
         off = set(seen(queue.next("anna")))

@@ -104,6 +104,38 @@ class TestPool:
             read_pool(tmp_path / "none")
 
 
+class TestSuggestions:
+    def test_labelled_images_that_are_there_are_learned_from(self, config: ReviewConfig):
+        folder = LabelledFolder(config.data)
+        for number in range(30, 42):
+            folder.add(picture(number), f"kind {number % 3}", "phone", suffix=".png")
+        first = begin(config)
+        first.start()
+        until(lambda: first.queue.shown([path(0)])[0].guess == "kind 0")
+        kinds = {path(number): f"kind {number % 3}" for number in range(12) if number != 1}
+        assert {each.item.path: each.guess for each in first.queue.shown(kinds)} == kinds
+        first.queue.decide("anna", {path(0): 0}, "label", "kind 1")
+        first.close()
+        assert labels(config)[digest(0)] == "kind 1"
+        assert len(begin_again(first, config)._labelled) == 12  # what came from the pool stands in the log
+
+    def test_what_cannot_be_read_among_them_stops_nothing(self, config: ReviewConfig):
+        row = LabelledFolder(config.data).add(picture(30), "kind 0", "phone", suffix=".png")
+        (config.data / row.path).write_bytes(b"no picture")
+        first = begin(config)
+        first.start()
+        until(lambda: first.known == 11)
+        assert first.error is None
+        first.close()
+
+
+def begin_again(before: Review, config: ReviewConfig) -> Review:
+    again = begin(config)
+    again._log.close()
+    assert before is not again
+    return again
+
+
 class TestPlacing:
     def test_labelled_pictures_are_copied_and_changed_and_taken_out(self, config: ReviewConfig):
         first = begin(config)
