@@ -4,8 +4,8 @@
 
 In turn, so many rounds, over a list of FOLDER's images under as many names as are asked for: one Parquet file, parts by
 the local engine, parts by Ray with one worker of all CPUs and with one worker a CPU. For each the whole command from
-its start; and for parts, by the times of their files, the images/s from the first part to the last, which leave out what
-starts before, and their ratio to the local engine's of the same round. Median and range.
+its start; and for parts, by the times of their files, the images/s from the first part to the last, which leave out
+what starts before, and their ratio to the local engine's of the same round. Median and range.
 
 Then, for each of the local engine and Ray, jobs of a twentieth of the images a kill are ended by SIGKILL at random
 moments, of the driver or, with Ray, of a worker, until one ends well; its rows are joined with the list.
