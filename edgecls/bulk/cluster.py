@@ -40,6 +40,7 @@ TRIES = 4
 CONNECT_S = 5.0
 NO_WORKER_S = 300.0
 """How long the cluster may be without any actor."""
+_OPENING = "opening the model"
 logger = logging.getLogger(__name__)
 
 
@@ -202,11 +203,12 @@ class _Pool:
         try:
             version = self._answer(ref)
         except _DiedError as error:
-            self._died("opening the model", error)
+            self._died(_OPENING, error)
             self._open()
             return
         if version != edgecls.__version__:
             raise BackendError(f"a node of the cluster has edgecls {version}, here it is {edgecls.__version__}")
+        del self._deaths[_OPENING]
         self._ready.append(member)
 
     def _made(self, ref: Any) -> Count | None:
