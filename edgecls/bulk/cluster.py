@@ -10,8 +10,10 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import signal
 import socket
 import tempfile
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
@@ -32,13 +34,13 @@ from edgecls.files import write_bytes
 from edgecls.runtime.store import Artifact, candidates
 
 WORKER_CPUS = 1
-"""Of one session. Threads of one process share Python's lock, which a part of each image needs: processes are
-faster."""
+"""Of one session: threads of one process share Python's lock, which a part of each image needs."""
 TRIES = 4
 """Of a shard whose actors die."""
 CONNECT_S = 5.0
 NO_WORKER_S = 300.0
 """How long the cluster may be without any actor."""
+_OPENING = "opening the model"
 logger = logging.getLogger(__name__)
 
 
@@ -106,6 +108,7 @@ class RayEngine(Engine):
         _require_reachable(self._config.address)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         shared = {"log_to_driver": False, "logging_level": logging.ERROR}
+        on_terminate = signal.getsignal(signal.SIGTERM)
         try:
             if self._config.address is None:
                 self._ray.init("local", include_dashboard=False, **shared)
@@ -114,6 +117,8 @@ class RayEngine(Engine):
         except (ConnectionError, OSError, ValueError, RuntimeError) as error:
             raise BackendError(f"there is no Ray cluster at {self._config.address}: {first_line(error)}") from error
         self._started = True
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_terminate)  # which Ray has replaced
 
     def _sized(self) -> tuple[int, int]:
         """CPUs a worker, and the number of workers. Raises `UsageError` where not one finds room."""
@@ -198,11 +203,12 @@ class _Pool:
         try:
             version = self._answer(ref)
         except _DiedError as error:
-            self._died("opening the model", error)
+            self._died(_OPENING, error)
             self._open()
             return
         if version != edgecls.__version__:
             raise BackendError(f"a node of the cluster has edgecls {version}, here it is {edgecls.__version__}")
+        del self._deaths[_OPENING]
         self._ready.append(member)
 
     def _made(self, ref: Any) -> Count | None:

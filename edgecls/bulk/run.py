@@ -13,6 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from edgecls.artifact.reference import REFERENCE_FILE
 from edgecls.bulk.config import Answering, BulkConfig
 from edgecls.bulk.engine import Engine, LocalEngine, open_model
 from edgecls.bulk.listing import Entry, Inputs, entries
@@ -148,7 +149,9 @@ def model_digest(artifact: Artifact) -> str:
     """A digest of all of an artifact that decides about its answers: its files, classes, preprocessing, thresholds."""
     card = artifact.card.to_json()
     files = dict(artifact.card.lineage.files) if artifact.path.is_dir() else {"": sha256(artifact.path)}
-    deciding = {name: card.get(name) for name in ("classes", "preprocess", "io", "confidence")}
+    if (reference := artifact.path / REFERENCE_FILE).is_file():  # by which it says "unknown"
+        files[REFERENCE_FILE] = sha256(reference)
+    deciding = {name: card.get(name) for name in ("classes", "preprocess", "io", "output", "confidence")}
     return hashlib.sha256(json.dumps([files, deciding], sort_keys=True).encode()).hexdigest()
 
 

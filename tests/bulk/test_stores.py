@@ -109,44 +109,44 @@ def test_a_scheme_whose_package_is_missing_names_the_line(predict: Predict, tmp_
         predict(tmp_path / "out", "s3://bucket/images/")
 
 
-class TestS3:
-    """A real client and a real server on this machine."""
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """A bucket of a real S3 server on this machine."""
+    pytest.importorskip("s3fs")
+    server_module = pytest.importorskip("moto.server")
+    server = server_module.ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        store = fsspec.filesystem("s3", skip_instance_cache=True)
+        store.mkdir("bucket")
+        yield "s3://bucket"
+    server.stop()
 
-    @pytest.fixture(scope="class")
-    def bucket(self) -> Iterator[str]:
-        pytest.importorskip("s3fs")
-        server_module = pytest.importorskip("moto.server")
-        server = server_module.ThreadedMotoServer(port=0, verbose=False)
-        server.start()
-        host, port = server.get_host_and_port()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("AWS_ACCESS_KEY_ID", "test")
-            patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-            patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-            store = fsspec.filesystem("s3", skip_instance_cache=True)
-            store.mkdir("bucket")
-            yield "s3://bucket"
-        server.stop()
 
-    def test_images_and_archives_in_and_parts_out(
-        self, predict: Predict, bucket: str, photos: Path, paths: list[Path], tmp_path: Path
-    ):
-        store = fsspec.filesystem("s3")
-        store.pipe({f"bucket/in/{path.parent.name}/{path.name}": path.read_bytes() for path in paths[:12]})
-        tar = write_tar(tmp_path / "rest.tar", [(path.name, path.read_bytes()) for path in paths[12:]])
-        store.put_file(str(tar), "bucket/in/rest.tar")
-        summary = predict(f"{bucket}/out", f"{bucket}/in/", top=1)
-        assert (summary.total.images, summary.total.unreadable) == (24, 0)
-        assert predict(f"{bucket}/out", f"{bucket}/in/").answered == 0
-        predict(tmp_path / "local", photos)
-        (tmp_path / "s3").mkdir()
-        for part in store.glob("bucket/out/part-*"):
-            (tmp_path / "s3" / Path(part).name).write_bytes(store.cat_file(part))
-        assert answers_of(tmp_path / "s3") == answers_of(tmp_path / "local")
-        assert json.loads(store.cat_file("bucket/out/_SUCCESS")) == {"images": 24, "unreadable": 0}
+def test_images_and_archives_of_a_bucket_become_parts_in_it(
+    predict: Predict, bucket: str, photos: Path, paths: list[Path], tmp_path: Path
+):
+    store = fsspec.filesystem("s3")
+    store.pipe({f"bucket/in/{path.parent.name}/{path.name}": path.read_bytes() for path in paths[:12]})
+    tar = write_tar(tmp_path / "rest.tar", [(path.name, path.read_bytes()) for path in paths[12:]])
+    store.put_file(str(tar), "bucket/in/rest.tar")
+    summary = predict(f"{bucket}/out", f"{bucket}/in/", top=1)
+    assert (summary.total.images, summary.total.unreadable) == (24, 0)
+    assert predict(f"{bucket}/out", f"{bucket}/in/").answered == 0
+    predict(tmp_path / "local", photos)
+    (tmp_path / "s3").mkdir()
+    for part in store.glob("bucket/out/part-*"):
+        (tmp_path / "s3" / Path(part).name).write_bytes(store.cat_file(part))
+    assert answers_of(tmp_path / "s3") == answers_of(tmp_path / "local")
+    assert json.loads(store.cat_file("bucket/out/_SUCCESS")) == {"images": 24, "unreadable": 0}
 
-    def test_what_is_not_there_is_one_line(self, predict: Predict, bucket: str, photos: Path, tmp_path: Path):
-        with pytest.raises(DataError, match="there is no image or folder s3://gone/x"):
-            predict(tmp_path / "out", "s3://gone/x/", patience_s=300.0)
-        with pytest.raises(OutputError, match="s3://gone/answers"):
-            predict("s3://gone/answers", photos, patience_s=300.0)
+
+def test_a_bucket_that_is_not_there_is_one_line(predict: Predict, bucket: str, photos: Path, tmp_path: Path):
+    with pytest.raises(DataError, match="there is no image or folder s3://gone/x"):
+        predict(tmp_path / "out", "s3://gone/x/", patience_s=300.0)
+    with pytest.raises(OutputError, match="s3://gone/answers"):
+        predict("s3://gone/answers", photos, patience_s=300.0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgecls.reviewing import learning
-from edgecls.reviewing.learning import Learned, compressed, smoothed
+from edgecls.reviewing.learning import compressed, learned, smoothed
 
 CLASSES, EACH, SPREAD = 4, 60, 0.9
 
@@ -21,9 +21,9 @@ def spread_out() -> tuple[np.ndarray, np.ndarray]:
 
 def wrong(points: np.ndarray, classes: np.ndarray) -> float:
     """How many get the wrong class by two labels of each."""
-    learned = Learned(points.shape[1])
-    learned.fit(points[: 2 * CLASSES], [str(each) for each in classes[: 2 * CLASSES]])
-    return float((learned.probabilities(points).argmax(axis=1) != classes).mean())
+    labels = [str(each) for each in classes[: 2 * CLASSES]]
+    _, probabilities = learned(points, [*range(2 * CLASSES)], labels)
+    return float((probabilities.argmax(axis=1) != classes).mean())
 
 
 class TestPoints:
