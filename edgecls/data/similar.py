@@ -31,7 +31,7 @@ MANY = 2_000_000
 DENSE = 2048
 """Of more hashes than this that agree in the blocks of a table, `near_groups` compares leaders alone."""
 RUNS = 1 << 18
-CANDIDATES = 1 << 20
+CANDIDATES = 1 << 18
 """Runs of hashes that agree, and pairs of hashes, that are compared at once."""
 COPIES = 1 << 10
 """Pairs of small copies that are compared at once."""
