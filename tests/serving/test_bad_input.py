@@ -99,8 +99,8 @@ def test_odd_addresses_are_answered_as_json(server: Running, method: str, path: 
     ("headers", "body", "status"),
     [
         ({"Content-Encoding": "gzip"}, gzip.compress(b"0" * (80 << 20)), 413),
-        ({"Content-Encoding": "gzip"}, gzip.compress(b"{}")[:-4], 400),
-        ({"Content-Encoding": "gzip"}, gzip.compress(b"{}") + b"more", 400),
+        ({"Content-Encoding": "gzip"}, gzip.compress(b"{}", mtime=0)[:-4], 400),
+        ({"Content-Encoding": "gzip"}, gzip.compress(b"{}", mtime=0) + b"more", 400),
         ({"Content-Encoding": "gzip"}, b"plain", 400),
         ({"Content-Encoding": "deflate"}, b"plain", 400),
         ({"Content-Encoding": "br"}, b"plain", 415),
