@@ -22,6 +22,8 @@ COST_OF_WRONG = 1.5
 """Keystrokes for a picture that is not what is suggested, where one is for the rest of the group."""
 OTHERS = 3
 """Classes that a picture may show besides the one that is suggested."""
+DOUBTFUL = 4.0
+"""Scale of the classifier by whose doubts the most useful picture is found."""
 SAMPLE = 1500
 SURE = 1e-3
 """What a picture counts of which the classifier is sure."""
@@ -180,7 +182,7 @@ class Alike:
             return
         self._stale = False
         positions, labels = [at for at, _ in latest], [label for _, label in latest]
-        learned, plain = Learned(points.shape[1]), Learned(points.shape[1])
+        learned, plain = Learned(points.shape[1]), Learned(points.shape[1], DOUBTFUL)
         learned.fit(smoothed[positions], labels)
         plain.fit(points[positions], labels)  # its doubts choose better what a classifier of single images needs
         probabilities, unsure = learned.probabilities(smoothed), uncertainty(plain.probabilities(points))

@@ -19,6 +19,8 @@ NEIGHBOURS = 10
 ROUNDS = 2
 BLOCK = 4096
 STEPS = 150
+OWN_DOUBT = 4
+"""The power by which the doubt about a point itself counts for what its label is worth."""
 LEARNED_FROM = 3000
 """Labelled pictures, the latest, that a fit takes in: it has to keep up with a human."""
 
@@ -107,7 +109,7 @@ def gains(points: NDArray[float32], nearest: NDArray[float32], unsure: NDArray[f
     similar = points @ points.T
     similar -= nearest
     np.maximum(similar, 0, out=similar)
-    result: NDArray[float32] = (similar @ unsure / len(points) * unsure).astype(np.float32)
+    result: NDArray[float32] = (similar @ unsure / len(points) * unsure**OWN_DOUBT).astype(np.float32)
     return result
 
 
@@ -115,11 +117,12 @@ class Learned:
     """A classifier of points: multinomial logistic regression, which begins where the last one ended."""
 
     SCALE = 8.0
-    """Of points of length 1: with this the usual pull is the right one."""
+    """Of points of length 1: with this the usual pull is the right one. With less the classifier is less sure."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, scale: float = SCALE):
         import numpy as np
 
+        self._scale = scale
         self.classes: list[str] = []
         self._weights = np.zeros((0, width + 1), np.float32)
 
@@ -130,7 +133,7 @@ class Learned:
         classes = sorted(set(labels))
         before = dict(zip(self.classes, self._weights, strict=True))
         weights = np.stack([before.get(label, np.zeros(points.shape[1] + 1, np.float32)) for label in classes])
-        inputs = np.concatenate([points * self.SCALE, np.ones((len(points), 1), np.float32)], axis=1)
+        inputs = np.concatenate([points * self._scale, np.ones((len(points), 1), np.float32)], axis=1)
         wanted = np.eye(len(classes), dtype=np.float32)[[classes.index(label) for label in labels]]
         pull = 1 / len(points)
         rate = 1 / (0.5 * float(np.square(inputs).sum(axis=1).mean()) + pull)
@@ -144,7 +147,7 @@ class Learned:
 
     def probabilities(self, points: NDArray[float32]) -> NDArray[float32]:
         """Probabilities (N, C) of the classes of points (N, W)."""
-        return _softmax(points @ (self.SCALE * self._weights[:, :-1]).T + self._weights[:, -1])
+        return _softmax(points @ (self._scale * self._weights[:, :-1]).T + self._weights[:, -1])
 
 
 def _softmax(scores: NDArray[float32]) -> NDArray[float32]:
