@@ -22,6 +22,8 @@ COST_OF_WRONG = 1.5
 """Keystrokes for a picture that is not what is suggested, where one is for the rest of the group."""
 OTHERS = 3
 """Classes that a picture may show besides the one that is suggested."""
+DOUBTFUL = 4.0
+"""Scale of the classifier by whose doubts the most useful picture is found."""
 SAMPLE = 1500
 SURE = 1e-3
 """What a picture counts of which the classifier is sure."""
@@ -193,7 +195,7 @@ class Alike:
         positions, labels = [at for at, _ in latest], [label for _, label in latest]
         classes, probabilities = learned(smoothed, positions, labels)
         # The doubts about single points choose better what a classifier of single images needs.
-        unsure = uncertainty(learned(points, positions, labels)[1])
+        unsure = uncertainty(learned(points, positions, labels, DOUBTFUL)[1])
         if points is self._points:
             self._classes, self._probabilities, self._learned_from = classes, probabilities, len(latest)
             self._guesses = np.array(classes, object)[probabilities.argmax(axis=1)]

@@ -22,7 +22,9 @@ NEIGHBOURS = 10
 ROUNDS = 2
 BLOCK = 4096
 SCALE = 8.0
-"""Of points of length 1: with this a pull of 1 is the right one."""
+"""Of points of length 1: with this a pull of 1 is the right one. With less a classifier is less sure."""
+OWN_DOUBT = 4
+"""The power by which the doubt about a point itself counts for what its label is worth."""
 LEARNED_FROM = 3000
 """Labelled pictures, the latest, that a fit takes in: it has to keep up with a human."""
 
@@ -111,11 +113,13 @@ def gains(points: NDArray[float32], nearest: NDArray[float32], unsure: NDArray[f
     similar = points @ points.T
     similar -= nearest
     np.maximum(similar, 0, out=similar)
-    result: NDArray[float32] = (similar @ unsure / len(points) * unsure).astype(np.float32)
+    result: NDArray[float32] = (similar @ unsure / len(points) * unsure**OWN_DOUBT).astype(np.float32)
     return result
 
 
-def learned(points: NDArray[float32], positions: list[int], labels: list[str]) -> tuple[list[str], NDArray[float32]]:
+def learned(
+    points: NDArray[float32], positions: list[int], labels: list[str], scale: float = SCALE
+) -> tuple[list[str], NDArray[float32]]:
     """The classes of labelled points, sorted, and their probabilities (N, C) for all points (N, W)."""
     import numpy as np
 
@@ -123,8 +127,8 @@ def learned(points: NDArray[float32], positions: list[int], labels: list[str]) -
     wanted = np.eye(len(classes))[[classes.index(label) for label in labels]]
     origin, share = np.zeros((len(classes), points.shape[1] + 1)), 1 / len(labels)
     shares, held = np.full(len(labels), share), np.full((len(classes), 1), share)
-    weights = fitted_weights(SCALE * points[positions], wanted, shares, origin, held).astype(np.float32)
-    return classes, softmax(points @ (SCALE * weights[:, :-1]).T + weights[:, -1])
+    weights = fitted_weights(scale * points[positions], wanted, shares, origin, held).astype(np.float32)
+    return classes, softmax(points @ (scale * weights[:, :-1]).T + weights[:, -1])
 
 
 def uncertainty(probabilities: NDArray[float32]) -> NDArray[float32]:
