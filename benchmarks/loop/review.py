@@ -9,7 +9,7 @@ own answers are not used: all that is suggested was learned during the review.
 Keystrokes: that many images drawn at random are all labelled, in groups. Where most of a group is what is suggested,
 the others get their next best guesses by their letters, and Enter takes all; where that takes more keystrokes, or
 another class is most of the group, they are marked and labelled first, class by class, then the rest by one key. A
-class beyond the ninth takes a slash, its number, and Enter.
+class beyond the tenth takes a slash, its number, and Enter.
 
 Choice: two thirds of the images are the pool (at most 1,500) and one third the test. One image at a time is labelled,
 as the queue chooses, which learns from every 5 labels, or at random. Every 20 labels a logistic regression
@@ -111,7 +111,7 @@ def keystrokes(features: NDArray[float32], labels: NDArray[int64], count: int, s
 
     drawn = np.random.default_rng(seed).permutation(len(labels))[:count]
     truth = {f"{number}.jpg": f"class {labels[at]}" for number, at in enumerate(drawn.tolist())}
-    keys = {f"class {number}": 1 if number < 9 else 2 + len(str(number + 1)) for number in range(int(labels.max()) + 1)}
+    keys = {f"class {number}": 1 if number < 10 else 2 + len(str(number + 1)) for number in range(int(labels.max()) + 1)}
     pressed = groups = 0
     with tempfile.TemporaryDirectory() as folder:
         queue = queue_of(features[drawn], folder, LARGEST_GROUP)
