@@ -215,15 +215,14 @@ class TestByKeyboard:
         browser.get(page.url)
         until(lambda: count(browser) == 1)
         keys(browser, Keys.DELETE)
-        until(lambda: count(browser) > 2)
-        rest = count(browser) - 2
-        keys(browser, "ab", "a", "a")  # marked, not marked, marked
-        until(lambda: text(browser, "accept").startswith(f"{rest}: ok"))
+        until(lambda: count(browser) == 2 and "likely ok" in text(browser, "title"))
+        keys(browser, "ab", "a")  # a is marked, and not marked again
+        until(lambda: text(browser, "accept").startswith("1: ok"))
         keys(browser, Keys.ENTER)
-        until(lambda: page.labels() == ["ok"] * rest)
-        until(lambda: count(browser) == 2)
+        until(lambda: page.labels() == ["ok"])
+        until(lambda: count(browser) == 1)
         keys(browser, "0")
-        until(lambda: page.labels() == ["class 10", "class 10", *["ok"] * rest])
+        until(lambda: page.labels() == ["class 10", "ok"])
 
     def test_it_can_be_read_and_pressed(self, serve: Callable[..., Page], browser: Any):
         page = serve(classes=tuple(f"a class with quite a long name {number}" for number in range(8)))
