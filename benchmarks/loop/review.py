@@ -111,7 +111,8 @@ def keystrokes(features: NDArray[float32], labels: NDArray[int64], count: int, s
 
     drawn = np.random.default_rng(seed).permutation(len(labels))[:count]
     truth = {f"{number}.jpg": f"class {labels[at]}" for number, at in enumerate(drawn.tolist())}
-    keys = {f"class {number}": 1 if number < 10 else 2 + len(str(number + 1)) for number in range(int(labels.max()) + 1)}
+    classes = range(int(labels.max()) + 1)
+    keys = {f"class {number}": 1 if number < 10 else 2 + len(str(number + 1)) for number in classes}
     pressed = groups = 0
     with tempfile.TemporaryDirectory() as folder:
         queue = queue_of(features[drawn], folder, LARGEST_GROUP)
