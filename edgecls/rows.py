@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from edgecls.errors import DataError
 from edgecls.files import read_text
@@ -24,15 +25,23 @@ def read_rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
         for number, values in records:
             yield number, {name: value for name, value in zip(names, values, strict=False) if name and value}
         return
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, row in json_objects(text.splitlines(), str(file)):
+        yield number, {name.strip().lower(): str(value) for name, value in row.items() if value is not None}
+
+
+def json_objects(lines: Iterable[str], origin: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of JSON lines, with the numbers of their lines; empty ones are left out. Raises `DataError`, which
+    names `origin`.
+    """
+    for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
                 row = json.loads(line)
             except ValueError as error:
-                raise DataError(f"{file}, line {number} is not JSON") from error
+                raise DataError(f"{origin}, line {number} is not JSON") from error
             if not isinstance(row, dict):
-                raise DataError(f"{file}, line {number} is not a JSON object")
-            yield number, {name.strip().lower(): str(value) for name, value in row.items() if value is not None}
+                raise DataError(f"{origin}, line {number} is not a JSON object")
+            yield number, row
 
 
 def table_text(file: Path) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 import sys
 from collections import Counter
@@ -21,6 +20,7 @@ from typing import IO, Any, Literal
 from edgecls.bulk.stores import Stored, Stores, is_uri, joined, shown
 from edgecls.errors import DataError, UsageError, first_line
 from edgecls.imaging.decode import SUFFIXES, begins_as_image, counted
+from edgecls.rows import json_objects
 from edgecls.runtime.batch import import_arrow
 
 Kind = Literal["image", "tar", "parquet"]
@@ -268,25 +268,15 @@ def _lines(location: str, stores: Stores) -> Iterator[str]:
 def _table_lines(location: str, column: str | None, stores: Stores) -> Iterator[str]:
     """The locations in a CSV or JSONL manifest, relative to its folder."""
     with _text(location, stores) as lines:
-        records = csv.DictReader(lines) if location.lower().endswith(".csv") else _objects(lines, location)
+        is_csv = location.lower().endswith(".csv")
+        objects = (row for _, row in json_objects(lines, shown(location)))
+        records: Iterable[dict[str, Any]] = csv.DictReader(lines) if is_csv else objects
         name: str | None = None
         for number, row in enumerate(records, start=1):
             name = name or _column(row, column, location)
             if not isinstance(value := row.get(name), str) or not value:
                 raise DataError(f"{shown(location)}: record {number} names no image in the column {name}")
             yield joined(_folder(location), value)
-
-
-def _objects(lines: Iterable[str], location: str) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{shown(location)}, line {number} is not JSON") from error
-            if not isinstance(row, dict):
-                raise DataError(f"{shown(location)}, line {number} is not a JSON object")
-            yield row
 
 
 def _parquet_lines(location: str, column: str | None, stores: Stores) -> Iterator[str]:

@@ -43,8 +43,7 @@ class ImageResult:
         """Plain values, with the `top` best classes."""
         if self.prediction is None:
             return {"image": self.image, "error": self.error}
-        ranking = [{"label": label, "score": score} for label, score in self.prediction.top(top)]
-        values = {"image": self.image, "label": self.prediction.label, "score": self.prediction.score, "top": ranking}
+        values = {"image": self.image, **self.prediction.to_json(top)}
         flags = {name: True for name in ("unsure", "unknown") if getattr(self.prediction, name)}
         more = {"nearest": self.prediction.nearest, "novelty": self.prediction.novelty}
         return {**values, **flags, **{name: value for name, value in more.items() if value is not None}}

@@ -65,6 +65,11 @@ class Prediction:
         """All classes with their probabilities, best first."""
         return self.top(len(self.classes))
 
+    def to_json(self, top: int) -> dict[str, Any]:
+        """Plain values: label, score, and the `top` best classes."""
+        ranking = [{"label": label, "score": score} for label, score in self.top(top)]
+        return {"label": self.label, "score": self.score, "top": ranking}
+
     def top(self, count: int) -> tuple[tuple[str, float], ...]:
         """The `count` best classes with their probabilities. Raises `UsageError` for fewer than one."""
         if not isinstance(count, int) or count < 1:

@@ -124,9 +124,7 @@ class Model:
         return {
             "model": self.name,
             "version": self.version,
-            "label": prediction.label,
-            "score": prediction.score,
-            "top": [{"label": label, "score": score} for label, score in prediction.top(top)],
+            **prediction.to_json(top),
             "unsure": prediction.unsure,
             "unknown": prediction.unknown,
         }, times

@@ -197,15 +197,20 @@ def test_wrong_labels_make_it_worse_and_nothing_is_written(learn: Callable[..., 
     assert learn(photos, accept_worse=True).artifact.card.quality.note == "worse than the bundle that it learned from"
 
 
+def with_near_copies(photos: Path, to: Path, taught: Artifact, split: str, count: int | None = None) -> Path:
+    """A copy of a folder with pictures that nearly show what the first ones of a split do."""
+    shutil.copytree(photos, to)
+    recorded = open_recorded(taught.path)
+    for sample in recorded.splits[split][:count]:
+        nearly = np.maximum(recorded.read(sample), 1)
+        cv2.imwrite(str(to / recorded.classes[sample.label] / f"again{Path(sample.key).name}"), nearly)
+    return to
+
+
 def test_held_out_old_images_are_not_learned_from(
     learn: Callable[..., Adapted], taught: Artifact, dim_photos: Path, tmp_path: Path
 ) -> None:
-    photos = tmp_path / "photos"
-    shutil.copytree(dim_photos, photos)
-    recorded = open_recorded(taught.path)
-    for sample in recorded.splits["test"][:3]:
-        nearly = np.maximum(recorded.read(sample), 1)
-        cv2.imwrite(str(photos / recorded.classes[sample.label] / f"again{Path(sample.key).name}"), nearly)
+    photos = with_near_copies(dim_photos, tmp_path / "photos", taught, "test", 3)
     hearing = Hearing()
     made = learn(photos, callbacks=hearing).artifact.card.lineage.relearned
     assert made is not None
@@ -250,12 +255,7 @@ def test_a_bundle_that_does_not_know_what_its_run_learned_says_so(
 def test_what_nearly_shows_a_learned_image_does_not_judge(
     learn: Callable[..., Adapted], taught: Artifact, dim_photos: Path, tmp_path: Path
 ) -> None:
-    photos = tmp_path / "photos"
-    shutil.copytree(dim_photos, photos)
-    recorded = open_recorded(taught.path)
-    for sample in recorded.splits["train"]:
-        nearly = np.maximum(recorded.read(sample), 1)
-        cv2.imwrite(str(photos / recorded.classes[sample.label] / f"again{Path(sample.key).name}"), nearly)
+    photos = with_near_copies(dim_photos, tmp_path / "photos", taught, "train")
     adapted = learn(photos)
     assert adapted.artifact.card.lineage.relearned is not None
     assert adapted.artifact.card.lineage.relearned["new_images"] > 200
