@@ -26,6 +26,7 @@ from edgecls.artifact import reference as reference_module
 from edgecls.artifact.reference import FALSE_REFUSALS, Reference, cross_fitted, refusal_threshold
 from edgecls.runtime.pipeline import outputs_of
 from edgecls.runtime.scores import as_logits, softmax
+from edgecls.vectors import directions
 
 if TYPE_CHECKING:
     from numpy import float32
@@ -54,7 +55,7 @@ def nearest(count: int) -> Scorer:
     """The distance to the `count`-th nearest reference image, directions of embeddings only (Sun et al. 2022)."""
 
     def score(reference: Reference, _logits: Scores, embeddings: Scores) -> Scores:
-        known, asked = _directions(reference.points), _directions(reference.project(embeddings))
+        known, asked = directions(reference.points), directions(reference.project(embeddings))
         distances = np.sqrt(np.maximum(0, 2 - 2 * asked @ known.T))
         place = min(count, len(known)) - 1
         return np.partition(distances, place, axis=1)[:, place]
@@ -169,10 +170,6 @@ def auroc(known: Scores, other: Scores) -> float:
     ranks = (ends - (counts - 1) / 2)[inverse]
     above = ranks[len(known) :].sum() - len(other) * (len(other) + 1) / 2
     return float(above / (len(known) * len(other)))
-
-
-def _directions(points: Scores) -> Scores:
-    return points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-9)
 
 
 def environment() -> dict[str, Any]:

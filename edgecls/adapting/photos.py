@@ -24,6 +24,7 @@ from edgecls.imaging.folders import (
     split_roots,
 )
 from edgecls.rows import read_rows
+from edgecls.vectors import directions
 
 if TYPE_CHECKING:
     from numpy import bool_, float32
@@ -93,7 +94,7 @@ def near(embeddings: NDArray[float32], others: NDArray[float32]) -> NDArray[bool
 
     if not len(others):
         return np.zeros(len(embeddings), bool)
-    mine, theirs = _directions(embeddings), _directions(others)
+    mine, theirs = directions(embeddings), directions(others)
     return np.concatenate(
         [(mine[i : i + BLOCK] @ theirs.T).max(axis=1) >= NEAR for i in range(0, len(mine), BLOCK)]
         or [np.zeros(0, bool)]
@@ -142,16 +143,8 @@ def _groups(photos: Sequence[Photo], embeddings: NDArray[float32]) -> list[int]:
     for position, photo in enumerate(photos):
         if photo.group:
             linked.join(position, firsts.setdefault(photo.group, position))
-    directions = _directions(embeddings)
+    pointing = directions(embeddings)
     for begin in range(0, len(photos), BLOCK):
-        for one, other in np.argwhere(directions[begin : begin + BLOCK] @ directions.T >= NEAR).tolist():
+        for one, other in np.argwhere(pointing[begin : begin + BLOCK] @ pointing.T >= NEAR).tolist():
             linked.join(begin + one, other)
     return [linked.find(position) for position in range(len(photos))]
-
-
-def _directions(embeddings: NDArray[float32]) -> NDArray[float32]:
-    import numpy as np
-
-    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    result: NDArray[float32] = embeddings / np.maximum(lengths, 1e-12)
-    return result

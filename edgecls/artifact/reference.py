@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from edgecls.artifact.arrays import read_arrays
 from edgecls.artifact.card import Card
 from edgecls.errors import ArtifactError, UsageError
+from edgecls.vectors import directions
 
 if TYPE_CHECKING:
     from numpy import float32, int32
@@ -129,8 +130,10 @@ class Reference:
         """
         import numpy as np
 
-        nearest = self.nearest_direction(embeddings)
-        return np.stack([nearest, energy(logits), self.residual(embeddings), self.relative(embeddings)], axis=1)
+        projected, outside = self._inside_and_outside(embeddings)
+        cosines = directions(projected) @ self._directions.T
+        nearest = np.sqrt(np.maximum(0, 2 - 2 * cosines.max(axis=1)))
+        return np.stack([nearest, energy(logits), np.sqrt(outside), self._relative(projected)], axis=1)
 
     def together(self, measures: Floats) -> Floats:
         """The mean (N,) of measures (N, M), each from the median of the reference's images on and in units of what lies
@@ -147,19 +150,9 @@ class Reference:
         usual, far = np.quantile(self.measures, (0.5, 0.9), axis=0).astype(np.float32)
         return usual, np.maximum(far - usual, np.float32(1e-9))
 
-    def nearest_direction(self, embeddings: Floats) -> Floats:
-        """The distance (N,), from 0 to 2, between the direction of each embedding (N, D) in the principal components
-        and the nearest of the reference's.
-        """
-        import numpy as np
-
-        cosines = _directions(self.project(embeddings)) @ self._directions.T
-        distances: Floats = np.sqrt(np.maximum(0, 2 - 2 * cosines.max(axis=1)))
-        return distances
-
     @cached_property
     def _directions(self) -> Floats:
-        return _directions(self.points)
+        return directions(self.points)
 
     def strangeness(self, logits: Floats, embedding: Floats | None) -> float:
         """How little an image with logits (C,) and an embedding (D,) resembles the reference. Raises `UsageError`
@@ -181,31 +174,36 @@ class Reference:
         moved: Floats = embeddings - self.center
         return moved @ self.basis
 
+    def _inside_and_outside(self, embeddings: Floats) -> tuple[Floats, Floats]:
+        """Embeddings (N, D) in principal components (N, K), and the squared length (N,) of what lies outside."""
+        import numpy as np
+
+        moved: Floats = embeddings - self.center
+        projected: Floats = moved @ self.basis
+        outside: Floats = np.maximum((moved * moved).sum(axis=1) - (projected * projected).sum(axis=1), 0)
+        return projected, outside
+
     def residual(self, embeddings: Floats) -> Floats:
         """The length (N,) of what lies outside of the principal components."""
         import numpy as np
 
-        moved: Floats = embeddings - self.center
-        outside = (moved * moved).sum(axis=1) - ((moved @ self.basis) ** 2).sum(axis=1)
-        lengths: Floats = np.sqrt(np.maximum(outside, 0))
+        lengths: Floats = np.sqrt(self._inside_and_outside(embeddings)[1])
         return lengths
 
     def distance(self, embeddings: Floats) -> Floats:
         """Squared Mahalanobis distance (N,) to the nearest class: within the principal components under a covariance
         that all classes share, shrunk (Ledoit and Wolf 2004); outside of them one variance holds for all directions.
         """
-        import numpy as np
-
-        moved: Floats = embeddings - self.center
-        projected = moved @ self.basis
-        outside = np.maximum((moved * moved).sum(axis=1) - (projected * projected).sum(axis=1), 0)
+        projected, outside = self._inside_and_outside(embeddings)
         return self.to_classes(projected).min(axis=1) + outside / self._outside_variance
 
     def relative(self, embeddings: Floats) -> Floats:
         """The squared Mahalanobis distance (N,) to the nearest class within the principal components, less the one to
         all images together (Ren et al. 2021): what of it tells classes apart.
         """
-        projected = self.project(embeddings)
+        return self._relative(self.project(embeddings))
+
+    def _relative(self, projected: Floats) -> Floats:
         together = projected @ self._whitening_of_all
         relatives: Floats = self.to_classes(projected).min(axis=1) - (together * together).sum(axis=1)
         return relatives
@@ -307,11 +305,13 @@ class Reference:
         unpickled. Raises `ArtifactError` for one that is damaged or of another network.
         """
         path = folder / REFERENCE_FILE
-        if not path.exists() or _is_older(path):
+        if not path.exists():
             return None
         try:
             reference = cls(*read_arrays(path, *_FIELDS))
         except (OSError, ValueError) as error:
+            if _is_older(path):
+                return None
             reason = getattr(error, "strerror", None) or error
             raise ArtifactError(f"{path} cannot be used ({reason}); export again") from error
         if wrong := reference._unusable(len(card.classes)):
@@ -413,14 +413,6 @@ def shrunk_covariance(moved: Floats, freed: int = 1) -> NDArray[Any]:
     weight = min(1.0, max(noise, 0.0) / apart) if apart > 0 else 1.0
     shrunk: NDArray[Any] = (1 - weight) * plain + max(weight, 1e-3) * round_one
     return shrunk * (count / max(1, count - freed))
-
-
-def _directions(points: Floats) -> Floats:
-    """Points (N, K) at length 1."""
-    import numpy as np
-
-    directions: Floats = points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), np.float32(1e-9))
-    return directions
 
 
 def _rank(ordered: Floats, value: float) -> float:

@@ -11,9 +11,10 @@ from edgecls.data.splits import Sample
 from edgecls.errors import DataError
 from edgecls.evaluation.embeddings import embeddings_of
 from edgecls.runtime.store import Artifact
+from edgecls.vectors import directions
 
 if TYPE_CHECKING:
-    from numpy import float32, uint8
+    from numpy import uint8
     from numpy.typing import NDArray
 
 
@@ -39,12 +40,12 @@ class NearestImages:
         if not self._samples:
             raise DataError(f"the images in {source.location} are gone; say where they are with `data`")
         self._session = artifact.open(tensors=("embedding",))
-        self._embeddings = _unit(embeddings_of(artifact, source, self._samples, session=self._session))
+        self._embeddings = directions(embeddings_of(artifact, source, self._samples, session=self._session))
 
     def find(self, pixels: NDArray[uint8], count: int) -> list[Neighbour]:
         """The `count` images most like a raw network input (h, w, 3), the nearest first."""
         _, embedding = self._session.infer_all(pixels[None])
-        similarities = self._embeddings @ _unit(embedding)[0]
+        similarities = self._embeddings @ directions(embedding)[0]
         best = (-similarities).argsort(kind="stable")[:count]
         return [
             Neighbour(self._samples[index].key, self._samples[index].label, float(similarities[index]))
@@ -54,10 +55,3 @@ class NearestImages:
     def close(self) -> None:
         """Free the runtime."""
         self._session.close()
-
-
-def _unit(embeddings: NDArray[float32]) -> NDArray[float32]:
-    """Embeddings (N, D) of length 1."""
-    import numpy as np
-
-    return embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)

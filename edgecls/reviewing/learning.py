@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgecls.adapting.logistic import fitted_weights
 from edgecls.runtime.scores import softmax
+from edgecls.vectors import directions
 
 if TYPE_CHECKING:
     from numpy import float32, floating, int64
@@ -42,24 +43,16 @@ def compressed(embeddings: NDArray[floating[Any]], seed: int = 0) -> NDArray[flo
     points = np.empty((count, axes.shape[1]), np.float32)
     for start in range(0, count, BLOCK):  # embeddings of 16 bits may be all that fits the memory
         points[start : start + BLOCK] = (_rooted(embeddings[start : start + BLOCK]) - centre) @ axes
-    return _of_length_one(points)
+    return directions(points)
 
 
 def _rooted(embeddings: NDArray[floating[Any]]) -> NDArray[float32]:
     """Rows of length 1, and of each number the root of its size: a few large numbers would count for all others."""
     import numpy as np
 
-    rows = _of_length_one(embeddings.astype(np.float32))
+    rows = directions(embeddings.astype(np.float32))
     result: NDArray[float32] = np.sign(rows) * np.sqrt(np.abs(rows))
     return result
-
-
-def _of_length_one(points: NDArray[float32]) -> NDArray[float32]:
-    import numpy as np
-
-    lengths = np.sqrt(np.square(points).sum(axis=1, keepdims=True))
-    points /= np.maximum(lengths, np.float32(1e-12))
-    return points
 
 
 def smoothed(points: NDArray[float32], seed: int = 0) -> NDArray[float32]:
@@ -78,7 +71,7 @@ def smoothed(points: NDArray[float32], seed: int = 0) -> NDArray[float32]:
         for start in range(0, count, BLOCK):
             block = slice(start, start + BLOCK)
             mean = np.einsum("nk,nkw->nw", weights[block], anchors[nearest[block]])
-            drawn[block] = _of_length_one((points[block] + mean) / 2)
+            drawn[block] = directions((points[block] + mean) / 2)
         points = drawn
     return points
 
